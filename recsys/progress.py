@@ -1,0 +1,47 @@
+"""Progress of long work: a bar on a terminal, a plain line per stage otherwise, always on stderr.
+
+Takes stage names and counts. It knows nothing of the work, and nothing depends on what it prints.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+Report = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+class Progress:
+    """Where stages of work report to."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Report]:
+        """Announce a stage; what is yielded takes (done, total) as often as the work likes."""
+        start = time.perf_counter()
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
+                TimeElapsedColumn(), TimeRemainingColumn(),
+            )  # fmt: skip
+            with Bars(*columns, console=self._console) as bars:
+                task = bars.add_task(name, total=None)
+                yield lambda done, total: bars.update(task, completed=done, total=total)
+                bars.update(task, total=bars.tasks[0].completed or 1, completed=bars.tasks[0].completed or 1)
+            return
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        yield lambda done, total: None
+        print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line about what happens and why."""
+        self._console.print(text, highlight=False, soft_wrap=True)

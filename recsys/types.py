@@ -1,0 +1,157 @@
+"""What travels through the three stages: one request, what is known about it, its candidates as columns, the slate.
+
+Shape letters: N posts, U users, C candidates of one request, F features, H heads, D embedding size, K slate.
+Posts and users have ids outside (int64) and dense int32 rows inside; times are int64 microseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntFlag
+from typing import Protocol, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Doubles: TypeAlias = NDArray[np.float64]
+Rows: TypeAlias = NDArray[np.int32]
+Ids: TypeAlias = NDArray[np.int64]
+Times: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+SECOND = 1_000_000
+"""Microseconds in a second; all times are int64 microseconds."""
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
+
+
+class Source(IntFlag):
+    """Which retrieval source brought a candidate; a candidate may carry several bits."""
+
+    TWO_TOWER = 1
+    FOLLOWED = 2
+    TRENDING = 4
+
+    @classmethod
+    def names(cls, bits: int) -> list[str]:
+        return [source.name.lower() for source in cls if bits & source and source.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What earlier pages of the same feed already showed; travels in the cursor."""
+
+    post_ids: tuple[int, ...] = ()
+    authors: dict[int, int] = field(default_factory=dict)
+    """Author id to the number of posts shown."""
+    topics: dict[str, int] = field(default_factory=dict)
+    """Topic to the number of posts shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRequest:
+    """What the client said."""
+
+    request_id: int
+    user_id: int
+    now: int
+    limit: int = 20
+    shown: Shown = field(default_factory=Shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The request and what the stores know about its user."""
+
+    request: FeedRequest
+    user_row: int
+    """Row in the catalogue, -1 for a user it does not know."""
+    language: int
+    """Row of the user's language in the catalogue, -1 unknown."""
+    country: int
+    """Row of the user's country in the catalogue, -1 unknown."""
+    follows: Rows
+    """Followed authors, as author rows."""
+    blocks: Rows
+    """Blocked authors, as author rows."""
+    history: Rows
+    """Posts clicked before, newest first, as post rows."""
+    returned: Rows
+    """Posts returned before (those of the cursor included), as post rows."""
+    trending: Rows
+    """Trending posts in the user's language, best first, as post rows."""
+
+    @property
+    def now(self) -> int:
+        return self.request.now
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Posts under consideration for one request, as columns of equal length C."""
+
+    post_row: Rows
+    sources: NDArray[np.uint16]
+    """Bits of `Source`, (C,)."""
+    retrieval_score: Floats
+    """Two-tower similarity, (C,)."""
+    features: Floats | None = None
+    """(C, F), columns in the order of `features.spec.FEATURES`."""
+    probability: Floats | None = None
+    """Calibrated P(click | examined first), (C,)."""
+    score: Floats | None = None
+    """Final ranked value, (C,)."""
+    removed: dict[str, Rows] = field(default_factory=dict)
+    """Reason to the post rows it removed."""
+
+    def __len__(self) -> int:
+        return len(self.post_row)
+
+    def take(self, order: NDArray[np.integer]) -> Self:
+        """The candidates at these places, in this order."""
+        return replace(
+            self,
+            post_row=self.post_row[order],
+            sources=self.sources[order],
+            retrieval_score=self.retrieval_score[order],
+            features=None if self.features is None else self.features[order],
+            probability=None if self.probability is None else self.probability[order],
+            score=None if self.score is None else self.score[order],
+        )
+
+    def where(self, keep: Mask, reason: str) -> Self:
+        """The candidates under the mask (C,); the others are remembered under `reason`."""
+        if keep.all():
+            return self
+        gone = np.concatenate([self.removed.get(reason, np.empty(0, np.int32)), self.post_row[~keep]])
+        return replace(self.take(np.flatnonzero(keep)), removed={**self.removed, reason: gone})
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """The ordered list a user gets; every array has length K."""
+
+    context: Context
+    candidates: Candidates
+    """The chosen posts in order of position, with the columns they were chosen by."""
+    recorded: Rows
+    """Every post that was ranked for this request: what the slate was chosen from, (C,)."""
+    propensity: Floats
+    """P(this post here | earlier positions, recorded candidates), (K,), in (0, 1]."""
+    watermark: str
+    """Stream position the features reflect; empty when nothing was streamed yet."""
+    degraded: tuple[str, ...] = ()
+    """What was left out, by name."""
+
+
+class Filter(Protocol):
+    """Removes candidates, each with a reason. Never adds, never reorders."""
+
+    def __call__(self, context: Context, candidates: Candidates) -> Candidates: ...
+
+
+class Scorer(Protocol):
+    """P(click) of feature rows, as logged position 0 would see them: (C, F) -> (C,), finite, in (0, 1)."""
+
+    def probability(self, features: Floats) -> Floats: ...
