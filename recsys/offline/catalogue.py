@@ -1,0 +1,310 @@
+"""The catalogue: every post and user of the lake as dense rows, static columns as arrays.
+
+Takes the lake's users, posts, follows and blocks plus the ids that events mention, gives arrays that are saved with a release and
+memory-mapped by every server process. Numbers that change (counters, histories) are not here; they live in the online store.
+
+Row -1 means unknown everywhere: a missing topic, an author nobody described. A post that events mention but no row describes
+becomes an id-only post, a user likewise; both are counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike
+
+from recsys.errors import DataError
+from recsys.offline.lake import Lake
+from recsys.offline.schemas import MEDIA_TYPES
+from recsys.types import Ids, Mask, Rows, Times
+
+N_TOKENS = 12
+"""Words of a post that models read."""
+
+_ARRAYS = (
+    "post_id", "author", "topic", "language", "media", "created_at", "group", "visible", "text_length", "tokens",
+    "author_id", "user_id", "user_language", "user_country",
+    "follows_start", "follows", "blocks_start", "blocks",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Static columns of N posts and U users. Posts are in order of id; so are users and authors."""
+
+    post_id: Ids
+    author: Rows
+    """Author row of each post, -1 unknown."""
+    topic: Rows
+    """Topic row, -1 missing."""
+    language: Rows
+    media: Rows
+    created_at: Times
+    group: Rows
+    """Posts with the same text share a group number, (N,)."""
+    visible: Mask
+    text_length: Rows
+    """Characters of the text."""
+    tokens: Rows
+    """Hashes of the first words, (N, 12), each in 0..2**31-1, -1 where there is no word."""
+    author_id: Ids
+    user_id: Ids
+    user_language: Rows
+    user_country: Rows
+    follows_start: Ids
+    """User row u follows `follows[follows_start[u]:follows_start[u + 1]]`, (U + 1,)."""
+    follows: Rows
+    blocks_start: Ids
+    blocks: Rows
+    topics: tuple[str, ...]
+    languages: tuple[str, ...]
+    countries: tuple[str, ...]
+    texts: pa.Array
+    """Text of each post, for the page, (N,)."""
+    n_id_only_posts: int
+
+    @property
+    def n_posts(self) -> int:
+        return len(self.post_id)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.user_id)
+
+    @property
+    def n_authors(self) -> int:
+        return len(self.author_id)
+
+    def post_rows(self, post_ids: ArrayLike) -> Rows:
+        """Rows of these ids, -1 where the catalogue does not know one."""
+        return lookup(self.post_id, post_ids)
+
+    def user_rows(self, user_ids: ArrayLike) -> Rows:
+        return lookup(self.user_id, user_ids)
+
+    def author_rows(self, author_ids: ArrayLike) -> Rows:
+        return lookup(self.author_id, author_ids)
+
+    def follows_of(self, user_row: int) -> Rows:
+        """Author rows this user follows; none for row -1."""
+        if user_row < 0:
+            return np.empty(0, np.int32)
+        return np.asarray(self.follows[self.follows_start[user_row] : self.follows_start[user_row + 1]])
+
+    def blocks_of(self, user_row: int) -> Rows:
+        if user_row < 0:
+            return np.empty(0, np.int32)
+        return np.asarray(self.blocks[self.blocks_start[user_row] : self.blocks_start[user_row + 1]])
+
+    @cached_property
+    def posts_of_author(self) -> tuple[Rows, Ids]:
+        """Post rows grouped by author, newest first within each, and the start of each group, ((M,), (A + 1,))."""
+        known = np.flatnonzero(self.author >= 0)
+        order = known[np.lexsort((-self.created_at[known], self.author[known]))].astype(np.int32)
+        return order, np.searchsorted(self.author[order], np.arange(self.n_authors + 1))
+
+    @cached_property
+    def author_topic(self) -> Rows:
+        """The topic each author writes about most, -1 when none of their posts has one, (A,)."""
+        known = (self.topic >= 0) & (self.author >= 0)
+        pairs, counts = np.unique(
+            self.author[known].astype(np.int64) * len(self.topics) + self.topic[known], return_counts=True
+        )
+        author_topic = np.full(self.n_authors, -1, np.int32)
+        order = np.lexsort((-pairs, counts))  # the most frequent comes last and stays; ties: the lower topic
+        author_topic[pairs[order] // max(len(self.topics), 1)] = pairs[order] % max(len(self.topics), 1)
+        return author_topic
+
+    @cached_property
+    def likely_topic(self) -> Rows:
+        """The topic of each post or, where it is missing, its author's usual one; -1 when neither is known, (N,)."""
+        known_author = self.author >= 0
+        guess = np.full(self.n_posts, -1, np.int32)
+        guess[known_author] = self.author_topic[self.author[known_author]]
+        return np.where(self.topic >= 0, self.topic, guess)
+
+    @cached_property
+    def topic_keys(self) -> Ids:
+        """A number for each topic that stays the same in every catalogue, (T,); rows in Redis are keyed by it."""
+        return np.array([stable_key(name) for name in self.topics], np.int64)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", np.ascontiguousarray(getattr(self, name)))
+        names = {"topics": self.topics, "languages": self.languages, "countries": self.countries}
+        (folder / "names.json").write_text(json.dumps({**names, "n_id_only_posts": self.n_id_only_posts}, indent=1))
+        batch = pa.record_batch({"text": self.texts})
+        with pa.OSFile(str(folder / "texts.arrow"), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Open a saved catalogue; arrays are memory-mapped, read-only, shared between processes."""
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        names = json.loads((folder / "names.json").read_text())
+        texts = pa.ipc.open_file(pa.memory_map(str(folder / "texts.arrow"))).get_batch(0)["text"]
+        return cls(
+            **arrays,
+            texts=texts,
+            topics=tuple(names["topics"]),
+            languages=tuple(names["languages"]),
+            countries=tuple(names["countries"]),
+            n_id_only_posts=names["n_id_only_posts"],
+        )
+
+
+def build_catalogue(lake: Lake, mentioned_posts: Ids, mentioned_users: Ids) -> Catalogue:
+    """Number everything the lake describes or mentions.
+
+    Args:
+        mentioned_posts: post ids that occur in events, any order, repeats allowed.
+        mentioned_users: user ids that occur in events.
+    Raises: DataError when there is no post at all.
+    """
+    posts = _last_of_each(lake.read("posts"), "post_id")
+    users = _last_of_each(lake.read("users"), "user_id")
+    described = posts["post_id"].to_numpy()
+    id_only = np.setdiff1d(mentioned_posts, described)
+    post_id = np.concatenate([described, id_only])
+    if not len(post_id):
+        raise DataError(f"no posts in {lake.url}; run `recsys simulate` to make a world, or import logs")
+    order = np.argsort(post_id, kind="stable")
+
+    def column(values: ArrayLike, missing: int) -> np.ndarray:
+        values = np.asarray(values)
+        return np.concatenate([values, np.full(len(id_only), missing, values.dtype)])[order]
+
+    topics, topic = _encode(posts["topic"])
+    languages, post_language = _encode(posts["language"])
+    language_of = {name: row for row, name in enumerate(languages)}
+    user_languages, user_language = _encode(users["language"])
+    languages += tuple(name for name in user_languages if name not in language_of)
+    language_of = {name: row for row, name in enumerate(languages)}
+    to_shared = np.array([language_of[name] for name in user_languages] + [-1], np.int32)
+    countries, user_country = _encode(users["country"])
+    user_id = np.concatenate([users["user_id"].to_numpy(), np.setdiff1d(mentioned_users, users["user_id"].to_numpy())])
+    user_order = np.argsort(user_id, kind="stable")
+    n_new_users = len(user_id) - len(users)
+
+    def user_column(values: Rows) -> Rows:
+        return np.concatenate([values, np.full(n_new_users, -1, np.int32)])[user_order]
+
+    user_id = user_id[user_order]
+    authors_of_posts = posts["author_id"].to_numpy()
+    author_id = np.unique(authors_of_posts)
+    texts = posts["text"].combine_chunks().fill_null("")
+    texts = pa.concat_arrays([texts, pa.repeat("", len(id_only)).cast(pa.string())]).take(pa.array(order))
+    media_row = pc.index_in(posts["media"], value_set=pa.array(MEDIA_TYPES)).fill_null(-1).to_numpy()
+    follows_start, follows = _edges(lake, "follows", user_id, author_id)
+    blocks_start, blocks = _edges(lake, "blocks", user_id, author_id)
+    return Catalogue(
+        post_id=post_id[order],
+        author=column(lookup(author_id, authors_of_posts), -1),
+        topic=column(topic, -1),
+        language=column(post_language, -1),
+        media=column(media_row.astype(np.int32), -1),
+        created_at=column(posts["created_at"].cast(pa.int64()).to_numpy(), 0),
+        group=_duplicate_groups(column(posts["duplicate_group"].fill_null(-1).to_numpy(), -1), texts),
+        visible=column(posts["visible"].to_numpy(), True),
+        text_length=pc.utf8_length(texts).to_numpy().astype(np.int32),
+        tokens=hash_words(texts, N_TOKENS),
+        author_id=author_id,
+        user_id=user_id,
+        user_language=user_column(to_shared[user_language]),
+        user_country=user_column(user_country),
+        follows_start=follows_start,
+        follows=follows,
+        blocks_start=blocks_start,
+        blocks=blocks,
+        topics=topics,
+        languages=languages,
+        countries=countries,
+        texts=texts,
+        n_id_only_posts=len(id_only),
+    )
+
+
+def lookup(sorted_ids: Ids, ids: ArrayLike) -> Rows:
+    """Places of `ids` in an ascending array, -1 where absent."""
+    ids = np.asarray(ids, np.int64)
+    if not len(sorted_ids):
+        return np.full(ids.shape, -1, np.int32)
+    place = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
+    return np.where(sorted_ids[place] == ids, place, -1).astype(np.int32)
+
+
+def stable_key(name: str) -> int:
+    """A non-negative int64 for a name, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def hash_words(texts: pa.Array, n_tokens: int) -> Rows:
+    """Hashes (0..2**31-1) of the first words of each text, lower-cased, -1 padded, (N, n_tokens)."""
+    tokens = np.full((len(texts), n_tokens), -1, np.int32)
+    words = pc.utf8_split_whitespace(pc.utf8_lower(pc.utf8_trim_whitespace(texts)))
+    starts = words.offsets.to_numpy()
+    encoded = words.values.dictionary_encode()
+    hashes = np.array([stable_key(word or "") & 0x7FFFFFFF for word in encoded.dictionary.to_pylist()], np.int32)
+    if not len(hashes):
+        return tokens
+    flat = hashes[encoded.indices.to_numpy()]
+    for place in range(n_tokens):
+        has = starts[:-1] + place < starts[1:]
+        tokens[has, place] = flat[starts[:-1][has] + place]
+    return tokens
+
+
+def _last_of_each(rows: pa.Table, key: str) -> pa.Table:
+    """One row per key, the one written last: a later description replaces an earlier one."""
+    keys = rows[key].to_numpy()
+    _, first_from_behind = np.unique(keys[::-1], return_index=True)
+    if len(first_from_behind) == len(keys):
+        return rows
+    return rows.take(pa.array(np.sort(len(keys) - 1 - first_from_behind)))
+
+
+def _encode(column: pa.ChunkedArray) -> tuple[tuple[str, ...], Rows]:
+    """Names in alphabetical order and each row's place among them, -1 for null."""
+    names = sorted(name for name in pc.unique(column).to_pylist() if name is not None)
+    if not names:
+        return (), np.full(len(column), -1, np.int32)
+    rows = pc.index_in(column, value_set=pa.array(names, pa.string())).fill_null(-1)
+    return tuple(names), rows.to_numpy().astype(np.int32)
+
+
+def _edges(lake: Lake, table: str, user_id: Ids, author_id: Ids) -> tuple[Ids, Rows]:
+    rows = lake.read(table, ["user_id", "author_id"])
+    user = lookup(user_id, rows["user_id"].to_numpy())
+    author = lookup(author_id, rows["author_id"].to_numpy())
+    known = (user >= 0) & (author >= 0)
+    pairs = np.unique(user[known].astype(np.int64) * max(len(author_id), 1) + author[known])
+    start = np.searchsorted(pairs // max(len(author_id), 1), np.arange(len(user_id) + 1))
+    return start.astype(np.int64), (pairs % max(len(author_id), 1)).astype(np.int32)
+
+
+def _duplicate_groups(declared: Ids, texts: pa.Array) -> Rows:
+    """A number per set of posts that are the same: declared so, or with the same non-empty text.
+
+    The number is the row of the group's first member, so a post that is alone carries its own row.
+    """
+    encoded = texts.dictionary_encode()
+    text_of = encoded.indices.to_numpy().astype(np.int64)
+    empty = pc.equal(texts, "").to_numpy(zero_copy_only=False)
+    group = np.arange(len(texts), dtype=np.int32)
+    by_text = np.flatnonzero(~empty)
+    _, first, inverse = np.unique(text_of[by_text], return_index=True, return_inverse=True)
+    group[by_text] = by_text[first[inverse]]
+    named = np.flatnonzero(declared >= 0)
+    _, first, inverse = np.unique(declared[named], return_index=True, return_inverse=True)
+    merged = np.arange(len(texts), dtype=np.int32)
+    np.minimum.at(merged, group[named], group[named[first[inverse]]])
+    return merged[group]

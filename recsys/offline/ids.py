@@ -1,0 +1,29 @@
+"""Ids: strings on the wire, int64 in the lake and in Redis.
+
+A string that is a decimal int64 stands for itself. Any other string becomes a stable negative hash, so that an id never
+seen before has a number at once, in every process, without a table; that number, written out, is an id that stands for
+the same number again. It does not know which ids exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from recsys.errors import RequestError
+
+MAX_ID_CHARACTERS = 200
+
+_DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+def to_int64(text: str) -> int:
+    """The int64 that stands for an id.
+
+    Raises: RequestError when the id is empty or longer than 200 characters.
+    """
+    if not text or len(text) > MAX_ID_CHARACTERS:
+        raise RequestError(f"an id must have 1 to {MAX_ID_CHARACTERS} characters, got {len(text)}")
+    if _DECIMAL.fullmatch(text) and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    return -1 - (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1)

@@ -1,0 +1,222 @@
+"""Events of the lake as arrays: exposures with their labels, and the one time-ordered stream of counted events.
+
+Takes the lake and a catalogue. An exposure is an impression or, when `offline.impressions` is `implied`, everything the server
+returned; never both. Its labels are the actions of the same request on the same post that follow within the label window.
+Rows delivered twice (same event id) count once. It does not know what features or models do with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.config import OfflineConfig
+from recsys.errors import DataError
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.lake import Lake
+from recsys.offline.schemas import ACTION_TYPES
+from recsys.types import SECOND, Floats, Ids, Mask, Rows, Times
+
+ACTIONS = ("impression", *ACTION_TYPES)
+"""Counted events by code: an impression is 0, the actions follow in the schema's order."""
+
+CLICK = ACTIONS.index("click")
+
+
+@dataclass(frozen=True)
+class Exposures:
+    """What was shown, in order of request time, with what came of it; every array has length E."""
+
+    request_id: Ids
+    user_row: Rows
+    post_row: Rows
+    position: Rows
+    """0-based place in the slate; -1 unknown."""
+    now: Times
+    """When the request was answered: features may use what had arrived before."""
+    policy: Rows
+    """Row in `Events.policies`, -1 unknown."""
+    propensity: Floats
+    """NaN unknown."""
+    click: Mask
+
+    def __len__(self) -> int:
+        return len(self.request_id)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """The exposures of a mask or of these places."""
+        return type(self)(**{column.name: getattr(self, column.name)[rows] for column in fields(self)})
+
+
+@dataclass(frozen=True)
+class Events:
+    """Counted events in order of arrival, then of id; every array has length M."""
+
+    ingest_time: Times
+    time: Times
+    """min(event_time, ingest_time): the moment that decays count from."""
+    action: Rows
+    """Code in `ACTIONS`."""
+    user_row: Rows
+    post_row: Rows
+
+    def __len__(self) -> int:
+        return len(self.ingest_time)
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Everything the lake says happened, numbered by the catalogue."""
+
+    exposures: Exposures
+    events: Events
+    policies: tuple[str, ...]
+
+
+def mentioned_ids(lake: Lake) -> tuple[Ids, Ids]:
+    """Post ids and user ids that occur in logs, without repeats."""
+    posts, users = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for table in ("returned", "impressions", "actions"):
+        rows = lake.read(table, ["post_id", "user_id"])
+        posts.append(np.unique(rows["post_id"].to_numpy()))
+        users.append(np.unique(rows["user_id"].to_numpy()))
+    return np.unique(np.concatenate(posts)), np.unique(np.concatenate(users))
+
+
+def read_logs(lake: Lake, catalogue: Catalogue, config: OfflineConfig) -> Logs:
+    """Exposures with labels and the counted events.
+
+    Raises: DataError when the lake holds no exposure.
+    """
+    impressions = _shown(lake, config)
+    if not len(impressions):
+        raise DataError(f"no impressions in {lake.url}; run `recsys simulate` to make a world, or import logs")
+    impressions = _once(impressions)
+    actions = _once(lake.read("actions"))
+    kind = pc.index_in(actions["type"], value_set=pa.array(ACTION_TYPES)).to_numpy().astype(np.int32) + 1
+    exposures, policies = _exposures(lake, catalogue, config, impressions, actions, kind)
+    return Logs(exposures, _events(catalogue, impressions, actions, kind), policies)
+
+
+def _shown(lake: Lake, config: OfflineConfig) -> pa.Table:
+    if config.impressions == "explicit":
+        return lake.read("impressions")
+    returned = lake.read("returned", ["request_id", "user_id", "post_id", "position", "now"])
+    columns = {name: returned[name] for name in ("request_id", "user_id", "post_id", "position")}
+    identity = pa.array(_pair_hash(returned["request_id"].to_numpy(), returned["post_id"].to_numpy()))
+    return pa.table({"event_id": identity, **columns, "event_time": returned["now"], "ingest_time": returned["now"]})
+
+
+def _pair_hash(a: Ids, b: Ids) -> Ids:
+    """An int64 for each pair, the same for the same pair (splitmix64 of both)."""
+    x = a.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + b.astype(np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (x ^ (x >> np.uint64(31))).view(np.int64)
+
+
+def _once(rows: pa.Table) -> pa.Table:
+    """Each event id once: the delivery that arrived first."""
+    ids, arrived = rows["event_id"].to_numpy(), rows["ingest_time"].cast(pa.int64()).to_numpy()
+    order = np.lexsort((arrived, ids))
+    repeated = np.flatnonzero(ids[order][1:] == ids[order][:-1]) + 1
+    if not len(repeated):
+        return rows
+    keep = np.ones(len(rows), bool)
+    keep[order[repeated]] = False
+    return rows.filter(pa.array(keep))
+
+
+def _exposures(
+    lake: Lake, catalogue: Catalogue, config: OfflineConfig, impressions: pa.Table, actions: pa.Table, kind: Rows
+) -> tuple[Exposures, tuple[str, ...]]:
+    requests = lake.read("requests", ["request_id", "now", "policy"])
+    returned = lake.read("returned", ["request_id", "post_id", "propensity"])
+    known = np.unique(
+        np.concatenate([table["request_id"].to_numpy() for table in (impressions, actions, requests, returned)])
+    )
+    request = np.searchsorted(known, impressions["request_id"].to_numpy())
+    post_row = catalogue.post_rows(impressions["post_id"].to_numpy())
+    key = request * np.int64(catalogue.n_posts) + post_row
+    shown_at = impressions["event_time"].cast(pa.int64()).to_numpy()
+
+    answered = np.full(len(known), -1, np.int64)
+    policy_of = np.full(len(known), -1, np.int32)
+    place = np.searchsorted(known, requests["request_id"].to_numpy())
+    answered[place] = requests["now"].cast(pa.int64()).to_numpy()
+    policy_names = requests["policy"].combine_chunks().dictionary_encode()
+    policy_of[place] = policy_names.indices.fill_null(-1).to_numpy()
+    now = np.where(answered[request] >= 0, answered[request], shown_at)
+
+    returned_key = np.searchsorted(known, returned["request_id"].to_numpy()) * np.int64(
+        catalogue.n_posts
+    ) + catalogue.post_rows(returned["post_id"].to_numpy())
+    propensity = np.full(len(key), np.nan, np.float32)
+    if len(returned_key):
+        order = np.argsort(returned_key, kind="stable")
+        found = np.minimum(np.searchsorted(returned_key[order], key), len(order) - 1)
+        match = returned_key[order[found]] == key
+        propensity[match] = returned["propensity"].to_numpy()[order[found[match]]]
+
+    clicks = np.flatnonzero(kind == CLICK)
+    click = _followed_within(
+        key,
+        shown_at,
+        np.searchsorted(known, actions["request_id"].to_numpy()[clicks]) * np.int64(catalogue.n_posts)
+        + catalogue.post_rows(actions["post_id"].to_numpy()[clicks]),
+        actions["event_time"].cast(pa.int64()).to_numpy()[clicks],
+        int(config.label_window_s * SECOND),
+    )
+    position = impressions["position"].fill_null(-1).to_numpy().astype(np.int32)
+    order = np.lexsort((position, impressions["request_id"].to_numpy(), now))
+    exposures = Exposures(
+        request_id=impressions["request_id"].to_numpy(),
+        user_row=catalogue.user_rows(impressions["user_id"].to_numpy()),
+        post_row=post_row,
+        position=position,
+        now=now,
+        policy=policy_of[request],
+        propensity=propensity,
+        click=click,
+    ).take(order)
+    return exposures, tuple(name for name in policy_names.dictionary.to_pylist() if name is not None)
+
+
+def _followed_within(key: Ids, shown_at: Times, action_key: Ids, action_at: Times, window: int) -> Mask:
+    """Whether an action with the same key lies in [shown_at, shown_at + window]."""
+    if not len(action_key):
+        return np.zeros(len(key), bool)
+    order = np.lexsort((action_at, action_key))
+    sorted_key, sorted_at = action_key[order], action_at[order]
+    # Each (key, time) pair is found by its place among the keys, then the first action not before the exposure.
+    low = np.searchsorted(sorted_key, key, side="left")
+    high = np.searchsorted(sorted_key, key, side="right")
+    found = np.zeros(len(key), bool)
+    rows = np.flatnonzero(high > low)
+    place = low[rows]
+    while len(rows):
+        early = sorted_at[place] < shown_at[rows]
+        found[rows[~early]] = sorted_at[place[~early]] <= shown_at[rows[~early]] + window
+        place, rows = place[early] + 1, rows[early]
+        more = place < high[rows]
+        place, rows = place[more], rows[more]
+    return found
+
+
+def _events(catalogue: Catalogue, impressions: pa.Table, actions: pa.Table, kind: Rows) -> Events:
+    def both(name: str) -> Ids:
+        return np.concatenate([table[name].cast(pa.int64()).to_numpy() for table in (impressions, actions)])
+
+    ingest_time = both("ingest_time")
+    order = np.lexsort((both("event_id"), ingest_time))
+    return Events(
+        ingest_time=ingest_time[order],
+        time=np.minimum(both("event_time"), ingest_time)[order],
+        action=np.concatenate([np.zeros(len(impressions), np.int32), kind])[order],
+        user_row=catalogue.user_rows(both("user_id"))[order],
+        post_row=catalogue.post_rows(both("post_id"))[order],
+    )

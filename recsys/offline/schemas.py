@@ -1,0 +1,108 @@
+"""The tables of the lake: their Arrow schemas and the rules a row must meet.
+
+Takes nothing, gives `TABLES`. It does not know where tables are kept or who writes them.
+
+Three facts about a post in a feed are three tables: `returned` (the server sent it), `impressions` (the client says it
+was on screen), `actions` (what the user did). One `request_id` joins them; `requests` holds what was known once per request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+ACTION_TYPES = ("click", "like", "share", "hide", "dwell")
+MEDIA_TYPES = ("text", "image", "video", "link")
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table: its schema, and for each column with a closed set of values, that set."""
+
+    schema: pa.Schema
+    enums: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def required(self) -> list[str]:
+        return [column.name for column in self.schema if not column.nullable]
+
+
+def _table(*columns: pa.Field, enums: dict[str, tuple[str, ...]] | None = None) -> TableSpec:
+    return TableSpec(pa.schema(columns, metadata={"recsys.schema": SCHEMA_VERSION}), enums or {})
+
+
+TABLES: dict[str, TableSpec] = {
+    "users": _table(
+        _required("user_id", pa.int64()),
+        pa.field("language", pa.string()),
+        pa.field("country", pa.string()),
+        _required("created_at", _TIME),
+    ),
+    "posts": _table(
+        _required("post_id", pa.int64()),
+        _required("author_id", pa.int64()),
+        pa.field("topic", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("media", pa.string()),
+        pa.field("text", pa.string()),
+        _required("created_at", _TIME),
+        pa.field("duplicate_group", pa.int64()),
+        _required("visible", pa.bool_()),
+        enums={"media": MEDIA_TYPES},
+    ),
+    "follows": _table(
+        _required("user_id", pa.int64()), _required("author_id", pa.int64()), _required("created_at", _TIME)
+    ),
+    "blocks": _table(
+        _required("user_id", pa.int64()), _required("author_id", pa.int64()), _required("created_at", _TIME)
+    ),
+    "requests": _table(
+        _required("request_id", pa.int64()),
+        _required("user_id", pa.int64()),
+        _required("now", _TIME),
+        pa.field("policy", pa.string()),
+        pa.field("release", pa.string()),
+        pa.field("watermark", pa.string()),
+        pa.field("candidates", pa.list_(pa.int64())),
+    ),
+    "returned": _table(
+        _required("request_id", pa.int64()),
+        _required("user_id", pa.int64()),
+        _required("post_id", pa.int64()),
+        _required("position", pa.int16()),
+        _required("now", _TIME),
+        pa.field("propensity", pa.float32()),
+        pa.field("sources", pa.uint16()),
+        pa.field("score", pa.float32()),
+        pa.field("features", pa.list_(pa.float32())),
+    ),
+    "impressions": _table(
+        _required("event_id", pa.int64()),
+        _required("request_id", pa.int64()),
+        _required("user_id", pa.int64()),
+        _required("post_id", pa.int64()),
+        pa.field("position", pa.int16()),
+        _required("event_time", _TIME),
+        _required("ingest_time", _TIME),
+    ),
+    "actions": _table(
+        _required("event_id", pa.int64()),
+        _required("request_id", pa.int64()),
+        _required("user_id", pa.int64()),
+        _required("post_id", pa.int64()),
+        _required("type", pa.string()),
+        pa.field("value", pa.float32()),
+        _required("event_time", _TIME),
+        _required("ingest_time", _TIME),
+        enums={"type": ACTION_TYPES},
+    ),
+}

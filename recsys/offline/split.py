@@ -1,0 +1,54 @@
+"""The split by time: towers learn first, rankers next, calibrators after them, the test is last.
+
+Each later stage sees the earlier one's output as it will be in service, never on rows it was trained on. An exposure whose label
+window crosses the end of its share is dropped: its label would look into the next share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.errors import DataError
+from recsys.offline.labels import Exposures
+from recsys.types import SECOND, Mask
+
+SHARES = ("towers", "rankers", "calibrators", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cuts in time: share i spans [cuts[i], cuts[i + 1])."""
+
+    cuts: tuple[int, int, int, int, int]
+    """Microseconds; the last is one past the last exposure."""
+    label_window: int
+    """Microseconds."""
+
+    def rows(self, exposures: Exposures, share: str) -> Mask:
+        """The exposures of a share whose label window ends within it; the test's may end after the logs."""
+        start, end = self.bounds(share)
+        last = end if share == SHARES[-1] else end - self.label_window
+        return (exposures.now >= start) & (exposures.now < last)
+
+    def bounds(self, share: str) -> tuple[int, int]:
+        place = SHARES.index(share)
+        return self.cuts[place], self.cuts[place + 1]
+
+
+def split_by_time(exposures: Exposures, shares: tuple[float, float, float, float], label_window_s: float) -> Split:
+    """Cut the span of the exposures in proportion to `shares`.
+
+    Raises: DataError when a share gets no clicked exposure, naming it.
+    """
+    first, last = int(exposures.now.min()), int(exposures.now.max()) + 1
+    edges = np.concatenate([[0.0], np.cumsum(shares)]) / sum(shares)
+    cuts = [first + round(edge * (last - first)) for edge in edges]
+    split = Split((cuts[0], cuts[1], cuts[2], cuts[3], cuts[4]), int(label_window_s * SECOND))
+    for share in SHARES:
+        if not exposures.click[split.rows(exposures, share)].any():
+            raise DataError(
+                f"the {share} share of the logs has no click; offline.split needs more logs or a longer share, got {shares}"
+            )
+    return split
