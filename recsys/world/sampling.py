@@ -1,0 +1,56 @@
+"""Counter-based random numbers for the kernels: the same draw for the same (seed, session), whatever the number of threads.
+
+Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014 (splitmix64).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.world.choice import JIT
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_30, _27, _31, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+
+
+@JIT
+def mix(x):  # type: ignore[no-untyped-def]
+    """A bijection of uint64 that looks random."""
+    x = (x ^ (x >> _30)) * _MIX_1
+    x = (x ^ (x >> _27)) * _MIX_2
+    return x ^ (x >> _31)
+
+
+@JIT
+def seeded(seed, stream):  # type: ignore[no-untyped-def]
+    """State of a generator of its own for each (seed, stream): an array of one uint64."""
+    state = np.empty(1, np.uint64)
+    state[0] = mix(mix(np.uint64(seed) + _GOLDEN) ^ (np.uint64(stream) * _GOLDEN))
+    return state
+
+
+@JIT
+def uniform(state):  # type: ignore[no-untyped-def]
+    """Next number in (0, 1)."""
+    state[0] += _GOLDEN
+    return (np.float64(mix(state[0]) >> _11) + 0.5) * (1.0 / 9007199254740992.0)
+
+
+@JIT
+def below(state, n):  # type: ignore[no-untyped-def]
+    """Next integer in 0..n-1."""
+    return min(int(uniform(state) * n), n - 1)
+
+
+@JIT
+def normal(state):  # type: ignore[no-untyped-def]
+    """Next standard normal number (Box and Muller 1958)."""
+    return np.sqrt(-2.0 * np.log(uniform(state))) * np.cos(2.0 * np.pi * uniform(state))
+
+
+@JIT
+def gumbel(state):  # type: ignore[no-untyped-def]
+    """Next standard Gumbel number."""
+    return -np.log(-np.log(uniform(state)))

@@ -1,0 +1,117 @@
+"""The world as a whole: the truth behind logs that were written, for everyone who may hold estimates against it.
+
+Takes the folder a simulation left, gives true probabilities and the best possible slate. Only the command line, evaluation and benchmarks
+may use it; whatever trains or serves never sees it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from recsys.config import WorldConfig
+from recsys.errors import DataError
+from recsys.offline.catalogue import lookup
+from recsys.types import Doubles, Ids, Mask, Rows
+from recsys.world.choice import JIT, appeal_of, examination, relevance, truth_of
+from recsys.world.population import draw_population
+from recsys.world.sessions import MORE
+
+
+class World:
+    """A simulated world, drawn again from its settings."""
+
+    def __init__(self, config: WorldConfig, truth_folder: Path) -> None:
+        self.config = config
+        self.population = draw_population(config)
+        self.truth = truth_of(self.population, config)
+        self._truth_folder = truth_folder
+
+    @classmethod
+    def open(cls, folder: Path) -> World:
+        """Raises: DataError when no simulation left its truth in `folder`."""
+        try:
+            config = WorldConfig.model_validate_json((folder / "world.json").read_text())
+        except (OSError, ValueError):
+            raise DataError(f"no world in {folder}; run `recsys simulate` to make one") from None
+        return cls(config, folder / "truth")
+
+    def true_click_probability(self, request_id: Ids, position: Rows) -> tuple[Doubles, Doubles]:
+        """Of impressions that were logged: P(click) as shown, and relevance alone, each (E,).
+
+        Raises: DataError when an impression is not in the truth table.
+        """
+        columns = ["request_id", "position", "relevance", "click_probability"]
+        table: pa.Table = ds.dataset(self._truth_folder).to_table(columns=columns)
+        width = np.int64(self.config.policy.slate_size)
+        key = table["request_id"].to_numpy() * width + table["position"].to_numpy()
+        order = np.argsort(key)
+        place = lookup(key[order], request_id * width + position)
+        if (place < 0).any():
+            raise DataError(f"{int((place < 0).sum())} impressions have no truth in {self._truth_folder}; run `recsys simulate` again")
+        rows = order[place]
+        return (
+            table["click_probability"].to_numpy()[rows].astype(np.float64),
+            table["relevance"].to_numpy()[rows].astype(np.float64),
+        )
+
+    def user_row(self, user_id: int) -> int:
+        """Raises: DataError for a user this world does not have."""
+        row = int(lookup(self.population.user_id, [user_id])[0])
+        if row < 0:
+            raise DataError(f"user {user_id} does not live in this world")
+        return row
+
+    def post_rows(self, post_id: Ids) -> Rows:
+        """Rows in the population, -1 for posts of elsewhere."""
+        return lookup(self.population.post_id, post_id)
+
+    def expected_clicks(self, user: int, posts: Rows, now: int) -> float:
+        """True expected clicks on a slate at the start of a session, in order of position.
+
+        A position counts with P(the user scrolls that far) x examination; fatigue counts the slate's own earlier posts.
+        """
+        logit = appeal_of(self.truth, user, posts, now)
+        topic = self.population.post_topic[posts]
+        return float(_slate_clicks(self.truth, logit, topic, np.float64(MORE)))
+
+    def best_slate(self, user: int, now: int, allowed: Mask, k: int) -> Rows:
+        """Greedy on true marginal clicks over the allowed posts: at each position the most relevant one given those above, (<= k,).
+
+        Args:
+            allowed: over all posts, (N,).
+        """
+        rows = np.flatnonzero(allowed & (self.population.post_created_at <= now)).astype(np.int32)
+        logit = appeal_of(self.truth, user, rows, now)
+        topic = self.population.post_topic[rows]
+        # Fatigue moves all posts of a topic alike, so only a topic's best k can ever be chosen.
+        keep = np.zeros(len(rows), bool)
+        order = np.lexsort((-logit, topic))
+        starts = np.flatnonzero(np.diff(topic[order], prepend=-1))
+        within = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+        keep[order[within < k]] = True
+        rows, logit, topic = rows[keep], logit[keep], topic[keep]
+        n_of_topic = np.zeros(self.truth.taste_start.shape[1], np.int64)
+        slate = []
+        left = np.ones(len(rows), bool)
+        for _ in range(min(k, len(rows))):
+            tired = self.truth.fatigue * np.maximum(n_of_topic[topic] - 1, 0)
+            best = int(np.argmax(np.where(left, logit - tired, -np.inf)))
+            slate.append(rows[best])
+            left[best] = False
+            n_of_topic[topic[best]] += 1
+        return np.array(slate, np.int32)
+
+
+@JIT
+def _slate_clicks(truth, logit, topic, more):  # type: ignore[no-untyped-def]
+    n_of_topic = np.zeros(truth.taste_start.shape[1], np.int64)
+    clicks = 0.0
+    for position in range(logit.shape[0]):
+        seen = more**position * examination(position, truth.position_bias)
+        clicks += seen * relevance(truth, logit[position], n_of_topic[topic[position]])
+        n_of_topic[topic[position]] += 1
+    return clicks
