@@ -1,0 +1,139 @@
+"""Keeps both stores up with the stream: the online store at once, the lake every few seconds, old records forgotten.
+
+Takes a client, the catalogue and the lake. Both sinks keep their own position and are exactly-once in effect, so this
+loop may be killed anywhere, run twice, or lose Redis for a while: it goes on where the positions say. It does not know
+what a record means.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import redis
+
+from recsys.config import OnlineConfig
+from recsys.errors import DataError
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.lake import Lake
+from recsys.online.commands import send
+from recsys.online.generations import current
+from recsys.online.lake_sink import LakeSink, lake_watermark
+from recsys.online.online_sink import OnlineSink
+from recsys.online.stream import RedisStream, position
+
+__all__ = ["Consumer", "LakeSink", "OnlineSink", "lake_watermark"]
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 5.0
+
+
+class Consumer:
+    """Both sinks of one stream."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        catalogue: Catalogue,
+        lake: Lake,
+        config: OnlineConfig,
+        impressions: Literal["explicit", "implied"],
+        *,
+        flush_s: float = 5.0,
+        keep_s: float = 7200.0,
+    ) -> None:
+        """
+        Args:
+            impressions: what counts as exposure online, `offline.impressions`.
+            flush_s: seconds between writes to the lake.
+            keep_s: seconds that records stay on the stream after both stores have them; a training run that starts from
+            the lake
+                must end within it, or its load is refused.
+        """
+        self.client = client
+        self.stream = RedisStream(client, config)
+        self.online = OnlineSink(client, self.stream, catalogue, config, impressions)
+        self.lake = LakeSink(client, self.stream, lake)
+        self.flush_s = flush_s
+        self.keep_s = keep_s
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; the lake gets what is left before this returns."""
+        lake_thread = threading.Thread(target=self._run_lake, args=(stop,), name="lake-sink")
+        lake_thread.start()
+        try:
+            _repeat("online sink", lambda: self.online.step(block_ms=500), stop)
+        finally:
+            stop.set()
+            lake_thread.join()
+
+    def trim(self) -> int:
+        """Forget records that both stores have and that are older than `keep_s`; gives how many.
+
+        Nothing goes before the first load, which may need everything.
+        """
+        applied = self._applied()
+        if applied is None:
+            return 0
+        seconds, _ = send(self.client, "TIME")
+        aged = f"{max(int((int(seconds) - self.keep_s) * 1000), 0)}-0"
+        last = min(aged, applied, lake_watermark(self.lake.lake), key=position)
+        return self.stream.trim(last) if position(last) > (0, 0) else 0
+
+    def lag(self) -> dict[str, float | None]:
+        """Seconds that the oldest record not yet taken has waited, by sink; `online` is None before the first load."""
+        applied = self._applied()
+        return {
+            "online": None if applied is None else self._waiting(applied),
+            "lake": self._waiting(lake_watermark(self.lake.lake)),
+        }
+
+    def _applied(self) -> str | None:
+        """Position of the online store, None before the first load."""
+        try:
+            applied = send(self.client, "GET", current(self.client).applied)
+        except DataError:
+            return None
+        return None if applied is None else str(applied.decode())
+
+    def _waiting(self, after: str) -> float:
+        entries = self.stream.read(after, 1)
+        if not entries:
+            return 0.0
+        seconds, microseconds = map(int, send(self.client, "TIME"))
+        return max(0.0, seconds + microseconds / 1e6 - position(entries[0].id)[0] / 1000)
+
+    def _run_lake(self, stop: threading.Event) -> None:
+        def step() -> int:
+            written = self.lake.step()
+            if written < self.lake.batch_records:
+                self.trim()
+                stop.wait(self.flush_s)
+            return written
+
+        _repeat("lake sink", step, stop)
+        try:
+            self.lake.step()
+        except Exception as error:
+            log.warning("the lake sink did not write its last batch, the next run will: %s", error)
+
+
+def _repeat(name: str, step: Callable[[], int], stop: threading.Event) -> None:
+    """Run a step again and again; after a failure wait, longer each time, and say so once per reason."""
+    wait, told = _SHORTEST_WAIT_S, ""
+    while not stop.is_set():
+        try:
+            step()
+        except Exception as error:
+            # Also errors nobody foresaw: a sink that is gone without a word is worse than one that says why it waits.
+            if str(error) != told:
+                log.warning("the %s waits: %s: %s", name, type(error).__name__, error)
+            told = str(error)
+            stop.wait(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_S)
+        else:
+            wait, told = _SHORTEST_WAIT_S, ""

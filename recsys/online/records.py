@@ -1,0 +1,174 @@
+"""What travels on the stream: an `Event` of a user, or the `Returned` record of an answered request, as bytes and back.
+
+Encoding refuses what breaks a rule. Decoding takes many payloads at once, gives columns, and sets aside what it cannot
+read with the reason: a record that one program wrote wrongly must not stop the ones behind it. It knows nothing of
+Redis.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from recsys.errors import RequestError
+from recsys.offline.labels import ACTIONS
+from recsys.types import DAY, Floats, Ids, Rows
+
+EVENT = b"e"
+RETURNED = b"r"
+
+EVENT_TYPE = np.dtype(
+    [
+        ("event_id", "<i8"), ("request_id", "<i8"), ("user_id", "<i8"), ("post_id", "<i8"),
+        ("event_time", "<i8"), ("ingest_time", "<i8"),
+        ("value", "<f4"), ("position", "<i2"), ("action", "u1"),
+    ]
+)  # fmt: skip
+"""Columns of events: `action` is a code in `labels.ACTIONS`, `value` NaN and `position` -1 where unknown."""
+
+LATEST = 200 * 365 * DAY
+"""Times are between 1970 and about 2169: counters decay from them, and one absurd time would spoil a row for good."""
+
+_EVENT_STRUCT = struct.Struct("<6qfhB")
+_BLOBS = (("post_id", "<i8"), ("position", "<i4"), ("propensity", "<f4"), ("sources", "<u2"), ("score", "<f4"))
+
+
+class Entry(NamedTuple):
+    """One record as the stream holds it."""
+
+    id: str
+    """Position in the stream."""
+    kind: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An impression, or an action of `schemas.ACTION_TYPES`. Times in microseconds."""
+
+    kind: str
+    event_id: int
+    request_id: int
+    user_id: int
+    post_id: int
+    event_time: int
+    ingest_time: int
+    position: int | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What the server sent for one request, K items, and what it chose from."""
+
+    request_id: int
+    user_id: int
+    now: int
+    release: str
+    policy: str
+    """Policy or variant that chose."""
+    watermark: str
+    """Stream position that the features reflect."""
+    post_id: Ids
+    """(K,)."""
+    position: Rows
+    """(K,)."""
+    propensity: Floats
+    """(K,)."""
+    sources: np.ndarray
+    """Bits of `types.Source`, uint16, (K,)."""
+    score: Floats
+    """(K,)."""
+    features: Floats
+    """(K, F); F may be 0."""
+    candidates: Ids
+    """Post ids the choice was made from, (C,)."""
+
+
+class Decoded(NamedTuple):
+    """Records of a stretch of the stream."""
+
+    events: np.ndarray
+    """Of `EVENT_TYPE`, in stream order."""
+    returned: list[Returned]
+    bad: list[tuple[Entry, str]]
+    """What cannot be read, with the reason."""
+
+
+def encode_event(event: Event) -> bytes:
+    """Raises: RequestError naming the field that breaks a rule."""
+    if event.kind not in ACTIONS:
+        raise RequestError(f"event type must be one of {', '.join(ACTIONS)}, got {event.kind!r}")
+    for name, time in (("event_time", event.event_time), ("ingest_time", event.ingest_time)):
+        if not 0 <= time <= LATEST:
+            raise RequestError(f"event {name} must be between 1970 and 2169, got {time} microseconds")
+    position = -1 if event.position is None else event.position
+    value = float("nan") if event.value is None else event.value
+    try:
+        return _EVENT_STRUCT.pack(
+            event.event_id, event.request_id, event.user_id, event.post_id, event.event_time, event.ingest_time,
+            value, position, ACTIONS.index(event.kind),
+        )  # fmt: skip
+    except (struct.error, OverflowError) as error:
+        raise RequestError(f"event {event.event_id} has a number out of range: {error}") from None
+
+
+def encode_returned(record: Returned) -> bytes:
+    head = orjson.dumps(
+        {
+            "request_id": record.request_id, "user_id": record.user_id, "now": record.now,
+            "release": record.release, "policy": record.policy, "watermark": record.watermark,
+            "k": len(record.post_id), "f": record.features.shape[1], "c": len(record.candidates),
+        }
+    )  # fmt: skip
+    blobs = [np.ascontiguousarray(getattr(record, name), kind).tobytes() for name, kind in _BLOBS]
+    features = np.ascontiguousarray(record.features, "<f4").tobytes()
+    candidates = np.ascontiguousarray(record.candidates, "<i8").tobytes()
+    return b"".join([len(head).to_bytes(4, "little"), head, *blobs, features, candidates])
+
+
+def decode(entries: Sequence[Entry]) -> Decoded:
+    """Columns of all readable records."""
+    packed: list[Entry] = []
+    returned: list[Returned] = []
+    bad: list[tuple[Entry, str]] = []
+    for entry in entries:
+        if entry.kind == EVENT and len(entry.payload) == EVENT_TYPE.itemsize:
+            packed.append(entry)
+        elif entry.kind == EVENT:
+            bad.append((entry, f"an event must have {EVENT_TYPE.itemsize} bytes, found {len(entry.payload)}"))
+        elif entry.kind == RETURNED:
+            try:
+                returned.append(_decode_returned(entry.payload))
+            except (ValueError, KeyError, TypeError) as error:
+                bad.append((entry, f"not a returned record: {type(error).__name__}: {error}"))
+        else:
+            bad.append((entry, f"kind must be e or r, found {entry.kind[:20]!r}"))
+    events = np.frombuffer(b"".join([entry.payload for entry in packed]), EVENT_TYPE)
+    good = events["action"] < len(ACTIONS)
+    for name in ("event_time", "ingest_time"):
+        good &= (events[name] >= 0) & (events[name] <= LATEST)
+    bad += [(packed[place], "its action or a time is out of range") for place in np.flatnonzero(~good)]
+    return Decoded(events[good], returned, bad)
+
+
+def _decode_returned(payload: bytes) -> Returned:
+    end = 4 + int.from_bytes(payload[:4], "little")
+    head: dict[str, Any] = orjson.loads(payload[4:end])
+    k, f, c = int(head.pop("k")), int(head.pop("f")), int(head.pop("c"))
+    if not 0 <= head["now"] <= LATEST:
+        raise ValueError(f"now must be between 1970 and 2169, found {head['now']}")
+    columns: dict[str, Any] = {}
+    sizes = [*((name, kind, k) for name, kind in _BLOBS), ("features", "<f4", k * f), ("candidates", "<i8", c)]
+    for name, kind, count in sizes:
+        columns[name] = np.frombuffer(payload, kind, count, end)
+        end += columns[name].nbytes
+    if end != len(payload):
+        raise ValueError(f"{len(payload) - end} bytes are left over")
+    columns["features"] = columns["features"].reshape(k, f)
+    return Returned(**head, **columns)

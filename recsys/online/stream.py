@@ -1,0 +1,108 @@
+"""The event stream: one ordered log that both stores follow, each from its own position.
+
+Takes events and returned records, gives them back in order with their position. A retried event is recognised by its id
+within `online.dedup_window_s`, in the same atomic call that appends it. It does not know who reads, nor what is done
+with a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import redis
+
+from recsys.config import OnlineConfig
+from recsys.online import keys
+from recsys.online.commands import send
+from recsys.online.records import EVENT, RETURNED, Entry, Event, Returned, encode_event, encode_returned
+
+_APPEND = """
+local added = 0
+for i = 2, #KEYS do
+  if redis.call('SET', KEYS[i], '', 'NX', 'EX', ARGV[1]) then
+    redis.call('XADD', KEYS[1], '*', ARGV[2 * i - 2], ARGV[2 * i - 1])
+    added = added + 1
+  end
+end
+return added
+"""
+"""KEYS: the stream, then one mark per record. ARGV: the window in seconds, then kind and payload of each record."""
+
+_TRIM = """
+redis.call('SET', KEYS[2], ARGV[1])
+return redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
+"""
+
+
+class EventStream(Protocol):
+    """An ordered, durable log. Positions are strings; `position` gives their order; empty is before everything."""
+
+    def append(self, events: Sequence[Event]) -> int:
+        """Append what was not seen before; gives how many were new."""
+
+    def append_returned(self, record: Returned) -> None:
+        """Append what a request was answered with, once per request."""
+
+    def read(self, after_id: str, count: int, block_ms: int = 0) -> list[Entry]:
+        """The next records after a position, at most `count`; waits up to `block_ms` when there is none."""
+
+    def trim(self, before_id: str) -> int:
+        """Forget records before a position; gives how many."""
+
+
+def position(entry_id: str) -> tuple[int, int]:
+    """A stream id as numbers that compare in stream order."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds or 0), int(sequence or 0)
+
+
+class RedisStream:
+    """A Redis stream, as durable as Redis: with AOF `everysec` it survives any kill; a power cut may take a second."""
+
+    def __init__(self, client: redis.Redis, config: OnlineConfig) -> None:
+        self.client = client
+        self.config = config
+
+    def append(self, events: Sequence[Event]) -> int:
+        """Raises: RequestError for an event out of range (none is appended then), DependencyError when Redis fails."""
+        if not events:
+            return 0
+        payloads = [encode_event(event) for event in events]
+        marks = [keys.seen_event(event.event_id) for event in events]
+        return int(send(self.client, *self._append_command(marks, EVENT, payloads)))
+
+    def append_returned(self, record: Returned) -> None:
+        send(self.client, *self.returned_command(record))
+
+    def returned_command(self, record: Returned) -> list[Any]:
+        """The command of `append_returned`, for a caller that sends it together with others."""
+        return self._append_command([keys.seen_request(record.request_id)], RETURNED, [encode_returned(record)])
+
+    def read(self, after_id: str, count: int, block_ms: int = 0) -> list[Entry]:
+        after = after_id or "0-0"
+        found = send(self.client, "XRANGE", keys.STREAM, f"({after}", "+", "COUNT", count)
+        if not found and block_ms > 0:
+            # XREAD only waits here; reading by XRANGE alone keeps one way of reading.
+            send(self.client, "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", keys.STREAM, after)
+            found = send(self.client, "XRANGE", keys.STREAM, f"({after}", "+", "COUNT", count)
+        return [_entry(entry_id, fields) for entry_id, fields in found]
+
+    def trim(self, before_id: str) -> int:
+        """The position is remembered, so that a load which still needs older records is refused."""
+        return int(send(self.client, "EVAL", _TRIM, 2, keys.STREAM, keys.TRIMMED, before_id))
+
+    def _append_command(self, marks: list[bytes], kind: bytes, payloads: list[bytes]) -> list[Any]:
+        # EVAL with its text: EVALSHA saves 300 bytes and costs a second way to fail.
+        arguments: list[bytes | int] = [self.config.dedup_window_s]
+        for payload in payloads:
+            arguments += (kind, payload)
+        return ["EVAL", _APPEND, 1 + len(marks), keys.STREAM, *marks, *arguments]
+
+
+def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
+    """A record of exactly one field; anything else gets a kind that nobody knows."""
+    if len(fields) != 1:
+        return Entry(entry_id.decode(), b"?", repr(fields)[:1000].encode())
+    ((kind, payload),) = fields.items()
+    return Entry(entry_id.decode(), kind, payload)

@@ -1,0 +1,46 @@
+"""The clock: wall time, or a world's time that everybody agrees on."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+
+from recsys.online import clock
+from recsys.online.clock import Clock, reset_anchor
+from recsys.types import SECOND
+
+from .conftest import START
+
+
+def test_without_a_world_it_is_wall_time() -> None:
+    before = time.time_ns() // 1000
+    assert before <= Clock().now() <= time.time_ns() // 1000
+
+
+def test_a_world_starts_at_the_end_of_its_logs_and_goes_on_after_a_restart(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = [1_000 * SECOND]
+    monkeypatch.setattr(clock, "_wall", lambda: wall[0])
+    first = Clock(client, START)
+    assert first.now() == START
+    wall[0] += 60 * SECOND
+    assert first.now() == START + 60 * SECOND
+    assert Clock(client, START).now() == START + 60 * SECOND
+    assert Clock(None, START).now() == START
+    reset_anchor(client, 2 * START)
+    assert Clock(client, 2 * START).now() == 2 * START
+
+
+def test_it_never_runs_backwards_when_the_wall_clock_is_set_back(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = [1_000 * SECOND]
+    monkeypatch.setattr(clock, "_wall", lambda: wall[0])
+    ours = Clock(client, START)
+    wall[0] += SECOND
+    seen = ours.now()
+    wall[0] -= 10 * SECOND
+    assert ours.now() == seen
