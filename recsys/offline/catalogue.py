@@ -1,10 +1,11 @@
 """The catalogue: every post and user of the lake as dense rows, static columns as arrays.
 
-Takes the lake's users, posts, follows and blocks plus the ids that events mention, gives arrays that are saved with a release and
-memory-mapped by every server process. Numbers that change (counters, histories) are not here; they live in the online store.
+Takes the lake's users, posts, follows and blocks plus the ids that events mention, gives arrays that are saved with a
+release and memory-mapped by every server process. Numbers that change (counters, histories) are not here; they live in
+the online store.
 
-Row -1 means unknown everywhere: a missing topic, an author nobody described. A post that events mention but no row describes
-becomes an id-only post, a user likewise; both are counted.
+Row -1 means unknown everywhere: a missing topic, an author nobody described. A post that events mention but no row
+describes becomes an id-only post, counted in `n_id_only_posts`; a user likewise.
 """
 
 from __future__ import annotations
@@ -84,13 +85,15 @@ class Catalogue:
         return len(self.author_id)
 
     def post_rows(self, post_ids: ArrayLike) -> Rows:
-        """Rows of these ids, -1 where the catalogue does not know one."""
+        """Rows of these ids, same shape, -1 where the catalogue does not know one."""
         return lookup(self.post_id, post_ids)
 
     def user_rows(self, user_ids: ArrayLike) -> Rows:
+        """As `post_rows`, for users."""
         return lookup(self.user_id, user_ids)
 
     def author_rows(self, author_ids: ArrayLike) -> Rows:
+        """As `post_rows`, for authors of described posts."""
         return lookup(self.author_id, author_ids)
 
     def follows_of(self, user_row: int) -> Rows:
@@ -100,6 +103,7 @@ class Catalogue:
         return np.asarray(self.follows[self.follows_start[user_row] : self.follows_start[user_row + 1]])
 
     def blocks_of(self, user_row: int) -> Rows:
+        """Author rows this user blocks; none for row -1."""
         if user_row < 0:
             return np.empty(0, np.int32)
         return np.asarray(self.blocks[self.blocks_start[user_row] : self.blocks_start[user_row + 1]])
@@ -137,6 +141,7 @@ class Catalogue:
         return np.array([stable_key(name) for name in self.topics], np.int64)
 
     def save(self, folder: Path) -> None:
+        """Write one `.npy` per array, the texts as an Arrow file, the names as JSON."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", np.ascontiguousarray(getattr(self, name)))
@@ -148,7 +153,12 @@ class Catalogue:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open a saved catalogue; arrays are memory-mapped, read-only, shared between processes."""
+        """Open a saved catalogue; arrays are memory-mapped, read-only, shared between processes.
+
+        Raises: DataError when `folder` holds no catalogue.
+        """
+        if not (folder / "names.json").is_file():
+            raise DataError(f"no catalogue in {folder}; run `recsys train` to make one")
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
         names = json.loads((folder / "names.json").read_text())
         texts = pa.ipc.open_file(pa.memory_map(str(folder / "texts.arrow"))).get_batch(0)["text"]
@@ -167,7 +177,7 @@ def build_catalogue(lake: Lake, mentioned_posts: Ids, mentioned_users: Ids) -> C
 
     Args:
         mentioned_posts: post ids that occur in events, any order, repeats allowed.
-        mentioned_users: user ids that occur in events.
+        mentioned_users: user ids that occur in events, follows or blocks, likewise.
     Raises: DataError when there is no post at all.
     """
     posts = _last_of_each(lake.read("posts"), "post_id")
@@ -203,6 +213,9 @@ def build_catalogue(lake: Lake, mentioned_posts: Ids, mentioned_users: Ids) -> C
     author_id = np.unique(authors_of_posts)
     texts = posts["text"].combine_chunks().fill_null("")
     texts = pa.concat_arrays([texts, pa.repeat("", len(id_only)).cast(pa.string())]).take(pa.array(order))
+    declared = pa.concat_arrays([posts["duplicate_group"].combine_chunks(), pa.nulls(len(id_only), pa.int64())]).take(
+        pa.array(order)
+    )
     media_row = pc.index_in(posts["media"], value_set=pa.array(MEDIA_TYPES)).fill_null(-1).to_numpy()
     follows_start, follows = _edges(lake, "follows", user_id, author_id)
     blocks_start, blocks = _edges(lake, "blocks", user_id, author_id)
@@ -213,7 +226,7 @@ def build_catalogue(lake: Lake, mentioned_posts: Ids, mentioned_users: Ids) -> C
         language=column(post_language, -1),
         media=column(media_row.astype(np.int32), -1),
         created_at=column(posts["created_at"].cast(pa.int64()).to_numpy(), 0),
-        group=_duplicate_groups(column(posts["duplicate_group"].fill_null(-1).to_numpy(), -1), texts),
+        group=_duplicate_groups(declared, texts),
         visible=column(posts["visible"].to_numpy(), True),
         text_length=pc.utf8_length(texts).to_numpy().astype(np.int32),
         tokens=hash_words(texts, N_TOKENS),
@@ -251,9 +264,11 @@ def hash_words(texts: pa.Array, n_tokens: int) -> Rows:
     """Hashes (0..2**31-1) of the first words of each text, lower-cased, -1 padded, (N, n_tokens)."""
     tokens = np.full((len(texts), n_tokens), -1, np.int32)
     words = pc.utf8_split_whitespace(pc.utf8_lower(pc.utf8_trim_whitespace(texts)))
-    starts = words.offsets.to_numpy()
+    starts = words.offsets.to_numpy()  # a text without words splits into one empty word, which hashes to -1
     encoded = words.values.dictionary_encode()
-    hashes = np.array([stable_key(word or "") & 0x7FFFFFFF for word in encoded.dictionary.to_pylist()], np.int32)
+    hashes = np.array(
+        [stable_key(word) & 0x7FFFFFFF if word else -1 for word in encoded.dictionary.to_pylist()], np.int32
+    )
     if not len(hashes):
         return tokens
     flat = hashes[encoded.indices.to_numpy()]
@@ -291,20 +306,22 @@ def _edges(lake: Lake, table: str, user_id: Ids, author_id: Ids) -> tuple[Ids, R
     return start.astype(np.int64), (pairs % max(len(author_id), 1)).astype(np.int32)
 
 
-def _duplicate_groups(declared: Ids, texts: pa.Array) -> Rows:
-    """A number per set of posts that are the same: declared so, or with the same non-empty text.
+def _duplicate_groups(declared: pa.Array, texts: pa.Array) -> Rows:
+    """A number per set of posts that are the same: declared so, with the same non-empty text, or a chain of both.
 
     The number is the row of the group's first member, so a post that is alone carries its own row.
     """
-    encoded = texts.dictionary_encode()
-    text_of = encoded.indices.to_numpy().astype(np.int64)
-    empty = pc.equal(texts, "").to_numpy(zero_copy_only=False)
+    relations = []
+    for column, known in ((texts, pc.not_equal(texts, "")), (declared, pc.is_valid(declared))):
+        members = np.flatnonzero(known.to_numpy(zero_copy_only=False))
+        if len(members):
+            relations.append((members, column.take(pa.array(members)).dictionary_encode().indices.to_numpy()))
     group = np.arange(len(texts), dtype=np.int32)
-    by_text = np.flatnonzero(~empty)
-    _, first, inverse = np.unique(text_of[by_text], return_index=True, return_inverse=True)
-    group[by_text] = by_text[first[inverse]]
-    named = np.flatnonzero(declared >= 0)
-    _, first, inverse = np.unique(declared[named], return_index=True, return_inverse=True)
-    merged = np.arange(len(texts), dtype=np.int32)
-    np.minimum.at(merged, group[named], group[named[first[inverse]]])
-    return merged[group]
+    while True:  # the lowest row spreads along both relations until nothing moves: one more pass than the longest chain
+        before = group.copy()
+        for members, value in relations:
+            lowest = np.full(int(value.max()) + 1, len(texts), np.int32)
+            np.minimum.at(lowest, value, group[members])
+            group[members] = lowest[value]
+        if np.array_equal(group, before):
+            return group

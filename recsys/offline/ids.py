@@ -18,7 +18,7 @@ _DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
 def to_int64(text: str) -> int:
-    """The int64 that stands for an id.
+    """The int64 that stands for an id, negative for anything but the decimal form of a number from 0 up.
 
     Raises: RequestError when the id is empty or longer than 200 characters.
     """
@@ -26,4 +26,6 @@ def to_int64(text: str) -> int:
         raise RequestError(f"an id must have 1 to {MAX_ID_CHARACTERS} characters, got {len(text)}")
     if _DECIMAL.fullmatch(text) and -(2**63) <= int(text) < 2**63:
         return int(text)
-    return -1 - (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1)
+    return -1 - (
+        int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") >> 1
+    )

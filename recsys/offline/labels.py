@@ -1,8 +1,8 @@
 """Events of the lake as arrays: exposures with their labels, and the one time-ordered stream of counted events.
 
-Takes the lake and a catalogue. An exposure is an impression or, when `offline.impressions` is `implied`, everything the server
-returned; never both. Its labels are the actions of the same request on the same post that follow within the label window.
-Rows delivered twice (same event id) count once. It does not know what features or models do with them.
+Takes the lake and a catalogue. An exposure is an impression or, when `offline.impressions` is `implied`, everything
+the server returned; never both. Its labels are the actions of the same request on the same post that follow within the
+label window. Rows delivered twice (same event id) count once. It does not know what features or models do with them.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class Exposures:
     position: Rows
     """0-based place in the slate; -1 unknown."""
     now: Times
-    """When the request was answered: features may use what had arrived before."""
+    """When the request was answered, microseconds: features may use what had arrived before."""
+    shown_at: Times
+    """When the post came on screen, microseconds: its label window begins. Without impressions it is `now`."""
     policy: Rows
-    """Row in `Events.policies`, -1 unknown."""
+    """Row in `Logs.policies`, -1 unknown."""
     propensity: Floats
     """NaN unknown."""
     click: Mask
@@ -78,17 +80,22 @@ class Logs:
 
 
 def mentioned_ids(lake: Lake) -> tuple[Ids, Ids]:
-    """Post ids and user ids that occur in logs, without repeats."""
+    """Post ids that occur in logs and user ids that occur in logs, follows or blocks, ascending without repeats.
+
+    A user who only ever blocked somebody needs a row too: without one the block would be forgotten.
+    """
     posts, users = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for table in ("returned", "impressions", "actions"):
         rows = lake.read(table, ["post_id", "user_id"])
         posts.append(np.unique(rows["post_id"].to_numpy()))
         users.append(np.unique(rows["user_id"].to_numpy()))
+    for table in ("follows", "blocks"):
+        users.append(np.unique(lake.read(table, ["user_id"])["user_id"].to_numpy()))
     return np.unique(np.concatenate(posts)), np.unique(np.concatenate(users))
 
 
 def read_logs(lake: Lake, catalogue: Catalogue, config: OfflineConfig) -> Logs:
-    """Exposures with labels and the counted events.
+    """Exposures with labels and the counted events. Posts and users the catalogue does not know have row -1.
 
     Raises: DataError when the lake holds no exposure.
     """
@@ -135,13 +142,14 @@ def _exposures(
     lake: Lake, catalogue: Catalogue, config: OfflineConfig, impressions: pa.Table, actions: pa.Table, kind: Rows
 ) -> tuple[Exposures, tuple[str, ...]]:
     requests = lake.read("requests", ["request_id", "now", "policy"])
-    returned = lake.read("returned", ["request_id", "post_id", "propensity"])
+    returned = lake.read("returned", ["request_id", "post_id", "position", "propensity"])
     known = np.unique(
         np.concatenate([table["request_id"].to_numpy() for table in (impressions, actions, requests, returned)])
     )
     request = np.searchsorted(known, impressions["request_id"].to_numpy())
     post_row = catalogue.post_rows(impressions["post_id"].to_numpy())
-    key = request * np.int64(catalogue.n_posts) + post_row
+    clicks = actions.filter(pa.array(kind == CLICK))
+    shown_key, returned_key, click_key = _pair_keys([impressions, returned, clicks], known)
     shown_at = impressions["event_time"].cast(pa.int64()).to_numpy()
 
     answered = np.full(len(known), -1, np.int64)
@@ -152,26 +160,19 @@ def _exposures(
     policy_of[place] = policy_names.indices.fill_null(-1).to_numpy()
     now = np.where(answered[request] >= 0, answered[request], shown_at)
 
-    returned_key = np.searchsorted(known, returned["request_id"].to_numpy()) * np.int64(
-        catalogue.n_posts
-    ) + catalogue.post_rows(returned["post_id"].to_numpy())
-    propensity = np.full(len(key), np.nan, np.float32)
+    propensity = np.full(len(impressions), np.nan, np.float32)
+    position = impressions["position"].fill_null(-1).to_numpy().astype(np.int32)
     if len(returned_key):
         order = np.argsort(returned_key, kind="stable")
-        found = np.minimum(np.searchsorted(returned_key[order], key), len(order) - 1)
-        match = returned_key[order[found]] == key
+        found = np.minimum(np.searchsorted(returned_key[order], shown_key), len(order) - 1)
+        match = returned_key[order[found]] == shown_key
         propensity[match] = returned["propensity"].to_numpy()[order[found[match]]]
+        # A client need not repeat the position: the server knows what it returned where.
+        unknown = match & (position < 0)
+        position[unknown] = returned["position"].to_numpy()[order[found[unknown]]]
 
-    clicks = np.flatnonzero(kind == CLICK)
-    click = _followed_within(
-        key,
-        shown_at,
-        np.searchsorted(known, actions["request_id"].to_numpy()[clicks]) * np.int64(catalogue.n_posts)
-        + catalogue.post_rows(actions["post_id"].to_numpy()[clicks]),
-        actions["event_time"].cast(pa.int64()).to_numpy()[clicks],
-        int(config.label_window_s * SECOND),
-    )
-    position = impressions["position"].fill_null(-1).to_numpy().astype(np.int32)
+    clicked_at = clicks["event_time"].cast(pa.int64()).to_numpy()
+    click = _followed_within(shown_key, shown_at, click_key, clicked_at, int(config.label_window_s * SECOND))
     order = np.lexsort((position, impressions["request_id"].to_numpy(), now))
     exposures = Exposures(
         request_id=impressions["request_id"].to_numpy(),
@@ -179,11 +180,23 @@ def _exposures(
         post_row=post_row,
         position=position,
         now=now,
+        shown_at=shown_at,
         policy=policy_of[request],
         propensity=propensity,
         click=click,
     ).take(order)
     return exposures, tuple(name for name in policy_names.dictionary.to_pylist() if name is not None)
+
+
+def _pair_keys(tables: list[pa.Table], known_requests: Ids) -> list[Ids]:
+    """A number for each row's (request, post), the same for the same pair in every table."""
+    posts = np.unique(np.concatenate([np.unique(table["post_id"].to_numpy()) for table in tables]))
+    width = np.int64(len(posts))
+    return [
+        np.searchsorted(known_requests, table["request_id"].to_numpy()) * width
+        + np.searchsorted(posts, table["post_id"].to_numpy())
+        for table in tables
+    ]
 
 
 def _followed_within(key: Ids, shown_at: Times, action_key: Ids, action_at: Times, window: int) -> Mask:

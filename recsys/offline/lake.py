@@ -1,7 +1,7 @@
 """The lake: Parquet files, `<url>/<table>/date=YYYY-MM-DD/<name>.parquet`, zstd, written whole or not at all.
 
-Takes and gives Arrow tables of the schemas. A row that breaks a rule goes to `<url>/quarantine/` with its reason, once, and is
-counted; a file that cannot be read goes there whole. It does not know what the rows mean.
+Takes and gives Arrow tables of the schemas. A row that breaks a rule goes to `<url>/quarantine/` with its reason,
+once, and is counted; a file that cannot be read goes there whole. It does not know what the rows mean.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Lake:
     """A folder of tables, local or on any filesystem that pyarrow or fsspec opens."""
 
     url: str
-    quarantined: Counter[str] = field(default_factory=Counter)
-    """Reason to rows set aside by this object's reads."""
+    _set_aside: dict[str, Counter[str]] = field(default_factory=dict, init=False, repr=False)
+    """Path of a file to reasons and rows; a file that is read again counts once."""
 
     def __post_init__(self) -> None:
         try:
@@ -43,6 +43,11 @@ class Lake:
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"offline.url {self.url!r} cannot be opened: {error}") from None
 
+    @property
+    def quarantined(self) -> Counter[str]:
+        """Reason to number of rows (or of unreadable files) set aside by this object's reads."""
+        return sum(self._set_aside.values(), Counter())
+
     def write(self, table: str, rows: pa.Table, date: str, name: str) -> None:
         """Write one file of one partition; the same (table, date, name) again replaces it.
 
@@ -50,6 +55,7 @@ class Lake:
             rows: columns of `TABLES[table]`; missing nullable columns are filled with nulls.
             date: partition, `YYYY-MM-DD`.
             name: file name without ending; a rerun that uses the same name writes the same file.
+        Raises: DataError when the rows do not fit the schema.
         """
         rows = conform(table, rows)
         folder = f"{self._root}/{table}/date={date}"
@@ -107,9 +113,18 @@ class Lake:
         if self._fs.get_file_info(path).type != fs.FileType.File:
             return {}
         with self._fs.open_input_stream(path) as stream:
-            info: dict[str, Any] = json.loads(stream.read())
+            text = stream.read()
+        try:
+            info: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise DataError(
+                f"{path} is not JSON; run `recsys simulate` again, or remove it to use the lake as it is"
+            ) from None
         if not info.get("complete"):
-            raise DataError(f"the logs in {self.url} are incomplete: the run that wrote them was interrupted; run `recsys simulate` again")
+            raise DataError(
+                f"the logs in {self.url} are incomplete: the run that wrote them was interrupted; "
+                "run `recsys simulate` again"
+            )
         return info
 
     def _write_info(self, info: dict[str, Any]) -> None:
@@ -128,20 +143,28 @@ class Lake:
                 path, filesystem=self._fs, columns=[name for name in checked if name in present], partitioning=None
             )
             rows = _fill(table, rows, checked)
+            rows.validate(full=True)
         except (pa.ArrowException, OSError) as error:
+            # The system refused (permission, network, too many open files): the file itself may be fine.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise DataError(f"{path} cannot be opened: {error}; make it readable and try again") from None
             self._quarantine_file(table, path, error)
             return None
         reason = _broken_rules(table, rows)
         if reason is not None:
-            self._quarantine_rows(table, path, rows, reason)
+            self._quarantine_rows(table, path, reason)
             rows = rows.filter(pc.is_null(reason))
         return rows.select(wanted)
 
-    def _quarantine_rows(self, table: str, path: str, rows: pa.Table, reason: pa.Array) -> None:
+    def _quarantine_rows(self, table: str, path: str, reason: pa.Array) -> None:
+        """Keep the rows as they were found, all columns of them, whichever columns this read asked for."""
+        rows = pq.read_table(path, filesystem=self._fs, partitioning=None)
         bad = rows.append_column("reason", reason).filter(pc.is_valid(reason))
         bad = bad.append_column("file", pa.repeat(path, len(bad)))
-        self.quarantined.update(bad["reason"].to_pylist())
-        log.warning("%s: %d rows of %s set aside: %s", table, len(bad), path, dict(self.quarantined))
+        counts = Counter(bad["reason"].to_pylist())
+        if counts != self._set_aside.get(path):
+            log.warning("%s: %d rows of %s set aside: %s", table, len(bad), path, dict(counts))
+        self._set_aside[path] = counts
         folder = f"{self._root}/quarantine/{table}"
         self._fs.create_dir(folder, recursive=True)
         name = hashlib.sha256(path.encode()).hexdigest()[:16]
@@ -150,7 +173,7 @@ class Lake:
         self._fs.move(temporary, f"{folder}/{name}.parquet")
 
     def _quarantine_file(self, table: str, path: str, error: Exception) -> None:
-        self.quarantined["unreadable_file"] += 1
+        self._set_aside[path] = Counter(["unreadable_file"])
         folder = f"{self._root}/quarantine/{table}"
         self._fs.create_dir(folder, recursive=True)
         target = f"{folder}/{path.rsplit('/', 1)[-1]}.{hashlib.sha256(path.encode()).hexdigest()[:8]}.unreadable"
@@ -161,9 +184,12 @@ class Lake:
 def conform(table: str, rows: pa.Table) -> pa.Table:
     """The rows with exactly the columns, types and metadata of the table's schema.
 
-    Raises: DataError naming the table and the column that is missing or of another type.
+    Raises: DataError naming the table and the column that is missing, unknown or of another type.
     """
     schema = TABLES[table].schema
+    unknown = [name for name in rows.column_names if name not in schema.names]
+    if unknown:
+        raise DataError(f"table {table} has no column {', '.join(unknown)}; it has {', '.join(schema.names)}")
     try:
         return _fill(table, rows, schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
@@ -174,14 +200,15 @@ def _fill(table: str, rows: pa.Table, names: Sequence[str]) -> pa.Table:
     """Columns in this order with the schema's types; those the rows lack become null."""
     schema = TABLES[table].schema
     columns = {
-        name: rows[name].cast(schema.field(name).type) if name in rows.column_names
+        name: rows[name].cast(schema.field(name).type)
+        if name in rows.column_names
         else pa.nulls(len(rows), schema.field(name).type)
         for name in names
     }
     return pa.table(columns)
 
 
-def _broken_rules(table: str, rows: pa.Table) -> pa.ChunkedArray | None:
+def _broken_rules(table: str, rows: pa.Table) -> pa.Array | None:
     """For each row the first rule it breaks, null where it breaks none; None when the whole table is clean."""
     spec = TABLES[table]
     checks: list[tuple[str, pa.ChunkedArray]] = []

@@ -3,7 +3,8 @@
 Takes nothing, gives `TABLES`. It does not know where tables are kept or who writes them.
 
 Three facts about a post in a feed are three tables: `returned` (the server sent it), `impressions` (the client says it
-was on screen), `actions` (what the user did). One `request_id` joins them; `requests` holds what was known once per request.
+was on screen), `actions` (what the user did). One `request_id` joins them; `requests` holds what was known once per
+request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The split by time: towers learn first, rankers next, calibrators after them, the test is last.
 
-Each later stage sees the earlier one's output as it will be in service, never on rows it was trained on. An exposure whose label
-window crosses the end of its share is dropped: its label would look into the next share.
+Each later stage sees the earlier one's output as it will be in service, never on rows it was trained on. An exposure
+whose label window crosses the end of its share is dropped: its label would look into the next share.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ class Split:
     """Microseconds."""
 
     def rows(self, exposures: Exposures, share: str) -> Mask:
-        """The exposures of a share whose label window ends within it; the test's may end after the logs."""
+        """The exposures of a share (E,) whose label window ends within it; the test's may end after the logs."""
         start, end = self.bounds(share)
-        last = end if share == SHARES[-1] else end - self.label_window
-        return (exposures.now >= start) & (exposures.now < last)
+        last = np.iinfo(np.int64).max if share == SHARES[-1] else end - self.label_window
+        return (exposures.now >= start) & (exposures.shown_at < last) & (exposures.now < end)
 
     def bounds(self, share: str) -> tuple[int, int]:
+        """First microsecond of a share and one past its last."""
         place = SHARES.index(share)
         return self.cuts[place], self.cuts[place + 1]
 
@@ -40,6 +41,9 @@ class Split:
 def split_by_time(exposures: Exposures, shares: tuple[float, float, float, float], label_window_s: float) -> Split:
     """Cut the span of the exposures in proportion to `shares`.
 
+    Args:
+        shares: of towers, rankers, calibrators and test, > 0, in any unit.
+        label_window_s: seconds in which an action still labels its exposure.
     Raises: DataError when a share gets no clicked exposure, naming it.
     """
     first, last = int(exposures.now.min()), int(exposures.now.max()) + 1
@@ -49,6 +53,7 @@ def split_by_time(exposures: Exposures, shares: tuple[float, float, float, float
     for share in SHARES:
         if not exposures.click[split.rows(exposures, share)].any():
             raise DataError(
-                f"the {share} share of the logs has no click; offline.split needs more logs or a longer share, got {shares}"
+                f"the {share} share of the logs has no click; offline.split needs more logs or a longer share, "
+                f"got {shares}"
             )
     return split
