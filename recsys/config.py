@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys.errors import ConfigError
 
@@ -35,13 +36,13 @@ class OfflineConfig(Section):
     """What counts as exposure: the client's impression events, or everything the server returned. Never both."""
     label_window_s: float = Field(1800.0, gt=0)
     """Seconds after an exposure in which an action still counts as its label."""
-    split: tuple[float, float, float, float] = (9.0, 3.0, 1.0, 1.0)
+    split: tuple[float, float, float, float] = (6.0, 5.0, 1.0, 2.0)
     """Shares of the logged time span for towers, rankers, calibrators and test, in this order."""
 
     @model_validator(mode="after")
     def _shares_are_positive(self) -> Self:
         if min(self.split) <= 0:
-            raise ValueError("every share of split must be > 0")
+            raise ValueError(f"every share of split must be > 0, got {list(self.split)}")
         return self
 
 
@@ -62,9 +63,9 @@ class PolicyConfig(Section):
     @model_validator(mode="after")
     def _mixture_and_sizes(self) -> Self:
         if self.random <= 0 or self.random + self.popularity + self.personalised <= 0:
-            raise ValueError("random must be > 0: without random rows nothing can be measured without bias")
+            raise ValueError(f"random must be > 0, got {self.random}: nothing else can be measured without bias")
         if self.n_candidates < self.slate_size:
-            raise ValueError("n_candidates must be at least slate_size")
+            raise ValueError(f"n_candidates must be >= slate_size, got {self.n_candidates} < {self.slate_size}")
         return self
 
 
@@ -97,24 +98,26 @@ class WorldConfig(Section):
     """Share of posts that repeat an earlier post's text."""
     hidden_share: float = Field(0.01, ge=0, lt=1)
     """Share of posts taken down: logged nowhere, never to be shown."""
-    base_logit: float = -1.9
+    base_logit: float = -1.85
     """Log-odds of relevance of an average fresh post; sets the click rate."""
-    taste: float = Field(0.5, ge=0)
+    taste: float = Field(0.42, ge=0)
     """Strength (logit) of a user's love for topics."""
-    style: float = Field(0.25, ge=0)
+    style: float = Field(0.18, ge=0)
     """Strength (logit) of the match between a user and an author's manner."""
-    author_quality: float = Field(0.25, ge=0)
+    author_quality: float = Field(0.2, ge=0)
     """Standard deviation (logit) of author quality."""
-    post_quality: float = Field(0.2, ge=0)
+    post_quality: float = Field(0.15, ge=0)
     """Standard deviation (logit) of a post's own appeal, known to nobody beforehand."""
-    follow_bonus: float = Field(0.4, ge=0)
+    follow_bonus: float = Field(0.3, ge=0)
     """Logit added for a followed author."""
-    foreign_language: float = Field(0.9, ge=0)
+    foreign_language: float = Field(0.6, ge=0)
     """Logit taken away when the user does not read the post's language."""
-    ageing: float = Field(1.8, ge=0)
+    ageing: float = Field(1.7, ge=0)
     """Logit an old post has lost; half of it is gone at its topic's own pace, between 1.5 hours and 3 days."""
     daily_rhythm: float = Field(0.5, ge=0)
     """Logit amplitude of topics' hours of the day."""
+    media_rhythm: float = Field(0.55, ge=0)
+    """Logit amplitude of media's hours of the day: reading in the morning, watching in the evening."""
     drift: float = Field(0.3, ge=0, le=1)
     """Share of each user's taste that moves to other topics over the period."""
     fatigue: float = Field(0.3, ge=0)
@@ -126,6 +129,17 @@ class WorldConfig(Section):
     redelivered_share: float = Field(0.005, ge=0, lt=1)
     """Share of actions delivered twice under the same event id."""
     policy: PolicyConfig = PolicyConfig()
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _start_is_a_day(cls, value: Any) -> Any:
+        if isinstance(value, date):  # what YAML makes of it without quotes
+            return value.isoformat()
+        try:
+            date.fromisoformat(value)
+        except (TypeError, ValueError):
+            raise ValueError("must be a date such as 2026-01-05") from None
+        return value
 
 
 class OnlineConfig(Section):
@@ -199,8 +213,8 @@ class SourcesConfig(Section):
 
     @model_validator(mode="after")
     def _quotas_fit(self) -> Self:
-        if self.two_tower + self.followed + self.trending > self.budget:
-            raise ValueError("the sources' places must not exceed budget")
+        if (places := self.two_tower + self.followed + self.trending) > self.budget:
+            raise ValueError(f"two_tower + followed + trending must be <= budget, got {places} > {self.budget}")
         return self
 
 
@@ -321,6 +335,8 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
     for override in overrides:
         keys, value = _parse_override(override)
         _assign(tree, keys, value, override)
+        for depth in range(1, len(keys) + 1):
+            origin.setdefault(keys[:depth], f"--set {override}")
         origin[keys] = f"--set {override}"
     try:
         return Config.model_validate(tree)
@@ -332,12 +348,15 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error}; pass an existing file to --config") from None
+        raise ConfigError(
+            f"configuration file {path} cannot be read: {error}; pass an existing file to --config"
+        ) from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split()).replace('"<unicode string>"', str(path))
+        raise ConfigError(f"configuration file {path} is not valid YAML: {reason}") from None
     if tree is None:
         return {}, {}
     if not isinstance(tree, dict) or not isinstance(node, yaml.MappingNode):
@@ -362,12 +381,13 @@ def _collect_lines(
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
     key, separator, value = override.partition("=")
-    if not separator or not key.strip():
+    keys = tuple(key.strip().split("."))
+    if not separator or not all(keys):
         raise ConfigError(f"--set takes key.path=value, got {override!r}")
     try:
-        return tuple(key.strip().split(".")), yaml.safe_load(value)
+        return keys, yaml.safe_load(value)
     except yaml.YAMLError:
-        return tuple(key.strip().split(".")), value
+        return keys, value
 
 
 def _assign(tree: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
@@ -386,7 +406,10 @@ def _explain(item: Mapping[str, Any], origin: Mapping[tuple[str, ...], str], pat
     if item["type"] == "extra_forbidden":
         return f"{name} is not a known setting ({where}); `recsys show-config` lists them all"
     rule = item["msg"].removeprefix("Value error, ")
-    rule = rule.replace("Input should be", "must be", 1) if rule.startswith("Input should be") else f"breaks a rule: {rule}"
+    if item["type"] == "model_type":
+        rule = "Input should be a section of settings"
+    rule = rule.replace("Input should be", "must be", 1)
+    rule = rule if rule.startswith("must be") else f"breaks a rule: {rule}"
     rule = rule.replace("greater than or equal to", ">=").replace("less than or equal to", "<=")
     rule = rule.replace("greater than", ">").replace("less than", "<")
     value = "" if isinstance(item["input"], (dict, BaseModel)) else f", got {item['input']!r}"

@@ -1,22 +1,20 @@
 """The true choice model: how likely a user is to click a post, exactly.
 
-P(click at position k) = examination(k) x relevance, where relevance is the logistic of taste, style, quality, language, follow relation,
-medium, age, hour and session fatigue. Takes a `Population` and settings, gives probabilities. Nobody outside the world may call it, except
-evaluation, benchmarks and the command line, which hold estimates against it.
+P(click at position k) = examination(k) x relevance, where relevance is the logistic of taste, style, quality, language,
+follow relation, medium, age, hour and session fatigue. Takes a `Population` and settings, gives probabilities. Nobody
+outside the world may call it, except evaluation, benchmarks and the command line, which hold estimates against it.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from recsys.config import WorldConfig
 from recsys.types import DAY, HOUR, Doubles, Rows
-from recsys.world.population import Population
-
-JIT = numba.njit(cache=True, nogil=True, error_model="numpy")
+from recsys.world.kernels import JIT
+from recsys.world.population import MEDIA_PEAK, Population
 
 
 class Truth(NamedTuple):
@@ -47,13 +45,17 @@ class Truth(NamedTuple):
     foreign_language: float
     ageing: float
     daily_rhythm: float
+    media_rhythm: float
     fatigue: float
     position_bias: float
 
 
 def truth_of(population: Population, config: WorldConfig) -> Truth:
-    shared = {name: getattr(population, name) for name in Truth._fields if hasattr(population, name)}
-    strengths = {name: float(getattr(config, name)) for name in Truth._fields if name not in shared and name != "span"}
+    """What is true about this population in a world of these strengths."""
+    shared: dict[str, Any] = {name: getattr(population, name) for name in Truth._fields if hasattr(population, name)}
+    strengths: dict[str, Any] = {
+        name: float(getattr(config, name)) for name in Truth._fields if name not in shared and name != "span"
+    }
     return Truth(**shared, **strengths, span=float(config.n_days * DAY))
 
 
@@ -64,7 +66,8 @@ def examination(position, position_bias):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def _follows(truth, user, author):  # type: ignore[no-untyped-def]
+def is_following(truth, user, author):  # type: ignore[no-untyped-def]
+    """Whether the user follows the author: a search in the user's ascending list."""
     low, high = truth.follows_start[user], truth.follows_start[user + 1]
     while low < high:
         middle = (low + high) // 2
@@ -76,27 +79,39 @@ def _follows(truth, user, author):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def appeal(truth, user, post, now):  # type: ignore[no-untyped-def]
-    """Logit of relevance before fatigue."""
+def post_appeal(truth, post, now):  # type: ignore[no-untyped-def]
+    """The part of a post's logit that is the same for everybody: quality, age, hour."""
+    topic, medium = truth.post_topic[post], truth.post_media[post]
+    age = max(now - truth.post_created_at[post], 0) / HOUR
+    faded = (age / truth.topic_pace[topic]) ** 1.5
+    hour = (now % DAY) / HOUR
+    logit = truth.base_logit + truth.post_quality[post] - truth.ageing * faded / (1.0 + faded)
+    logit += truth.daily_rhythm * np.cos((hour - truth.topic_peak[topic]) * (2.0 * np.pi / 24.0))
+    logit += truth.media_rhythm * np.cos((hour - MEDIA_PEAK[medium]) * (2.0 * np.pi / 24.0))
+    return logit
+
+
+@JIT
+def user_appeal(truth, user, post, now):  # type: ignore[no-untyped-def]
+    """The part of a post's logit that is this user's: taste, style, medium, language, follow relation."""
     topic, author = truth.post_topic[post], truth.post_author[post]
     day = min(max((now - truth.start) / truth.span, 0.0), 1.0)
-    logit = truth.base_logit + truth.post_quality[post]
-    logit += truth.taste_start[user, topic] * (1.0 - day) + truth.taste_end[user, topic] * day
+    logit = truth.taste_start[user, topic] * (1.0 - day) + truth.taste_end[user, topic] * day
     match = 0.0
     for s in range(truth.user_style.shape[1]):
         match += truth.user_style[user, s] * truth.author_style[author, s]
-    logit += truth.style * 0.5 * match
-    logit += truth.media_taste[user, truth.post_media[post]]
+    logit += truth.style * 0.5 * match + truth.media_taste[user, truth.post_media[post]]
     if not truth.user_reads[user, truth.post_language[post]]:
         logit -= truth.foreign_language
-    if _follows(truth, user, author):
+    if is_following(truth, user, author):
         logit += truth.follow_bonus
-    age = max(now - truth.post_created_at[post], 0) / HOUR
-    faded = (age / truth.topic_pace[topic]) ** 1.5
-    logit -= truth.ageing * faded / (1.0 + faded)
-    hour = (now % DAY) / HOUR
-    logit += truth.daily_rhythm * np.cos((hour - truth.topic_peak[topic]) * (2.0 * np.pi / 24.0))
     return logit
+
+
+@JIT
+def appeal(truth, user, post, now):  # type: ignore[no-untyped-def]
+    """Logit of relevance before fatigue."""
+    return post_appeal(truth, post, now) + user_appeal(truth, user, post, now)
 
 
 @JIT
@@ -111,8 +126,21 @@ def _appeal_many(truth, user, posts, now, out):  # type: ignore[no-untyped-def]
         out[i] = appeal(truth, user, posts[i], now)
 
 
+@JIT
+def _post_appeals(truth, now, out):  # type: ignore[no-untyped-def]
+    for post in range(out.shape[0]):
+        out[post] = post_appeal(truth, post, now)
+
+
+def post_appeals(truth: Truth, now: int) -> Doubles:
+    """The part of every post's logit that is the same for all users, (N,)."""
+    out = np.empty(len(truth.post_topic))
+    _post_appeals(truth, now, out)
+    return out
+
+
 def appeal_of(truth: Truth, user: int, posts: Rows, now: int) -> Doubles:
-    """Logits before fatigue of many posts for one user, (C,)."""
+    """Logits before fatigue of many posts for one user at `now` (microseconds), (C,)."""
     out = np.empty(len(posts))
     _appeal_many(truth, user, posts, now, out)
     return out

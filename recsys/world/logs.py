@@ -1,6 +1,7 @@
 """Outcomes as rows of the lake's tables, with delivery as it is: delayed, sometimes late by hours, sometimes twice.
 
-Takes what happened in a chunk of sessions, gives Arrow tables by name, `truth` among them. It does not know where they are written.
+Takes what happened in a chunk of sessions, gives Arrow tables by name, `truth` among them. It does not know where they
+are written.
 """
 
 from __future__ import annotations
@@ -82,14 +83,10 @@ def log_tables(
     }
 
 
-def _requests(
-    population: Population, sessions: Sessions, outcome: Outcome, request_id: Ids, user_id: Ids
-) -> pa.Table:
+def _requests(population: Population, sessions: Sessions, outcome: Outcome, request_id: Ids, user_id: Ids) -> pa.Table:
     filled = outcome.candidates >= 0
     offsets = np.concatenate([[0], np.cumsum(filled.sum(axis=1))]).astype(np.int32)
-    candidates = pa.ListArray.from_arrays(
-        pa.array(offsets), pa.array(population.post_id[outcome.candidates[filled]])
-    )
+    candidates = pa.ListArray.from_arrays(pa.array(offsets), pa.array(population.post_id[outcome.candidates[filled]]))
     policy = pa.DictionaryArray.from_arrays(pa.array(outcome.policy), pa.array(POLICIES)).cast(pa.string())
     return pa.table(
         {

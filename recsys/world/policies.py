@@ -1,8 +1,10 @@
 """The logging policies and their propensities.
 
-Each request records a set of candidates; a policy drawn from the stated mixture orders them by Plackett-Luce sampling of its scores. The
-propensity logged is the mixture's: P(post at k | earlier positions, recorded candidates), where the earlier positions also tell which policy is
-likely at work, so the product over a slate is the mixture's probability of the slate.
+Each request records a set of candidates; a policy drawn from the stated mixture orders them by Plackett-Luce sampling
+of its scores. The propensity logged is the mixture's: P(post at k | earlier positions, recorded candidates), where the
+earlier positions also tell which policy is likely at work, so the product over a slate is the mixture's probability of
+the slate. The noise in the personalised policy's guess counts as known: it is drawn before, and apart from, what the
+user does.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.types import HOUR
-from recsys.world.choice import JIT, _follows
+from recsys.world.choice import is_following
+from recsys.world.kernels import JIT
 from recsys.world.sampling import gumbel, normal
 
 POLICIES = ("random", "popularity", "personalised")
@@ -31,14 +34,14 @@ def score_candidates(truth, clicks, user, now, candidates, n, state, scores):  #
         scores[1, i] = 0.8 * np.log1p(clicks[post]) - fresh
         # It knows the taste of the first day, with noise: good, not perfect, and older by the day.
         guess = truth.taste_start[user, truth.post_topic[post]] + _GUESS_NOISE * normal(state)
-        if _follows(truth, user, truth.post_author[post]):
+        if is_following(truth, user, truth.post_author[post]):
             guess += truth.follow_bonus
         scores[2, i] = guess - fresh
 
 
 @JIT
 def order_by(scores, n, k, state, order, keys):  # type: ignore[no-untyped-def]
-    """The first k of n candidates in a Plackett-Luce order of their scores (Gumbel top-k, Yellott 1977), into `order`."""
+    """The first k of n candidates in a Plackett-Luce order of their scores, into `order` (Yellott 1977)."""
     for i in range(n):
         keys[i] = scores[i] + gumbel(state)
     for place in range(k):
@@ -56,6 +59,7 @@ def mixture_propensities(scores, mixture, n, k, order, out):  # type: ignore[no-
     n_policies = scores.shape[0]
     weight = np.empty((n_policies, n))
     left = np.empty(n_policies)
+    taken = np.zeros(n, np.bool_)
     so_far = mixture.copy()
     for p in range(n_policies):
         top = scores[p, :n].max()
@@ -68,17 +72,17 @@ def mixture_propensities(scores, mixture, n, k, order, out):  # type: ignore[no-
         for p in range(n_policies):
             before += so_far[p]
             chosen = weight[p, order[j]]
-            # Summed anew where subtraction would leave rounding error only.
-            if left[p] < 1e-6 * weight[p].max():
+            # Summed anew where subtraction would leave rounding error only; the largest weight is 1.
+            if left[p] < 1e-6:
                 left[p] = 0.0
                 for i in range(n):
-                    left[p] += weight[p, i]
-                for earlier in range(j):
-                    left[p] -= weight[p, order[earlier]]
+                    if not taken[i]:
+                        left[p] += weight[p, i]
             so_far[p] *= min(chosen / max(left[p], chosen), 1.0)
             left[p] -= chosen
             after += so_far[p]
         out[j] = after / before
+        taken[order[j]] = True
         total = after
         for p in range(n_policies):
             so_far[p] /= total

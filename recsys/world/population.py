@@ -1,7 +1,7 @@
 """Who lives in the world and what they wrote: users, authors, posts, follows, blocks, all drawn from one seed.
 
-Takes the world's settings, gives arrays with everything that is true about users and posts, latent tastes included. Row r is the
-r-th id. It does not know how anyone chooses (see `choice`) nor what was logged (see `simulate`).
+Takes the world's settings, gives arrays with everything that is true about users and posts, latent tastes included.
+Row r is the r-th id. It does not know how anyone chooses (see `choice`) nor what was logged (see `simulate`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ COUNTRIES = ("US", "GB", "DE", "AT", "FR", "BE", "ES", "MX")
 MEDIA_SHARES = (0.35, 0.3, 0.2, 0.15)
 MEDIA_APPEAL = (-0.1, 0.1, 0.2, -0.2)
 """Mean logit of text, image, video, link; users differ around it."""
+MEDIA_PEAK = (7.0, 14.0, 21.0, 9.0)
+"""Hour of the day (UTC) at which text, image, video, link are liked most."""
 DAYS_BEFORE = 4
 """Days before the first log day from which posts already exist."""
 JOINING_SHARE = 0.1
@@ -127,7 +129,16 @@ def draw_population(config: WorldConfig) -> Population:
     author_style = users_rng.normal(0, 1, (n_authors, N_STYLES)).astype(np.float32)
     user_style = users_rng.normal(0, 1, (config.n_users, N_STYLES)).astype(np.float32)
     follows_start, follows = _follow(
-        config, graph_rng, interests, language, reads, user_style, author_topic, language[:n_authors], author_style, reach
+        config,
+        graph_rng,
+        interests,
+        language,
+        reads,
+        user_style,
+        author_topic,
+        language[:n_authors],
+        author_style,
+        reach,
     )
     blocks_start, blocks = _block(graph_rng, config.n_users, n_authors, follows_start, follows)
     posts = _posts(config, posts_rng, start, author_topic, language[:n_authors], reach, interests[:n_authors])
@@ -175,16 +186,15 @@ def _taste(config: WorldConfig, interests: Doubles) -> Floats:
 def _pick(shares: Doubles, rng: np.random.Generator) -> Rows:
     """One column per row, drawn by its share, (n,)."""
     cumulative = np.cumsum(shares, axis=1)
-    return np.minimum(
-        (cumulative < rng.random(len(shares))[:, None] * cumulative[:, -1:]).sum(axis=1), shares.shape[1] - 1
-    ).astype(np.int32)
+    place: Rows = (cumulative < rng.random(len(shares))[:, None] * cumulative[:, -1:]).sum(axis=1, dtype=np.int32)
+    return np.minimum(place, np.int32(shares.shape[1] - 1))
 
 
 def _follow(
     config: WorldConfig, rng: np.random.Generator, interests: Doubles, language: Rows, reads: Mask, user_style: Floats,
     author_topic: Rows, author_language: Rows, author_style: Floats, reach: Doubles,
 ) -> tuple[Ids, Rows]:  # fmt: skip
-    """Users follow authors of topics they like, in a language they read, the better matching of two, known ones more often."""
+    """Users follow authors of topics they like in a language they read: the better match of two, often well known."""
     n = rng.poisson(config.follows_per_user * np.exp(rng.normal(-0.2, 0.63, config.n_users)))
     user = np.repeat(np.arange(config.n_users), n)
     topic = _pick(interests[user], rng)
@@ -236,7 +246,7 @@ def _posts(
     created = np.concatenate(
         [
             start - rng.integers(1, DAYS_BEFORE * DAY, n_before),
-            start + draw_moments(n - n_before, config.n_days, rng),
+            start + draw_moments(n - n_before, start, config.n_days, rng),
         ]
     )
     created.sort()
@@ -258,15 +268,18 @@ def _posts(
     }
 
 
-HOURLY = 1.0 + 0.55 * np.cos((np.arange(24) - 20) / 24 * 2 * np.pi) + 0.25 * np.cos((np.arange(24) - 8) / 12 * 2 * np.pi)
+HOURLY = (
+    1.0 + 0.55 * np.cos((np.arange(24) - 20) / 24 * 2 * np.pi) + 0.25 * np.cos((np.arange(24) - 8) / 12 * 2 * np.pi)
+)
 """Relative use by UTC hour: an evening peak, a smaller one in the morning."""
 DAILY = np.array([1.0, 1.0, 1.0, 1.0, 1.05, 1.2, 1.15])
 """Relative use by weekday, Monday first."""
 
 
-def draw_moments(n: int, n_days: int, rng: np.random.Generator) -> Times:
-    """Microseconds since the start, by the daily and weekly rhythm, in no order, (n,)."""
-    weight = (DAILY[np.arange(n_days) % 7][:, None] * HOURLY).ravel()
+def draw_moments(n: int, start: int, n_days: int, rng: np.random.Generator) -> Times:
+    """Microseconds since `start` (a midnight), by the daily and weekly rhythm, in no order, (n,)."""
+    weekday = (start // DAY + 3 + np.arange(n_days)) % 7  # 1970-01-01 was a Thursday, weekday 3
+    weight = (DAILY[weekday][:, None] * HOURLY).ravel()
     hour = rng.choice(len(weight), n, p=weight / weight.sum())
     return hour * HOUR + rng.integers(0, HOUR, n)
 

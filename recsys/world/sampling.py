@@ -1,4 +1,6 @@
-"""Counter-based random numbers for the kernels: the same draw for the same (seed, session), whatever the number of threads.
+"""Counter-based random numbers for the kernels: the same draws for the same (seed, session) on any number of threads.
+
+Takes a seed and a stream's number, gives numbers. It does not know what they decide.
 
 Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014 (splitmix64).
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.world.choice import JIT
+from recsys.world.kernels import JIT
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -1,7 +1,8 @@
 """The kernel that lives through sessions: candidates, a slate by policy, what the user looks at and does.
 
-Takes the truth, sessions in order of time and what was popular before them; fills arrays with one row per request. Sessions are independent of
-each other and each has random numbers of its own, so any split over threads gives the same result.
+Takes the truth, sessions in order of time and what was popular before them; fills arrays with one row per request.
+Sessions are independent of each other and each has random numbers of its own, so any split over threads gives the same
+result. It does not know how outcomes are logged.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.types import HOUR, Doubles, Floats, Ids, Rows, Times
-from recsys.world.choice import JIT, appeal, examination, relevance
+from recsys.world.choice import appeal, examination, relevance
+from recsys.world.kernels import JIT
 from recsys.world.policies import mixture_propensities, order_by, score_candidates
 from recsys.world.sampling import below, seeded, uniform
 
@@ -127,10 +129,10 @@ def _propose(truth, stage, user, now, n_existing, state):  # type: ignore[no-unt
 
 @JIT
 def _blocked(stage, user, author):  # type: ignore[no-untyped-def]
+    blocked = False
     for i in range(stage.blocks_start[user], stage.blocks_start[user + 1]):
-        if stage.blocks[i] == author:
-            return True
-    return False
+        blocked |= stage.blocks[i] == author
+    return blocked
 
 
 @JIT

@@ -1,7 +1,9 @@
 """The world writes its logs: two weeks of sessions into the lake, their true probabilities beside it.
 
-Takes settings and a lake, gives the lake's tables and a `truth` folder that training never reads. Works in chunks of six hours: within a chunk
-popularity stands still, memory is bounded by a day. The same seed gives the same bytes, whatever the number of threads.
+Takes settings and a lake, gives the lake's tables and a `truth` folder that training never reads. Works in chunks of
+six hours: within a chunk popularity stands still, memory is bounded by a day. The same seed gives the same bytes,
+whatever the number of threads. A request belongs to the date on which its session began. It does not know what anyone
+learns from it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +54,19 @@ class Written:
 def simulate(config: WorldConfig, lake: Lake, truth_folder: Path, n_threads: int, progress: Progress) -> Written:
     """Write everything anew; what the lake held before is removed first, notes of a stream included.
 
+    Args:
+        lake: gets `users`, `posts`, `follows`, `blocks`, `requests`, `returned`, `impressions` and `actions`.
+        truth_folder: gets one file of true probabilities per day; the settings go beside it as `world.json`.
+        n_threads: threads that live through sessions; no byte depends on it.
+        progress: called after each six hours with impressions written and wanted.
+    Raises: ConfigError when `world.start` is not a date.
     A run that is interrupted leaves the lake marked incomplete, and training refuses it.
     """
     population = draw_population(config)
     truth = truth_of(population, config)
     lake.begin()
     lake.delete([*TABLES, "quarantine", "stream"])
+    (truth_folder.parent / "world.json").unlink(missing_ok=True)
     shutil.rmtree(truth_folder, ignore_errors=True)
     truth_folder.mkdir(parents=True)
     write_population(population, config, lake)
@@ -111,7 +121,7 @@ def _run(
     cuts = np.linspace(0, len(sessions.user), n_threads + 1).astype(np.int64)
     parts = [
         pool.submit(live, truth, stage, sessions, config.seed, int(begin), int(end), outcome)
-        for begin, end in zip(cuts[:-1], cuts[1:], strict=True)
+        for begin, end in pairwise(cuts)
     ]
     for part in parts:
         part.result()
@@ -127,7 +137,7 @@ def _sessions(config: WorldConfig, population: Population) -> Iterator[tuple[int
     # A little more than needed on average, so that at least n_impressions come out.
     n_requests = config.n_impressions / mean_depth
     n_sessions = int((n_requests + 5 * n_requests**0.5) / mean_requests) + 10
-    start = np.sort(draw_moments(n_sessions, config.n_days, rng))
+    start = np.sort(draw_moments(n_sessions, population.start, config.n_days, rng))
     user = _draw_users(population, start, rng)
     number = np.arange(n_sessions)
     n_of = np.minimum(rng.geometric(1 - AGAIN, n_sessions), MAX_REQUESTS)
@@ -137,7 +147,7 @@ def _sessions(config: WorldConfig, population: Population) -> Iterator[tuple[int
     within = np.cumsum(gap)
     now = population.start + np.repeat(start - within[first[:-1]], n_of) + within
     edges = np.searchsorted(start, np.arange(0, config.n_days * DAY + 1, CHUNK))
-    for chunk, (begin, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for chunk, (begin, end) in enumerate(pairwise(edges)):
         requests = slice(first[begin], first[end])
         yield (
             chunk,
@@ -224,5 +234,3 @@ def _names(names: tuple[str, ...], rows: np.ndarray) -> pa.Array:
 
 def _date(time: int) -> str:
     return datetime.fromtimestamp(time / SECOND, UTC).date().isoformat()
-
-

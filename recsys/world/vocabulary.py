@@ -58,7 +58,8 @@ _WORDS = {
     " Laufsteg Schneider Seide Handtasche Leinen Mantel défilé soie couture sac lin manteau"
     " pasarela seda sastre bolso lino abrigo",
     "software": "compiler refactor kubernetes database latency opensource debugger typescript commit firewall"
-    " Datenbank Fehlersuche Quelltext Schnittstelle Compiler Rechenzentrum logiciel base-de-données compilateur serveur bogue dépôt"
+    " Datenbank Fehlersuche Quelltext Schnittstelle Compiler Rechenzentrum logiciel"
+    " base-de-données compilateur serveur bogue dépôt"
     " compilador servidor depuración código despliegue repositorio",
     "robotics": "actuator drone gripper lidar servo humanoid sensor exoskeleton autopilot prototype"
     " Greifarm Drohne Sensor Roboter Antrieb Prototyp drone capteur pince robot moteur prototype"
@@ -88,20 +89,30 @@ NOUNS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Language to one tuple of nouns per topic, in the order of TOPICS."""
 
-FIRST_NAMES = tuple(
-    "Ada Amir Ana Boris Carla Chen Dana Elif Emil Farah Felix Grace Hana Hugo Ines Ivan Jonas Kofi Lars Leila"
-    " Lena Luca Maya Mei Milan Nadia Noah Olga Omar Paulo Priya Rosa Sami Sara Tariq Tessa Uma Viktor Yara Zoe".split()
-)
-LAST_NAMES = tuple(
-    "Adler Bauer Costa Dubois Evans Fischer Garcia Haddad Ito Jensen Kaya Lopez Mbeki Novak Okafor Petrov Quinn Rossi"
-    " Silva Tanaka Umar Vargas Weber Xu Yilmaz Zhang Moreau Lindberg Castro Nguyen Keller Santos".split()
+FIRST_NAMES: tuple[str, ...]
+LAST_NAMES: tuple[str, ...]
+FIRST_NAMES, LAST_NAMES = (
+    tuple(names.split())
+    for names in (
+        "Ada Amir Ana Boris Carla Chen Dana Elif Emil Farah Felix Grace Hana Hugo Ines Ivan Jonas Kofi Lars Leila"
+        " Lena Luca Maya Mei Milan Nadia Noah Olga Omar Paulo Priya Rosa Sami Sara Tariq Tessa Uma Viktor Yara Zoe",
+        "Adler Bauer Costa Dubois Evans Fischer Garcia Haddad Ito Jensen Kaya Lopez Mbeki Novak Okafor Petrov Quinn"
+        " Rossi Silva Tanaka Umar Vargas Weber Xu Yilmaz Zhang Moreau Lindberg Castro Nguyen Keller Santos",
+    )
 )
 
 ADJECTIVES: dict[str, tuple[str, ...]] = {
-    "en": tuple("quiet bold new forgotten brilliant honest strange simple late local rare patient golden hidden steady wild".split()),
-    "de": tuple("neue stille seltene große alte kluge kleine wilde späte schöne".split()),
-    "fr": tuple("rare nouveau discret brillant étrange ancien fragile superbe tardif simple".split()),
-    "es": tuple("raro nuevo antiguo brillante extraño sencillo tardío enorme discreto firme".split()),
+    language: tuple(words.split())
+    for language, words in (
+        (
+            "en",
+            "quiet bold new forgotten brilliant honest strange simple"
+            " late local rare patient golden hidden steady wild",
+        ),
+        ("de", "neue stille seltene große alte kluge kleine wilde späte schöne"),
+        ("fr", "rare nouveau discret brillant étrange ancien fragile superbe tardif simple"),
+        ("es", "raro nuevo antiguo brillante extraño sencillo tardío enorme discreto firme"),
+    )
 }
 
 PATTERNS: dict[str, tuple[str, ...]] = {

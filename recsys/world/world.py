@@ -1,7 +1,7 @@
 """The world as a whole: the truth behind logs that were written, for everyone who may hold estimates against it.
 
-Takes the folder a simulation left, gives true probabilities and the best possible slate. Only the command line, evaluation and benchmarks
-may use it; whatever trains or serves never sees it.
+Takes the folder a simulation left, gives true probabilities and the best possible slate. Only the command line,
+evaluation and benchmarks may use it; whatever trains or serves never sees it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from recsys.config import WorldConfig
 from recsys.errors import DataError
 from recsys.offline.catalogue import lookup
 from recsys.types import Doubles, Ids, Mask, Rows
-from recsys.world.choice import JIT, appeal_of, examination, relevance, truth_of
+from recsys.world.choice import appeal_of, examination, post_appeals, relevance, truth_of, user_appeal
+from recsys.world.kernels import JIT
 from recsys.world.population import draw_population
 from recsys.world.sessions import MORE
 
@@ -29,6 +30,8 @@ class World:
         self.population = draw_population(config)
         self.truth = truth_of(self.population, config)
         self._truth_folder = truth_folder
+        # The part of all posts' logits that users share, for the moment asked last: reports ask one moment for all.
+        self._shared: tuple[int, Doubles] = (-1, np.empty(0))
 
     @classmethod
     def open(cls, folder: Path) -> World:
@@ -44,14 +47,18 @@ class World:
 
         Raises: DataError when an impression is not in the truth table.
         """
+        if not self._truth_folder.is_dir():
+            raise DataError(f"no truth in {self._truth_folder}; run `recsys simulate` to make a world")
         columns = ["request_id", "position", "relevance", "click_probability"]
         table: pa.Table = ds.dataset(self._truth_folder).to_table(columns=columns)
         width = np.int64(self.config.policy.slate_size)
         key = table["request_id"].to_numpy() * width + table["position"].to_numpy()
         order = np.argsort(key)
         place = lookup(key[order], request_id * width + position)
-        if (place < 0).any():
-            raise DataError(f"{int((place < 0).sum())} impressions have no truth in {self._truth_folder}; run `recsys simulate` again")
+        # A position beyond the world's slates would read as one of the next request.
+        missing = int(((place < 0) | (position < 0) | (position >= width)).sum())
+        if missing:
+            raise DataError(f"{missing} impressions have no truth in {self._truth_folder}; run `recsys simulate` again")
         rows = order[place]
         return (
             table["click_probability"].to_numpy()[rows].astype(np.float64),
@@ -73,27 +80,30 @@ class World:
         """True expected clicks on a slate at the start of a session, in order of position.
 
         A position counts with P(the user scrolls that far) x examination; fatigue counts the slate's own earlier posts.
+
+        Args:
+            user, posts: rows in the population, posts (K,).
+            now: microseconds.
         """
         logit = appeal_of(self.truth, user, posts, now)
         topic = self.population.post_topic[posts]
         return float(_slate_clicks(self.truth, logit, topic, np.float64(MORE)))
 
     def best_slate(self, user: int, now: int, allowed: Mask, k: int) -> Rows:
-        """Greedy on true marginal clicks over the allowed posts: at each position the most relevant one given those above, (<= k,).
+        """Greedy on true marginal clicks: at each position the most relevant allowed post given those above, (<= k,).
 
         Args:
+            user: row in the population.
+            now: microseconds; posts born later are left out.
             allowed: over all posts, (N,).
         """
-        rows = np.flatnonzero(allowed & (self.population.post_created_at <= now)).astype(np.int32)
-        logit = appeal_of(self.truth, user, rows, now)
-        topic = self.population.post_topic[rows]
+        if self._shared[0] != now:
+            self._shared = now, post_appeals(self.truth, now)
         # Fatigue moves all posts of a topic alike, so only a topic's best k can ever be chosen.
-        keep = np.zeros(len(rows), bool)
-        order = np.lexsort((-logit, topic))
-        starts = np.flatnonzero(np.diff(topic[order], prepend=-1))
-        within = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-        keep[order[within < k]] = True
-        rows, logit, topic = rows[keep], logit[keep], topic[keep]
+        rows = np.empty((self.truth.taste_start.shape[1], k), np.int32)
+        _best_of_topics(self.truth, user, now, self._shared[1], allowed, rows, np.empty(rows.shape))
+        rows = rows[rows >= 0]
+        topic, logit = self.population.post_topic[rows], appeal_of(self.truth, user, rows, now)
         n_of_topic = np.zeros(self.truth.taste_start.shape[1], np.int64)
         slate = []
         left = np.ones(len(rows), bool)
@@ -104,6 +114,28 @@ class World:
             left[best] = False
             n_of_topic[topic[best]] += 1
         return np.array(slate, np.int32)
+
+
+@JIT
+def _best_of_topics(truth, user, now, shared, allowed, rows, best):  # type: ignore[no-untyped-def]
+    """The allowed posts of `now` with the highest logits of each topic, best first, -1 padded, into rows (T, k)."""
+    k = rows.shape[1]
+    rows[:] = -1
+    filled = np.zeros(rows.shape[0], np.int64)
+    for post in range(shared.shape[0]):
+        if not allowed[post] or truth.post_created_at[post] > now:
+            continue
+        of = truth.post_topic[post]
+        n = filled[of]
+        logit = shared[post] + user_appeal(truth, user, post, now)
+        if n == k and logit <= best[of, k - 1]:
+            continue
+        place = min(n, k - 1)
+        while place > 0 and best[of, place - 1] < logit:
+            rows[of, place], best[of, place] = rows[of, place - 1], best[of, place - 1]
+            place -= 1
+        rows[of, place], best[of, place] = post, logit
+        filled[of] = min(n + 1, k)
 
 
 @JIT
