@@ -1,7 +1,8 @@
 """The matrix a ranker sees, built by the same lines for training and for serving.
 
-Takes decayed counts at `now` plus static columns, gives `(C, F)` float32 in the order of `spec.FEATURES`. In training the C rows belong to
-many requests, in serving to one; nothing here can tell. It does not know where the counts came from.
+Takes decayed counts at `now` plus static columns, gives `(C, F)` float32 in the order of `spec.FEATURES`. In training
+the C rows belong to many requests, in serving to one; nothing here can tell. It does not know where the counts came
+from.
 """
 
 from __future__ import annotations
@@ -11,9 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.features.spec import (
-    COUNTS, NAMES, OTHERS, POST, PRIOR_IMPRESSIONS, PRIOR_RATE, RATES, USER, USER_TOPIC, WEEK, Entity,
-)  # fmt: skip
-
+    COUNTS,
+    NAMES,
+    OTHERS,
+    POST,
+    PRIOR_IMPRESSIONS,
+    PRIOR_RATE,
+    RATES,
+    USER,
+    USER_TOPIC,
+    WEEK,
+    Entity,
+)
 from recsys.offline.catalogue import Catalogue
 from recsys.types import DAY, HOUR, Doubles, Floats, Mask, Rows, Times
 
@@ -32,6 +42,10 @@ class Inputs:
     """(C,)."""
     follows_topic_share: Floats
     """(C,)."""
+    history_language_share: Floats
+    """(C,)."""
+    history_media_share: Floats
+    """(C,)."""
     tower_score: Floats
     """(C,)."""
     now: Times
@@ -49,7 +63,9 @@ def assemble(catalogue: Catalogue, inputs: Inputs) -> Floats:
         actions = _count(inputs, entity, action, half_life)
         impressions = _count(inputs, entity, "impression", half_life)
         # An action may be known before its impression is; the rate stays at most 1.
-        rate = (actions + PRIOR_RATE[action] * PRIOR_IMPRESSIONS) / (np.maximum(impressions, actions) + PRIOR_IMPRESSIONS)
+        rate = (actions + PRIOR_RATE[action] * PRIOR_IMPRESSIONS) / (
+            np.maximum(impressions, actions) + PRIOR_IMPRESSIONS
+        )
         matrix[:, column] = np.log(rate)
         column += 1
     others = _others(catalogue, inputs)
@@ -77,6 +93,8 @@ def _others(catalogue: Catalogue, inputs: Inputs) -> dict[str, np.ndarray]:
         "tower_score": inputs.tower_score,
         "follows_author": inputs.follows_author,
         "follows_topic_share": inputs.follows_topic_share,
+        "history_language_share": inputs.history_language_share,
+        "history_media_share": inputs.history_media_share,
         "same_language": np.where(known, language == inputs.user_language, 0.5),
         "topic": catalogue.likely_topic[post],
         "topic_missing": catalogue.topic[post] < 0,

@@ -1,4 +1,4 @@
-"""What the follow graph says about a user and a post: the same lines for one request and for a million exposures.
+"""What follow lists and click histories say about a user and a post, for one request or a million exposures alike.
 
 Takes follow lists and (user, post) pairs, gives columns for `assemble`. It does not know whose lists they are.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.offline.catalogue import Catalogue
+from recsys.offline.schemas import MEDIA_TYPES
 from recsys.types import Floats, Ids, Mask, Rows
 
 
@@ -17,9 +18,11 @@ def follow_crosses(
     """Whether the user follows the post's author, and the share of followed authors who mostly write on its topic.
 
     Args:
-        follows_start, follows: user u follows `follows[follows_start[u]:follows_start[u + 1]]`, ascending within a user.
+        follows_start, follows: user u follows `follows[follows_start[u]:follows_start[u + 1]]`, as author rows that
+            ascend within a user.
         user: place of each pair's user in `follows_start`, (C,).
-        post_row: (C,).
+        post_row: rows of the catalogue, none of them -1, (C,).
+    Returns: flags (C,) and shares in [0, 1] (C,); no share for a post without a likely topic.
     """
     n_authors, n_topics = np.int64(catalogue.n_authors + 1), np.int64(len(catalogue.topics) + 1)
     n_followed = np.diff(follows_start)
@@ -33,6 +36,34 @@ def follow_crosses(
     share = np.zeros(len(post_row), np.float32)
     share[known] = n_of_topic[np.searchsorted(of_topic, wanted[known])] / n_followed[user[known]]
     return follows_author, share
+
+
+def history_shares(catalogue: Catalogue, history: Rows, request: Rows, post_row: Rows) -> tuple[Floats, Floats]:
+    """How much of a user's click history is in each post's language, and on its medium.
+
+    Shares are (clicks of the kind + 1) / (clicks + kinds), so that a short history says little.
+
+    Args:
+        history: clicked posts of R requests, -1 padded, (R, L).
+        request: place of each candidate's request in `history`, (C,).
+        post_row: (C,).
+    Returns: language shares (C,), media shares (C,).
+    """
+    return (
+        _share(history, catalogue.language, max(len(catalogue.languages), 1), request, post_row),
+        _share(history, catalogue.media, len(MEDIA_TYPES), request, post_row),
+    )
+
+
+def _share(history: Rows, kind_of_post: Rows, n_kinds: int, request: Rows, post_row: Rows) -> Floats:
+    kind = np.where(history >= 0, kind_of_post[history], -1)
+    # Column 0 collects what has no kind.
+    at = np.arange(len(history))[:, None] * (n_kinds + 1) + kind + 1
+    counts = np.bincount(at.ravel(), minlength=len(history) * (n_kinds + 1)).reshape(len(history), n_kinds + 1)
+    counts[:, 0] = 0
+    shares = (counts + 1.0) / (counts.sum(axis=1, keepdims=True) + n_kinds)
+    wanted = kind_of_post[post_row]
+    return np.where(wanted >= 0, shares[request, wanted + 1], 1.0 / n_kinds).astype(np.float32)
 
 
 def _contains(ascending: Ids, values: Ids) -> Mask:

@@ -1,10 +1,11 @@
 """Exponentially decayed counts: the one step that batch and stream share.
 
-State is float64 `(t, v)` with `t` in microseconds. An event at `s` with weight 1: if `s >= t`, `v = v * 2^(-(s - t) / h) + 1` and
-`t = s`; else `v = v + 2^(-(t - s) / h)`. The result does not depend on the order of delivery beyond 1e-12 relative. One `t` serves
-all counts of an entity; `v` is (A, H), actions by half-lives.
+State is float64 `(t, v)` with `t` in microseconds. An event at `s` with weight 1: if `s >= t`,
+`v = v * 2^(-(s - t) / h) + 1` and `t = s`; else `v = v + 2^(-(t - s) / h)`. The result does not depend on the order of
+delivery beyond 1e-12 relative. One `t` serves all counts of an entity; `v` is (A, H), actions by half-lives.
 
-Source: Cormode, Shkapenyuk, Srivastava, Xu, "Forward Decay: A Practical Time Decay Model for Streaming Systems", ICDE 2009.
+Source: Cormode, Shkapenyuk, Srivastava, Xu, "Forward Decay: A Practical Time Decay Model for Streaming Systems",
+ICDE 2009.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numba
 import numpy as np
 
 from recsys.features.spec import Entity
-from recsys.types import Doubles, Rows, Times
+from recsys.types import Doubles, Ids, Rows, Times
 
 _JIT = numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
@@ -86,7 +87,7 @@ def _replay(  # type: ignore[no-untyped-def]
             _read(t, v, query_rows[q], float(now), half_life_us, out, q)
 
 
-def advance(states: States, entity: Entity, rows: Rows, times: Times, actions: Rows) -> None:
+def advance(states: States, entity: Entity, rows: Rows | Ids, times: Times, actions: Rows) -> None:
     """Count events into `states`, in place.
 
     Args:
@@ -100,8 +101,8 @@ def advance(states: States, entity: Entity, rows: Rows, times: Times, actions: R
     )  # fmt: skip
 
 
-def read(states: States, entity: Entity, rows: Rows, now: int) -> Doubles:
-    """Counts decayed to `now`, (C, A, H); zeros for row -1."""
+def read(states: States, entity: Entity, rows: Rows | Ids, now: int) -> Doubles:
+    """Counts of `rows` (C,) decayed to `now` (microseconds), (C, A, H); zeros for row -1."""
     out = np.zeros((len(rows), *entity.shape))
     _read_many(states.t, states.v, rows.astype(np.int64), float(now), entity.half_life_us, out)
     return out
@@ -109,15 +110,25 @@ def read(states: States, entity: Entity, rows: Rows, now: int) -> Doubles:
 
 def replay(
     states: States, entity: Entity,
-    rows: Rows, times: Times, arrivals: Times, actions: Rows,
-    query_rows: Rows, query_now: Times,
+    rows: Rows | Ids, times: Times, arrivals: Times, actions: Rows,
+    query_rows: Rows | Ids, query_now: Times,
 ) -> Doubles:  # fmt: skip
     """Counts as each query saw them: one merge of events in order of arrival with queries in order of time.
 
-    An event is visible to a query when it arrived strictly before it. `states` ends with the events before the last query only.
+    An event is visible to a query when it arrived strictly before it. `states` ends with the events before the last
+    query only.
 
+    Args:
+        rows, query_rows: rows in `states`, -1 for none, (M,) and (Q,).
+        times: moments that events decay from, microseconds, (M,).
+        arrivals: when events could first be read, microseconds, ascending, (M,).
+        actions: codes in `ACTIONS`, (M,).
+        query_now: microseconds, ascending, (Q,).
     Returns: counts decayed to the query's time, (Q, A, H); zeros for row -1.
+    Raises: ValueError when arrivals or queries are out of order: a query would see its future.
     """
+    if (np.diff(arrivals) < 0).any() or (np.diff(query_now) < 0).any():
+        raise ValueError("replay needs arrivals and query_now in ascending order; sort both by time first")
     out = np.zeros((len(query_rows), *entity.shape))
     _replay(
         states.t, states.v, rows.astype(np.int64), times.astype(np.int64), arrivals.astype(np.int64),

@@ -1,7 +1,8 @@
-"""Point-in-time build: for each exposure, the counters as a request at that moment would have read them; and the state at the end.
+"""Point-in-time build: for each exposure the counters as a request would have read them then; and the final state.
 
-Takes `Events` in order of arrival and exposures in order of time. An exposure sees the events that had arrived strictly before its
-request. Each entity is one linear merge; entities run side by side on threads (the kernels release the interpreter).
+Takes `Events` in order of arrival and exposures in order of time. An exposure sees the events that had arrived strictly
+before its request. Each entity is one linear merge; entities run side by side on threads (the kernels release the
+interpreter). It does not know what a model makes of the counts.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ T = TypeVar("T")
 def entity_keys(entity: Entity, catalogue: Catalogue, user_row: Rows, post_row: Rows) -> Ids:
     """The thing each (user, post) pair counts for, -1 for none, (M,).
 
-    Posts, users and authors are their rows. Topics (`Catalogue.likely_topic`) are rows plus one: posts with none share key 0.
-    Crosses are `user_row * width + other`.
+    Posts, users and authors are their rows. Topics (`Catalogue.likely_topic`) are rows plus one: posts with none share
+    key 0. Crosses are `user_row * width + other`. A post the catalogue does not know (row -1) has no author and shares
+    key 0 of the topics, as it does when the stream counts it.
     """
-    author = catalogue.author[post_row].astype(np.int64)
-    topic = catalogue.likely_topic[post_row].astype(np.int64) + 1
+    known = post_row >= 0
+    author = np.where(known, catalogue.author[post_row], -1).astype(np.int64)
+    topic = np.where(known, catalogue.likely_topic[post_row], -1).astype(np.int64) + 1
     user = user_row.astype(np.int64)
     if entity is USER_TOPIC:
         return np.where(user < 0, -1, user * (len(catalogue.topics) + 1) + topic)
@@ -44,8 +47,10 @@ def point_in_time(
     """Counts of every entity as each query saw them.
 
     Args:
-        user_row, post_row, now: the queries in order of `now`, (Q,).
+        user_row, post_row, now: the queries in order of `now` (microseconds), (Q,).
+        n_threads: entities built at a time.
     Returns: entity name to counts decayed to the query's time, (Q, A, H).
+    Raises: ValueError when events or queries are out of order.
     """
 
     def build(entity: Entity) -> Doubles:

@@ -1,7 +1,7 @@
 """The one table of features, and the counters they are read from.
 
-Takes nothing, gives `ENTITIES` (what is counted, for whom, with which half-lives), `FEATURES` (what a ranker sees, in column
-order) and `fingerprint()`, which changes when either does. It does not know how counters are stored or computed.
+Takes nothing, gives `ENTITIES` (what is counted, for whom, with which half-lives), `FEATURES` (what a ranker sees, in
+column order) and `fingerprint()`, which changes when either does. It does not know how counters are stored or computed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ PRIOR_RATE = {"click": 0.05, "like": 0.01, "share": 0.004, "hide": 0.004}
 def _rate(entity: Entity, action: str, half_life: int) -> Feature:
     name = f"{entity.name}_{action}_rate_{_label(half_life)}"
     default = round(float(np.log(PRIOR_RATE[action])), 6)
-    return Feature(name, entity.name, "smoothed rate", default, "log", f"{action}s per impression, half-life {_label(half_life)}")
+    return Feature(
+        name, entity.name, "smoothed rate", default, "log", f"{action}s per impression, half-life {_label(half_life)}"
+    )
 
 
 COUNTS: tuple[tuple[Entity, str, int], ...] = (
@@ -115,13 +117,54 @@ RATES: tuple[tuple[Entity, str, int], ...] = (
 """Smoothed rates that are features: their logarithm."""
 
 OTHERS: tuple[Feature, ...] = (
-    Feature("post_velocity", "post", "ratio", 0.0, "none", "share of the day's decayed clicks that is of the last hour"),
-    Feature("user_topic_share", "user_topic", "ratio", 0.0, "none", "share of the user's decayed clicks that went to the topic"),
+    Feature(
+        "post_velocity", "post", "ratio", 0.0, "none", "share of the day's decayed clicks that is of the last hour"
+    ),
+    Feature(
+        "user_topic_share",
+        "user_topic",
+        "ratio",
+        0.0,
+        "none",
+        "share of the user's decayed clicks that went to the topic",
+    ),
     Feature("tower_score", "request", "retrieval score", 0.0, "none", "two-tower similarity of user and post"),
     Feature("follows_author", "user_author", "cross", 0.0, "none", "1 when the user follows the author"),
-    Feature("follows_topic_share", "user_topic", "cross", 0.0, "none", "share of the followed authors who mostly write on the topic"),
-    Feature("same_language", "request", "cross", 0.5, "none", "1 when user and post share a language, 0 when not, 0.5 unknown"),
-    Feature("topic", "post", "static", -1.0, "none", "topic as a category; its author's usual one where missing, -1 neither"),
+    Feature(
+        "follows_topic_share",
+        "user_topic",
+        "cross",
+        0.0,
+        "none",
+        "share of the followed authors who mostly write on the topic",
+    ),
+    Feature(
+        "history_language_share",
+        "request",
+        "cross",
+        0.5,
+        "none",
+        "share of the last clicks in the post's language, smoothed",
+    ),
+    Feature(
+        "history_media_share",
+        "request",
+        "cross",
+        0.25,
+        "none",
+        "share of the last clicks on the post's medium, smoothed",
+    ),
+    Feature(
+        "same_language",
+        "request",
+        "cross",
+        0.5,
+        "none",
+        "1 when user and post share a language, 0 when not, 0.5 unknown",
+    ),
+    Feature(
+        "topic", "post", "static", -1.0, "none", "topic as a category; its author's usual one where missing, -1 neither"
+    ),
     Feature("topic_missing", "post", "static", 0.0, "none", "1 when the post came without a topic"),
     Feature("media", "post", "static", -1.0, "none", "media as a category, -1 missing"),
     Feature("text_length", "post", "static", 0.0, "log1p", "characters of the text"),
