@@ -1,0 +1,133 @@
+"""The two towers as a torch module, for training only. The arithmetic is that of `towers`, a test holds the two
+together.
+
+Takes tensors of catalogue rows (0 = unknown, r + 1 = row r), gives vectors of length 1. Freshness is added by
+`training`, where each pair's age is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.config import TowersConfig
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.schemas import MEDIA_TYPES
+from recsys.retrieval import freshness
+from recsys.retrieval.towers import Towers, clicks_bucket
+
+INITIAL_SPREAD = 0.05
+"""Standard deviation of fresh embeddings. Words start at zero, so that a word never trained on says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Rows of the embedding tables without the row for unknown."""
+
+    topics: int
+    authors: int
+    languages: int
+    countries: int
+
+    @classmethod
+    def of(cls, catalogue: Catalogue) -> Sizes:
+        return cls(len(catalogue.topics), catalogue.n_authors, len(catalogue.languages), len(catalogue.countries))
+
+
+class PostInput(NamedTuple):
+    """Rows of P posts."""
+
+    topic: Tensor
+    author: Tensor
+    language: Tensor
+    media: Tensor
+    words: Tensor
+    """(P, 12); 0 no word."""
+
+    def take(self, rows: Tensor) -> PostInput:
+        return PostInput(*(column[rows] for column in self))
+
+
+class UserInput(NamedTuple):
+    """Rows of B users."""
+
+    history: Tensor
+    """Places in the table of content that goes with it, -1 padded, newest first, (B, L)."""
+    language: Tensor
+    country: Tensor
+    follows_start: Tensor
+    """(B + 1,)."""
+    follows: Tensor
+
+
+class TowersModel(nn.Module):
+    """Parameters carry the names of `Towers`' tables."""
+
+    def __init__(self, sizes: Sizes, config: TowersConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        content, hidden = config.embedding_size, config.hidden_size
+        output = config.embedding_size - freshness.N_PACES
+
+        def normal(*shape: int, spread: float = INITIAL_SPREAD) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape, generator=generator) * spread)
+
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(*shape))
+
+        self.topic = normal(sizes.topics + 1, content)
+        self.author = normal(sizes.authors + 1, content)
+        self.language = normal(sizes.languages + 1, content)
+        self.media = normal(len(MEDIA_TYPES) + 1, content)
+        self.word = zeros(config.n_text_buckets + 1, content)
+        self.post_hidden = normal(content, hidden, spread=(2 / content) ** 0.5)
+        self.post_hidden_bias = zeros(hidden)
+        self.post_output = normal(hidden, output, spread=hidden**-0.5)
+        self.post_output_bias = zeros(output)
+        self.amplitude = zeros(sizes.topics + 1, freshness.N_PACES)
+        self.recency = zeros(config.history_size)
+        self.user_language = normal(sizes.languages + 1, content)
+        self.user_country = normal(sizes.countries + 1, content)
+        self.n_clicks = normal(int(clicks_bucket(np.array(config.history_size))) + 1, content)
+        self.user_hidden = normal(3 * content, hidden, spread=(2 / content) ** 0.5)
+        self.user_hidden_bias = zeros(hidden)
+        self.user_output = normal(hidden, output, spread=hidden**-0.5)
+        self.user_output_bias = zeros(output)
+        self.temperature = config.temperature
+
+    def content(self, posts: PostInput) -> Tensor:
+        """(P, E)."""
+        words = functional.embedding_bag(posts.words, self.word, mode="mean", padding_idx=0)
+        return words + self.topic[posts.topic] + self.author[posts.author] + self.language[posts.language] + self.media[posts.media]  # fmt: skip
+
+    def posts(self, content: Tensor) -> Tensor:
+        """Content (P, E) to vectors of length 1, (P, K)."""
+        hidden = torch.relu(content @ self.post_hidden + self.post_hidden_bias)
+        return functional.normalize(hidden @ self.post_output + self.post_output_bias, eps=1e-9)
+
+    def users(self, users: UserInput, content: Tensor) -> Tensor:
+        """Users to vectors of length 1, (B, K).
+
+        Args:
+            content: what `users.history` points into, (P, E).
+        """
+        seen = users.history >= 0
+        weight = torch.exp(self.recency[: users.history.shape[1]]) * seen
+        weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        clicked = functional.embedding_bag(
+            users.history.clamp(min=0), content, mode="sum", per_sample_weights=weight
+        )  # fmt: skip
+        followed = functional.embedding_bag(users.follows, self.author, users.follows_start[:-1], mode="mean")
+        bucket = torch.frexp(seen.sum(dim=1).double()).exponent.long()
+        about = self.user_language[users.language] + self.user_country[users.country] + self.n_clicks[bucket]
+        hidden = torch.relu(torch.cat([clicked, followed, about], dim=1) @ self.user_hidden + self.user_hidden_bias)
+        return functional.normalize(hidden @ self.user_output + self.user_output_bias, eps=1e-9)
+
+    def export(self, reference: int) -> Towers:
+        """The weights as NumPy arrays."""
+        tables = {name: parameter.detach().numpy().copy() for name, parameter in self.named_parameters()}
+        return Towers(**tables, temperature=self.temperature, reference=reference)

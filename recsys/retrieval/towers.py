@@ -1,0 +1,246 @@
+"""The two towers at work: posts to vectors, users to vectors, whose inner product says how well they suit.
+
+Takes a catalogue and trained weights, gives float32 vectors, with NumPy alone: serving never loads torch (`model` is
+the same arithmetic for training, and a test holds the two together). It does not know how weights are learned nor how
+vectors are searched.
+
+    post:  topic + author + language + medium + mean of words = content (E) -> hidden -> output, length 1
+    user:  recency-weighted mean of the clicked posts' content | mean of followed authors | language + country + number
+    of clicks
+           -> hidden -> output, length 1
+    both:  J dimensions of freshness behind the output (see `freshness`); everything of the user's is divided by the
+    temperature
+
+In every table row 0 stands for "unknown", row r + 1 for row r of the catalogue; row 0 of the words is no word.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from recsys.errors import ReleaseError
+from recsys.offline.catalogue import Catalogue
+from recsys.retrieval import freshness
+from recsys.retrieval.users import UserBatch
+from recsys.types import Floats, Ids, Rows, Times
+
+_CHUNK = 8192
+"""Rows worked on at once, which bounds the memory for gathered word vectors."""
+
+
+@dataclass(frozen=True)
+class Towers:
+    """Weights. T topics, A authors, E content size, H hidden width, K output width; K + J = D."""
+
+    topic: Floats
+    """(T + 1, E)."""
+    author: Floats
+    """(A + 1, E); row 0 stands for authors never trained on."""
+    language: Floats
+    media: Floats
+    word: Floats
+    """(n_text_buckets + 1, E)."""
+    post_hidden: Floats
+    """(E, H)."""
+    post_hidden_bias: Floats
+    post_output: Floats
+    """(H, K)."""
+    post_output_bias: Floats
+    amplitude: Floats
+    """What each topic's posts gain from freshness at each pace, in units of the cosine, (T + 1, J)."""
+    recency: Floats
+    """Log weights of the clicked posts, newest first, (history_size,)."""
+    user_language: Floats
+    user_country: Floats
+    n_clicks: Floats
+    """By bucket of the number of clicks in the history: 0, 1, 2-3, 4-7, ..."""
+    user_hidden: Floats
+    """(3 E, H)."""
+    user_hidden_bias: Floats
+    user_output: Floats
+    user_output_bias: Floats
+    temperature: float
+    reference: int
+    """Moment (microseconds) that the vectors' freshness is relative to: that of the index build."""
+
+    @property
+    def embedding_size(self) -> int:
+        """D."""
+        return len(self.post_output_bias) + freshness.N_PACES
+
+    def with_reference(self, reference: int) -> Self:
+        """The same towers for an index built at this moment. Vectors made before do not belong to them."""
+        return replace(self, reference=int(reference))
+
+    def content(self, catalogue: Catalogue, rows: Rows) -> Floats:
+        """What the post itself says, (N,) to (N, E)."""
+        tokens = np.asarray(catalogue.tokens[rows])
+        has_word = tokens >= 0
+        words = self.word[np.where(has_word, tokens % (len(self.word) - 1) + 1, 0)].sum(axis=1)
+        words /= np.maximum(has_word.sum(axis=1), 1).astype(np.float32)[:, None]
+        words += self.topic[catalogue.topic[rows] + 1]
+        words += self.author[catalogue.author[rows] + 1]
+        words += self.language[catalogue.language[rows] + 1]
+        words += self.media[catalogue.media[rows] + 1]
+        return words
+
+    def post_vectors(self, catalogue: Catalogue, rows: Rows | None = None) -> Floats:
+        """Vectors of these posts, of all when None, (N, D)."""
+        rows = np.arange(catalogue.n_posts, dtype=np.int32) if rows is None else rows
+        vectors = np.empty((len(rows), self.embedding_size), np.float32)
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            fresh = freshness.to_float32(freshness.post_part(catalogue.created_at[part], self.reference))
+            fresh *= self.amplitude[catalogue.topic[part] + 1]
+            out = _dense(_relu(_dense(self.content(catalogue, part), self.post_hidden, self.post_hidden_bias)),
+                         self.post_output, self.post_output_bias)  # fmt: skip
+            vectors[start : start + _CHUNK] = np.hstack([_unit(out), fresh])
+        return vectors
+
+    def user_vectors(self, catalogue: Catalogue, users: UserBatch) -> Floats:
+        """Vectors of users, each at its moment, (B, D)."""
+        vectors = np.empty((len(users), self.embedding_size), np.float32)
+        for start in range(0, len(users), _CHUNK):
+            vectors[start : start + _CHUNK] = self._user_vectors(catalogue, users.part(start, start + _CHUNK))
+        return vectors
+
+    def _user_vectors(self, catalogue: Catalogue, users: UserBatch) -> Floats:
+        history = users.history[:, : len(self.recency)]
+        seen = history >= 0
+        n_seen = seen.sum(axis=1)
+        about = self.user_language[users.language + 1] + self.user_country[users.country + 1]
+        about += self.n_clicks[np.minimum(clicks_bucket(n_seen), len(self.n_clicks) - 1)]
+        told = np.hstack([self._clicked(catalogue, history, seen), self._followed(users), about])
+        out = _dense(
+            _relu(_dense(told, self.user_hidden, self.user_hidden_bias)), self.user_output, self.user_output_bias
+        )
+        fresh = freshness.to_float32(freshness.user_part(users.now, self.reference))
+        return np.hstack([_unit(out), fresh]) / np.float32(self.temperature)
+
+    def _clicked(self, catalogue: Catalogue, history: Rows, seen: np.ndarray) -> Floats:
+        """Recency-weighted mean of the clicked posts' content, zero without any, (B, E)."""
+        weight = np.exp(self.recency[: history.shape[1]]) * seen
+        weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
+        posts, place = np.unique(history[seen], return_inverse=True)
+        content = np.zeros((len(posts) + 1, self.topic.shape[1]), np.float32)
+        for start in range(0, len(posts), _CHUNK):
+            content[start : min(start + _CHUNK, len(posts))] = self.content(catalogue, posts[start : start + _CHUNK])
+        of_place = np.full(history.shape, len(posts))
+        of_place[seen] = place
+        mean = np.zeros((len(history), content.shape[1]), np.float32)
+        for nth in range(history.shape[1]):
+            mean += weight[:, nth, None] * content[of_place[:, nth]]
+        return mean
+
+    def _followed(self, users: UserBatch) -> Floats:
+        """Mean of the followed authors, zero without any, (B, E)."""
+        mean = np.zeros((len(users), self.author.shape[1]), np.float32)
+        length = np.diff(users.follows_start)
+        some = np.flatnonzero(length)
+        if len(some):
+            total = np.add.reduceat(self.author[users.follows + 1], users.follows_start[some], axis=0)
+            mean[some] = total / length[some, None].astype(np.float32)
+        return mean
+
+    def save(self, folder: Path) -> None:
+        """Write one .npy file per table and a small JSON file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _TABLES:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        (folder / "towers.json").write_text(json.dumps({"temperature": self.temperature, "reference": self.reference}))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Open saved towers; tables are memory-mapped, read-only.
+
+        Raises: ReleaseError when a file is missing, truncated or not what it should be.
+        """
+        try:
+            scalars = json.loads((folder / "towers.json").read_text())
+            # A plain view: indexing a memmap object costs microseconds more each time.
+            tables = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _TABLES}
+            towers = cls(**tables, temperature=float(scalars["temperature"]), reference=int(scalars["reference"]))
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise ReleaseError(f"the towers in {folder} cannot be read ({error}); run `recsys train` again") from None
+        towers._check_shapes(folder)
+        return towers
+
+    def _check_shapes(self, folder: Path) -> None:
+        content, hidden = self.post_hidden.shape
+        wanted = {
+            "post_output": (hidden, len(self.post_output_bias)),
+            "user_hidden": (3 * content, len(self.user_hidden_bias)),
+            "user_output": (len(self.user_hidden_bias), len(self.post_output_bias)),
+            "amplitude": (len(self.topic), freshness.N_PACES),
+        }
+        wanted |= {name: (len(getattr(self, name)), content) for name in _EMBEDDINGS}
+        for name, shape in wanted.items():
+            table = getattr(self, name)
+            if table.shape != shape or table.dtype != np.float32:
+                raise ReleaseError(
+                    f"{name} of the towers in {folder} must be float32 {shape}, got {table.dtype} {table.shape}; "
+                    "run `recsys train` again"
+                )
+
+    def check_catalogue(self, catalogue: Catalogue) -> None:
+        """Raises: ReleaseError when these towers were trained on another catalogue."""
+        for name, table, size in (
+            ("topics", self.topic, len(catalogue.topics)),
+            ("authors", self.author, catalogue.n_authors),
+            ("languages", self.language, len(catalogue.languages)),
+            ("countries", self.user_country, len(catalogue.countries)),
+        ):
+            if len(table) != size + 1:
+                raise ReleaseError(
+                    f"the towers were trained with {len(table) - 1} {name}, the catalogue has {size}; "
+                    "serve both from one release"
+                )
+
+
+_EMBEDDINGS = ("topic", "author", "language", "media", "word", "user_language", "user_country", "n_clicks")
+_TABLES = tuple(column.name for column in fields(Towers) if column.name not in ("temperature", "reference"))
+
+
+def clicks_bucket(n_clicks: np.ndarray) -> np.ndarray:
+    """0, 1, 2-3, 4-7, 8-15, ... clicks to 0, 1, 2, 3, 4, ..."""
+    return np.frexp(n_clicks.astype(np.float64))[1]
+
+
+def tower_scores(
+    towers: Towers, catalogue: Catalogue, user_vectors: Floats, post_vectors: Floats, post_row: Rows, now: Times
+) -> Floats:
+    """Similarity of Q pairs of a user and a post: the inner product of their vectors, (Q,).
+
+    Freshness is computed from the age itself, so that scores are right at any distance from the index build, and the
+    same in training as in serving.
+
+    Args:
+        user_vectors: (Q, D), or (1, D) for one user.
+        post_vectors: of the whole catalogue, (N, D).
+        post_row: (Q,).
+        now: moment of each pair, (Q,) or (1,), microseconds.
+    """
+    size = len(towers.post_output_bias)
+    age: Ids = now - catalogue.created_at[post_row]
+    fresh = (towers.amplitude[catalogue.topic[post_row] + 1] * freshness.decay(age)).sum(axis=1)
+    static: Floats = np.einsum("qk,qk->q", np.broadcast_to(user_vectors[:, :size], (len(post_row), size)), post_vectors[post_row, :size])  # fmt: skip
+    return (static + fresh / np.float32(towers.temperature)).astype(np.float32)
+
+
+def _dense(x: Floats, weight: Floats, bias: Floats) -> Floats:
+    result: Floats = x @ weight + bias
+    return result
+
+
+def _relu(x: Floats) -> Floats:
+    return np.maximum(x, 0, out=x)
+
+
+def _unit(x: Floats) -> Floats:
+    """Rows of length 1."""
+    return x / np.maximum(np.sqrt((x * x).sum(axis=1, keepdims=True)), 1e-9)

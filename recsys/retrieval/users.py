@@ -1,0 +1,78 @@
+"""What the user tower reads, for one request or for many.
+
+Takes a `Context`, or user rows with their histories, gives a `UserBatch`. It does not know what the tower makes of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from recsys.offline.catalogue import Catalogue
+from recsys.types import Context, Ids, Rows, Times
+
+
+@dataclass(frozen=True, slots=True)
+class UserBatch:
+    """B users at B moments. Nothing known (no history, no follows, language and country -1) is a valid user."""
+
+    history: Rows
+    """Clicked posts, newest first, -1 padded, (B, L)."""
+    language: Rows
+    """(B,), -1 unknown."""
+    country: Rows
+    """(B,), -1 unknown."""
+    follows_start: Ids
+    """User b follows the authors `follows[follows_start[b]:follows_start[b + 1]]`, (B + 1,)."""
+    follows: Rows
+    now: Times
+    """(B,)."""
+
+    def __len__(self) -> int:
+        return len(self.language)
+
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        """The one user of a request."""
+        return cls(
+            history=context.history[None, :],
+            language=np.array([context.language], np.int32),
+            country=np.array([context.country], np.int32),
+            follows_start=np.array([0, len(context.follows)], np.int64),
+            follows=context.follows,
+            now=np.array([context.now], np.int64),
+        )
+
+    @classmethod
+    def from_rows(cls, catalogue: Catalogue, user_row: Rows, history: Rows, now: Times) -> Self:
+        """Many users of the catalogue; row -1 is a user it does not know.
+
+        Args:
+            history: newest first, -1 padded, (B, L); see `histories.histories_at`.
+        """
+        known = user_row >= 0
+        row = np.where(known, user_row, 0).astype(np.int64)
+        if not catalogue.n_users:
+            nothing = np.full(len(user_row), -1, np.int32)
+            return cls(history, nothing, nothing, np.zeros(len(row) + 1, np.int64), np.empty(0, np.int32), now)
+        first = catalogue.follows_start[row]
+        length = np.where(known, catalogue.follows_start[row + 1] - first, 0)
+        start = np.concatenate([[0], np.cumsum(length)])
+        place = np.arange(start[-1]) - np.repeat(start[:-1] - first, length)
+        return cls(
+            history=history,
+            language=np.where(known, catalogue.user_language[row], -1).astype(np.int32),
+            country=np.where(known, catalogue.user_country[row], -1).astype(np.int32),
+            follows_start=start,
+            follows=np.asarray(catalogue.follows[place]),
+            now=now,
+        )
+
+    def part(self, start: int, end: int) -> Self:
+        """Users start to end - 1."""
+        low, high = self.follows_start[[start, min(end, len(self))]]
+        rows = {name: getattr(self, name)[start:end] for name in ("history", "language", "country", "now")}
+        follows_start = self.follows_start[start : end + 1] - low
+        return type(self)(**rows, follows_start=follows_start, follows=self.follows[low:high])
