@@ -1,0 +1,23 @@
+"""The same text at most once in a slate. Takes scored candidates, keeps the best of each group of equal texts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.offline.catalogue import Catalogue
+from recsys.reranking.order import best_first
+from recsys.types import Candidates, Context
+
+
+class Duplicates:
+    """Keep the best-scored post of each duplicate group."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._group = catalogue.group
+
+    def __call__(self, context: Context, candidates: Candidates) -> Candidates:
+        order = best_first(candidates)
+        _, first = np.unique(self._group[candidates.post_row[order]], return_index=True)
+        keep = np.zeros(len(candidates), bool)
+        keep[order[first]] = True
+        return candidates.where(keep, "duplicate")
