@@ -1,0 +1,133 @@
+"""The recommender: one request through three stages. Reads top to bottom as the architecture.
+
+Takes a `FeedRequest`, gives a `Slate`. Everything it uses comes from one release and one online store; it writes
+nothing and knows neither HTTP nor how models were trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Self
+
+import faiss
+import numpy as np
+
+from recsys.config import Config
+from recsys.features.assemble import Inputs, assemble
+from recsys.features.crosses import follow_crosses, history_shares
+from recsys.offline.catalogue import Catalogue
+from recsys.online.store import OnlineStore
+from recsys.ranking.rankers import Rankers
+from recsys.release import Release
+from recsys.reranking.author_cap import AuthorCap
+from recsys.reranking.duplicates import Duplicates
+from recsys.reranking.filters import Blocked, NotVisible, Returned
+from recsys.reranking.mmr import MaximalMarginalRelevance
+from recsys.retrieval.index import PostIndex
+from recsys.retrieval.retriever import Retriever
+from recsys.retrieval.towers import Towers
+from recsys.types import Candidates, Context, FeedRequest, Floats, Slate
+
+
+class Recommender:
+    """Retrieval, ranking, re-ranking over one release. Holds nothing that changes; safe to share between threads."""
+
+    def __init__(
+        self, config: Config, release_name: str, store: OnlineStore, catalogue: Catalogue,
+        towers: Towers, index: PostIndex, post_vectors: Floats, rankers: Rankers,
+    ) -> None:  # fmt: skip
+        faiss.omp_set_num_threads(config.serving.n_threads)
+        self.catalogue = catalogue
+        self.release_name = release_name
+        self._store = store
+        self.rankers = rankers
+        self._click_weight = config.ranking.click_weight
+        self._retriever = Retriever(catalogue, towers, index, post_vectors, config.retrieval.sources)
+        self._filters = (NotVisible(catalogue), Blocked(catalogue), Returned(catalogue))
+        content_vectors = post_vectors[:, : len(towers.post_output_bias)]
+        self._rerankers = (
+            Duplicates(catalogue),
+            AuthorCap(catalogue, config.reranking.max_per_author),
+            MaximalMarginalRelevance(content_vectors, config.reranking),
+        )
+
+    @classmethod
+    def open(cls, config: Config, release: Release, store: OnlineStore) -> Self:
+        """Load a release's parts; large arrays are memory-mapped and shared between processes."""
+        path = release.path
+        return cls(
+            config,
+            release.version,
+            store,
+            Catalogue.load(path / "catalogue"),
+            Towers.load(path / "towers"),
+            PostIndex.load(path / "index"),
+            np.load(path / "index" / "post_vectors.npy", mmap_mode="r"),
+            Rankers.load(path / "ranking", config.serving.n_threads),
+        )
+
+    def recommend(self, request: FeedRequest) -> Slate:
+        """A slate of up to `request.limit` posts.
+
+        Raises: DependencyError or DataError when the online store cannot answer.
+        """
+        context = self.understand(request)
+        candidates = self.retrieve(context)
+        candidates, watermark = self.rank(context, candidates)
+        chosen = candidates
+        for rerank in self._rerankers:
+            chosen = rerank(context, chosen)
+        # The choice is deterministic given the recorded candidates: each post stands where it had to.
+        propensity = np.ones(len(chosen), np.float32)
+        return Slate(context, chosen, candidates.post_row, propensity, watermark)
+
+    def understand(self, request: FeedRequest) -> Context:
+        """What the catalogue and the online store know about the user: one round trip."""
+        row = int(self.catalogue.user_rows([request.user_id])[0])
+        language = int(self.catalogue.user_language[row]) if row >= 0 else -1
+        country = int(self.catalogue.user_country[row]) if row >= 0 else -1
+        user = self._store.read_user(request.user_id, language, request.now)
+        shown = self.catalogue.post_rows(request.shown.post_ids)
+        return Context(
+            request=request,
+            user_row=row,
+            language=language,
+            country=country,
+            follows=self.catalogue.follows_of(row),
+            blocks=self.catalogue.blocks_of(row),
+            history=user.history,
+            returned=np.concatenate([user.returned, shown[shown >= 0]]),
+            trending=user.trending,
+        )
+
+    def retrieve(self, context: Context) -> Candidates:
+        """All sources merged, then the hard filters, so that no source escapes them."""
+        candidates = self._retriever(context, exclude=context.returned)
+        for keep_allowed in self._filters:
+            candidates = keep_allowed(context, candidates)
+        return candidates
+
+    def rank(self, context: Context, candidates: Candidates) -> tuple[Candidates, str]:
+        """Features (one round trip), probabilities, scores; and the stream position the features reflect."""
+        rows = candidates.post_row
+        read = self._store.read_counts(context.request.user_id, rows, context.now)
+        only = np.zeros(len(rows), np.int32)  # every candidate belongs to the one request
+        follows_author, topic_share = follow_crosses(
+            self.catalogue, np.array([0, len(context.follows)]), context.follows, only, rows
+        )
+        language_share, media_share = history_shares(self.catalogue, context.history[None, :], only, rows)
+        inputs = Inputs(
+            counts=read.counts,
+            post_row=rows,
+            user_language=np.array([context.language], np.int32),
+            follows_author=follows_author,
+            follows_topic_share=topic_share,
+            history_language_share=language_share,
+            history_media_share=media_share,
+            tower_score=candidates.retrieval_score,
+            now=np.array([context.now], np.int64),
+        )
+        features = assemble(self.catalogue, inputs)
+        probability = self.rankers.probability(features).astype(np.float32) if len(rows) else np.empty(0, np.float32)
+        score = (self._click_weight * probability).astype(np.float32)
+        return replace(candidates, features=features, probability=probability, score=score), read.watermark
