@@ -1,0 +1,44 @@
+"""From settings to a `Service`: the current release, the online store and the clock, put together in one process.
+
+It does not know HTTP or processes. Importing it loads the models' libraries: limit their threads first.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from recsys import release
+from recsys.config import Config
+from recsys.offline.catalogue import Catalogue
+from recsys.online.clock import Clock
+from recsys.online.embedded import connect
+from recsys.online.store import RedisStore
+from recsys.online.stream import RedisStream
+from recsys.pipeline import Recommender
+from recsys.serving.cursor import Cursors, read_key
+from recsys.serving.service import Service
+
+
+def open_service(config: Config) -> Service:
+    """Load the current release and connect; `close` of the service gives everything back.
+
+    File sizes of the release are checked, checksums are not: `server.serve` did that once for all its workers.
+
+    Raises: ReleaseError, DependencyError, DataError when the service could not answer.
+    """
+    loaded = release.load(config.releases_path, verify=False)
+    with ExitStack() as stack:
+        client = stack.enter_context(connect(config.online, config.data_dir)).client
+        world = loaded.manifest.world
+        store = RedisStore(client, Catalogue.load(loaded.path / "catalogue"), config.online)
+        return Service(
+            Recommender.open(config, loaded, store),
+            store,
+            RedisStream(client, config.online),
+            Clock(client, loaded.manifest.logs_end if world else None),
+            Cursors(read_key(config.data_dir / "cursor.key"), config.serving.cursor_ttl_s),
+            api_key=config.serving.api_key,
+            wall=(lambda: time.time_ns() // 1000) if world else None,
+            resources=stack.pop_all(),
+        )

@@ -1,0 +1,258 @@
+"""The wire: what a feed looks like to a client, and what clients may report about it.
+
+Takes a `Slate` and gives the response body; takes a request body and gives events, each accepted or rejected by itself.
+Ids are strings outside and int64 inside (`offline.ids`). It does not know HTTP, Redis or where a slate comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Annotated, Any, Literal, Self, get_args
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from recsys.errors import RequestError
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.ids import to_int64
+from recsys.types import SECOND, Slate, Source
+
+MAX_EVENTS = 1000
+"""Events of one batch."""
+MAX_BODY_BYTES = 4 * 2**20
+MAX_FUTURE_S = 300
+"""Seconds an event may lie ahead of the server's clock; clients' clocks are never exact."""
+EARLIEST = 946_684_800 * SECOND
+"""The year 2000: an integer before it is a time in seconds or milliseconds, not in microseconds."""
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+EventType = Literal["impression", "click", "like", "share", "hide", "dwell"]
+
+
+class FeedItem(BaseModel):
+    """One post of a feed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    post_id: str
+    position: int
+    """0-based within the page."""
+    score: float | None
+    """The ranked value."""
+    probabilities: dict[str, float]
+    """Calibrated P(action), by action."""
+    sources: list[str]
+    """Retrieval sources that brought it."""
+    author_id: str | None
+    topic: str | None
+    text: str
+    created_at: str | None
+    """ISO-8601, UTC; null when the post was never described."""
+    labels: list[str]
+    """Why it stands where it does, beyond its score."""
+    propensity: float
+    """P(this post here | earlier positions, recorded candidates), in (0, 1]."""
+
+
+class Feed(BaseModel):
+    """The response of `GET /v1/feed`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: str
+    user_id: str
+    release: str
+    degraded: list[str]
+    """What had to be left out; empty when all is well."""
+    items: list[FeedItem]
+    cursor: str
+    """Hand it in for the next page."""
+
+
+def _id(value: Any) -> int:
+    if not isinstance(value, str):
+        raise ValueError(f"must be a string, got {_shorten(value)}")
+    try:
+        return to_int64(value)
+    except RequestError as error:
+        raise ValueError(f"is not an id: {error}") from None
+
+
+def _microseconds(value: Any) -> int:
+    rule = "must be ISO-8601 with a timezone, or integer microseconds since 1970 UTC"
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{rule}, got {_shorten(value)}") from None
+        if moment.tzinfo is None:
+            raise ValueError(f"{rule}, got {_shorten(value)} without a timezone")
+        since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        microseconds = (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
+    elif isinstance(value, int) and not isinstance(value, bool):
+        microseconds = value
+    else:
+        raise ValueError(f"{rule}, got {_shorten(value)}")
+    if microseconds < EARLIEST:
+        raise ValueError(f"must be later than the year 2000 ({rule.removeprefix('must be ')}), got {_shorten(value)}")
+    return microseconds
+
+
+def _number(value: Any) -> float | None:
+    # Kept as float32 from here on; what overflows there would come back as infinity.
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > _FLOAT32_MAX:
+        raise ValueError(f"must be a finite number or null, got {_shorten(value)}")
+    return float(value)
+
+
+_Id = Annotated[int, BeforeValidator(_id)]
+
+
+class Event(BaseModel):
+    """One event as a client reports it, checked; ids as int64. Keys it does not know are ignored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    event_id: _Id
+    """Chosen by the client; the same id again counts once."""
+    request_id: _Id
+    """Of the feed that returned the post."""
+    user_id: _Id
+    post_id: _Id
+    type: EventType
+    value: Annotated[float | None, BeforeValidator(_number)] = None
+    """Seconds for `dwell`; free for the others."""
+    event_time: Annotated[int, BeforeValidator(_microseconds)]
+    """Microseconds."""
+    position: Annotated[int, Field(strict=True, ge=0, le=32_767)] | None = None
+    """Where it stood in the feed, 0-based; may be left out."""
+
+    @model_validator(mode="after")
+    def _dwell_has_seconds(self) -> Self:
+        if self.type == "dwell" and (self.value is None or self.value < 0):
+            raise ValueError(f"value must be the seconds of the dwell, >= 0, got {orjson.dumps(self.value).decode()}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An event that was not taken."""
+
+    index: int
+    """Place in the batch, from 0."""
+    reason: str
+
+
+def parse_events(body: bytes, now: int, wall: int | None = None) -> tuple[list[Event], list[Rejected]]:
+    """The events of a batch, and those that break a rule.
+
+    Args:
+        body: JSON, `{"events": [...]}` or the bare list.
+        now: microseconds; events more than `MAX_FUTURE_S` later are rejected.
+        wall: the wall clock when `now` is a world's time. A client that knows nothing of worlds reports wall times: a
+        time that
+            is nearer to the wall clock is moved by the clocks' difference.
+    Raises: RequestError when the body is no such JSON or holds more than `MAX_EVENTS`.
+    """
+    try:
+        batch = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"body must be JSON, got {_shorten(body.decode(errors='replace'))}: {error}") from None
+    items = batch.get("events") if isinstance(batch, dict) else batch
+    if not isinstance(items, list):
+        raise RequestError('body must be a list of events or {"events": [...]}, got ' + _shorten(batch))
+    if len(items) > MAX_EVENTS:
+        raise RequestError(f"a batch must hold at most {MAX_EVENTS} events, got {len(items)}; send several batches")
+    events: list[Event] = []
+    rejected: list[Rejected] = []
+    for index, item in enumerate(items):
+        try:
+            event = Event.model_validate(item)
+        except ValidationError as error:
+            rejected.append(Rejected(index, _reason(item, error)))
+            continue
+        if wall is not None and abs(event.event_time - wall) < abs(event.event_time - now):
+            event = event.model_copy(update={"event_time": event.event_time - wall + now})
+        if (ahead := (event.event_time - now) // SECOND) >= MAX_FUTURE_S:
+            rejected.append(Rejected(index, f"event_time must not be over {MAX_FUTURE_S} s ahead, got {ahead} s ahead"))
+        else:
+            events.append(event)
+    return events, rejected
+
+
+def feed_body(slate: Slate, catalogue: Catalogue, user_id: str, release: str, cursor: str) -> dict[str, Any]:
+    """The body of a feed, as `Feed` describes it; float32 stay what they are, so that orjson writes them short.
+
+    Args:
+        user_id: as the client wrote it.
+    """
+    candidates = slate.candidates
+    rows = candidates.post_row
+    # Columns are gathered once: reading them post by post takes ten times as long.
+    columns = zip(
+        catalogue.post_id[rows].tolist(),
+        candidates.sources.tolist(),
+        [str(catalogue.author_id[author]) if author >= 0 else None for author in catalogue.author[rows].tolist()],
+        [catalogue.topics[topic] if topic >= 0 else None for topic in catalogue.topic[rows].tolist()],
+        catalogue.texts.take(rows).to_pylist(),
+        catalogue.created_at[rows].tolist(),
+        strict=True,
+    )
+    items = [
+        {
+            "post_id": str(post_id),
+            "position": position,
+            "score": None if candidates.score is None else candidates.score[position],
+            "probabilities": {} if candidates.probability is None else {"click": candidates.probability[position]},
+            "sources": _source_names(sources),
+            "author_id": author,
+            "topic": topic,
+            "text": text,
+            "created_at": datetime.fromtimestamp(created_at / SECOND, UTC).isoformat() if created_at else None,
+            "labels": [],
+            "propensity": slate.propensity[position],
+        }
+        for position, (post_id, sources, author, topic, text, created_at) in enumerate(columns)
+    ]
+    return {
+        "request_id": str(slate.context.request.request_id),
+        "user_id": user_id,
+        "release": release,
+        "degraded": list(slate.degraded),
+        "items": items,
+        "cursor": cursor,
+    }
+
+
+def encode(body: Any) -> bytes:
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+@cache
+def _source_names(bits: int) -> list[str]:
+    return Source.names(bits)
+
+
+def _reason(item: Any, error: ValidationError) -> str:
+    """The first broken rule, as a sentence."""
+    if not isinstance(item, dict):
+        return f"an event must be a JSON object, got {_shorten(item)}"
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    if first["type"] == "literal_error":
+        return f"{name} must be one of {', '.join(get_args(EventType))}, got {_shorten(first['input'])}"
+    return f"{name} {first['msg'].removeprefix('Value error, ')}".strip()
+
+
+def _shorten(value: Any) -> str:
+    """The start of a value as JSON, for a message."""
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else text[:60] + "…"

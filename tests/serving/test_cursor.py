@@ -1,0 +1,133 @@
+"""A cursor says what it was given, to the one user it was written for, until it expires."""
+
+import base64
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.errors import DataError, RequestError
+from recsys.serving.cursor import KEPT, KEY_BYTES, Cursors, grow, read_key
+from recsys.types import SECOND, Shown
+
+NOW = 1_768_780_800_000_000
+CURSORS = Cursors(bytes(range(KEY_BYTES)), ttl_s=60)
+SHOWN = Shown((5, 7, -(2**62)), {11: 2, -3: 1}, {"football": 2, "música\0 \U0001f600": 1})
+
+ids = st.integers(-(2**63), 2**63 - 1)
+counts = st.integers(1, 2**31)
+names = st.text(st.characters(codec="utf-8"), max_size=30)
+shown = st.builds(
+    Shown,
+    st.lists(ids, max_size=40).map(tuple),
+    st.dictionaries(ids, counts, max_size=20),
+    st.dictionaries(names, counts, max_size=20),
+)
+
+
+@given(shown, ids)
+def test_what_is_written_is_read_again_in_the_same_order(shown, user_id):
+    read = CURSORS.read(CURSORS.write(user_id, shown, NOW), user_id, NOW + 1)
+    assert read == shown
+    assert (list(read.authors), list(read.topics)) == (list(shown.authors), list(shown.topics))
+
+
+@given(st.text(max_size=300))
+def test_garbage_is_refused_and_never_crashes(text):
+    with pytest.raises(RequestError, match="ask for the first page again"):
+        CURSORS.read(text, 1, NOW)
+
+
+@given(st.data())
+def test_a_cursor_with_any_bit_changed_is_refused(data):
+    raw = base64.urlsafe_b64decode(CURSORS.write(1, SHOWN, NOW) + "==")
+    bit = data.draw(st.integers(0, 8 * len(raw) - 1))
+    changed = bytearray(raw)
+    changed[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(RequestError, match="signature does not fit"):
+        CURSORS.read(base64.urlsafe_b64encode(changed).decode(), 1, NOW)
+
+
+def test_a_cursor_signed_with_another_key_is_refused():
+    forged = Cursors(b"x" * KEY_BYTES, ttl_s=60).write(1, SHOWN, NOW)
+    with pytest.raises(RequestError, match="signature does not fit"):
+        CURSORS.read(forged, 1, NOW)
+
+
+def test_a_cursor_of_another_user_is_refused():
+    with pytest.raises(RequestError, match="must belong to the user that sends it"):
+        CURSORS.read(CURSORS.write(1, SHOWN, NOW), 2, NOW)
+
+
+def test_a_cursor_is_good_until_its_last_microsecond_and_not_after():
+    text = CURSORS.write(1, SHOWN, NOW)
+    assert CURSORS.read(text, 1, NOW + 60 * SECOND - 1) == SHOWN
+    with pytest.raises(RequestError, match="must be used within 60 s, it expired 5 s ago"):
+        CURSORS.read(text, 1, NOW + 65 * SECOND)
+
+
+def test_an_endless_cursor_is_refused_before_it_is_decoded():
+    with pytest.raises(RequestError, match="at most 32768 characters, got 40000"):
+        CURSORS.read("A" * 40_000, 1, NOW)
+
+
+def test_pages_add_up_and_the_newest_stay():
+    shown = Shown()
+    for page in range(30):
+        posts = list(range(page * 20, page * 20 + 20))
+        shown = grow(shown, posts, [post % 7 for post in posts[:19]], ["a", "b"])
+    assert shown.post_ids == tuple(range(600 - KEPT, 600))
+    assert sum(shown.authors.values()) == 30 * 19
+    assert shown.topics == {"a": 30, "b": 30}
+    assert grow(shown, [], list(range(1000, 1000 + KEPT)), []).authors == dict.fromkeys(range(1000, 1000 + KEPT), 1)
+
+
+def test_the_longest_cursor_of_hashed_ids_is_still_accepted():
+    hashed = random.Random(0).sample(range(-(2**62), 0), KEPT)
+    full = Shown(tuple(hashed), {-i: 9 for i in hashed}, {f"topic {i:030d}": 3 for i in range(KEPT)})
+    text = CURSORS.write(1, full, NOW)
+    assert CURSORS.read(text, 1, NOW) == full
+
+
+def test_the_key_is_made_once_and_only_its_owner_can_read_it(tmp_path):
+    path = tmp_path / "data" / "cursor.key"
+    key = read_key(path)
+    assert len(key) == KEY_BYTES
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_key(path) == key
+    assert [p.name for p in path.parent.iterdir()] == ["cursor.key"]
+
+
+def test_workers_that_start_together_share_one_key(tmp_path):
+    path = tmp_path / "cursor.key"
+    code = "from recsys.serving.cursor import read_key; sys.stdin.read(1); print(read_key(Path(sys.argv[1])).hex())"
+    code = f"import sys; from pathlib import Path; {code}"
+    workers = [
+        subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    keys = {worker.communicate("x")[0] for worker in workers}
+    assert keys == {path.read_bytes().hex() + "\n"}
+
+
+def test_a_worker_that_comes_second_takes_the_key_of_the_first(tmp_path, monkeypatch):
+    path = tmp_path / "cursor.key"
+    real_link = os.link
+
+    def beaten(source, target):
+        path.write_bytes(b"f" * KEY_BYTES)
+        real_link(source, target)
+
+    monkeypatch.setattr(os, "link", beaten)
+    assert read_key(path) == b"f" * KEY_BYTES
+    assert [p.name for p in tmp_path.iterdir()] == ["cursor.key"]
+
+
+def test_a_file_that_is_no_key_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "cursor.key").write_bytes(b"short")
+    with pytest.raises(DataError, match=r"cursor.key must hold 32 bytes, got 5; delete it"):
+        read_key(tmp_path / "cursor.key")
