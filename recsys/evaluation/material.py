@@ -1,0 +1,103 @@
+"""What every part of the report is computed from: a release, the logs it learned from, a world's truth if there is one.
+
+Takes settings, gives arrays and models. It computes no figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from recsys import release
+from recsys.config import Config
+from recsys.errors import DataError
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.labels import Events, Exposures, Logs, read_logs
+from recsys.offline.lake import Lake
+from recsys.offline.split import Split, split_by_time
+from recsys.ranking.rankers import Rankers
+from recsys.retrieval.index import PostIndex
+from recsys.retrieval.towers import Towers
+from recsys.types import Floats
+from recsys.world.world import World
+
+RANDOM_POLICY = "random"
+
+
+@dataclass(frozen=True)
+class Material:
+    """Read once, used by all parts of the report."""
+
+    config: Config
+    release: release.Release
+    lake: Lake
+    catalogue: Catalogue
+    logs: Logs
+    split: Split
+    towers: Towers
+    post_vectors: Floats
+    index: PostIndex
+    rankers: Rankers
+    world: World | None
+
+    @property
+    def logs_end(self) -> int:
+        return self.release.manifest.logs_end
+
+    def test(self) -> Exposures:
+        """The last share of time; of a world only what it wrote itself, since nothing that came later has a truth."""
+        rows = self.split.rows(self.logs.exposures, "test")
+        if self.world is not None:
+            rows &= self.logs.exposures.now < self.logs_end
+        return self.logs.exposures.take(rows)
+
+    def random_test_clicks(self) -> Exposures:
+        """Clicked test exposures of the random policy, or all clicked ones where the logs name no such policy."""
+        test = self.test()
+        chosen = test.click
+        if RANDOM_POLICY in self.logs.policies:
+            chosen = chosen & (test.policy == self.logs.policies.index(RANDOM_POLICY))
+        return test.take(chosen)
+
+
+def gather(config: Config) -> Material:
+    """Open the current release and read the lake with the release's own numbering of posts and users.
+
+    Raises: ReleaseError without a release, DataError when the lake has posts or users that the release does not know.
+    """
+    loaded = release.load(config.releases_path)
+    catalogue = Catalogue.load(loaded.path / "catalogue")
+    lake = Lake(config.lake_url)
+    world = World.open(config.world_path) if lake.info().get("origin") == "world" else None
+    logs = read_logs(lake, catalogue, config.offline)
+    if world is not None:
+        logs = replace(logs, events=_before(logs.events, loaded.manifest.logs_end))
+    unknown = int((logs.exposures.post_row < 0).sum() + (logs.exposures.user_row < 0).sum())
+    if unknown:
+        raise DataError(
+            f"{unknown} exposures in {lake.url} are of posts or users younger than release {loaded.version}; "
+            "run `recsys train` again"
+        )
+    material = Material(
+        config=config,
+        release=loaded,
+        lake=lake,
+        catalogue=catalogue,
+        logs=logs,
+        split=split_by_time(logs.exposures, config.offline.split, config.offline.label_window_s),
+        towers=Towers.load(loaded.path / "towers"),
+        post_vectors=np.load(loaded.path / "index" / "post_vectors.npy", mmap_mode="r"),
+        index=PostIndex.load(loaded.path / "index"),
+        rankers=Rankers.load(loaded.path / "ranking", config.ranking.n_threads),
+        world=world,
+    )
+    if not material.test().click.any():
+        raise DataError(f"the test share of {lake.url} has no click that the world wrote; run `recsys simulate` again")
+    return material
+
+
+def _before(events: Events, end: int) -> Events:
+    """Those that had arrived by then."""
+    n = int(np.searchsorted(events.ingest_time, end))
+    return Events(**{column.name: getattr(events, column.name)[:n] for column in fields(Events)})

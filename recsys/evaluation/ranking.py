@@ -1,0 +1,50 @@
+"""The ranking report: every ranker and the oracle on the test share, position as logged.
+
+The oracle is the true P(click) of each impression as shown; nothing that only knows what a server knows can beat it but
+by luck.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recsys.evaluation.material import Material
+from recsys.evaluation.metrics import auc, bootstrap_over_users, ranking_figures
+from recsys.ranking.examples import build_examples
+from recsys.ranking.rankers import RANKERS
+from recsys.types import Doubles, Ids
+
+
+def ranking_report(material: Material) -> dict[str, dict[str, Any]]:
+    """Figures by ranker, with `auc_ci`; the oracle's are None without a world."""
+    test = material.test()
+    examples = build_examples(
+        material.catalogue,
+        material.logs.events,
+        test,
+        material.towers,
+        material.post_vectors,
+        material.config.online.history_size,
+        material.config.ranking.n_threads,
+    )
+    probability: dict[str, Doubles] = {
+        name: material.rankers.probability(examples.features, name, examples.position) for name in RANKERS
+    }
+    if material.world is not None:
+        probability["oracle"], _ = material.world.true_click_probability(test.request_id, test.position)
+
+    def aucs(rows: Ids) -> dict[str, float | None]:
+        return {name: auc(p[rows], test.click[rows]) for name, p in probability.items()}
+
+    settings = material.config.evaluation
+    rng = np.random.default_rng([settings.seed, 1])
+    intervals = bootstrap_over_users(aucs, test.user_row, settings.n_bootstrap, rng)
+    report: dict[str, dict[str, Any]] = {}
+    for name in (*RANKERS, "oracle"):
+        if name in probability:
+            report[name] = {**ranking_figures(probability[name], test.click, test.user_row), "auc_ci": intervals[name]}
+        else:
+            report[name] = dict.fromkeys(("auc", "gauc", "log_loss", "ne", "ece", "calibration_error", "auc_ci"))
+    return report

@@ -1,0 +1,82 @@
+"""The whole report, stage by stage: as one JSON object and as tables for a person.
+
+Takes settings, gives figures. What is missing is not made here; the command line does that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from recsys.config import Config
+from recsys.evaluation.material import gather
+from recsys.evaluation.ranking import ranking_report
+from recsys.evaluation.retrieval import retrieval_report
+from recsys.evaluation.slates import slate_report
+from recsys.progress import Progress
+
+
+def evaluate(config: Config, progress: Progress) -> dict[str, Any]:
+    """The current release against baselines and, in a world, against the truth."""
+    with progress.stage("read release and lake"):
+        material = gather(config)
+    with progress.stage("evaluate retrieval") as report:
+        retrieval = retrieval_report(material, report)
+    with progress.stage("evaluate ranking"):
+        ranking = ranking_report(material)
+    with progress.stage("evaluate slates") as report:
+        slate = slate_report(material, report)
+    return {"release": material.release.version, "retrieval": retrieval, "ranking": ranking, "slate": slate}
+
+
+def over_seeds(reports: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Reports of several worlds: the mean of every figure, and each report under its seed. Intervals have no mean."""
+    first = next(iter(reports.values()))
+    return {**_mean(list(reports.values()), first), "seeds": {str(seed): report for seed, report in reports.items()}}
+
+
+def _mean(values: list[Any], example: Any) -> Any:
+    if isinstance(example, dict):
+        return {
+            key: None
+            if key == "release" or key.endswith("_ci")
+            else _mean([value[key] for value in values], example[key])
+            for key in example
+        }
+    return None if any(value is None for value in values) else float(np.mean(values))
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """The report as tables."""
+    recall = next(key for key in report["retrieval"] if key.startswith("recall@") and not key.endswith("_ci"))
+    table = Table(
+        "retrieval", recall, "95%", title=f"clicks of {report['retrieval']['requests']:.0f} random-policy requests"
+    )
+    for name, value in report["retrieval"][recall].items():
+        table.add_row(name, _number(value), _interval((report["retrieval"][f"{recall}_ci"] or {}).get(name)))
+    console.print(table)
+    table = Table(
+        "ranking", "AUC", "95%", "GAUC", "log loss", "NE", "ECE", "calibration error", title="test share of the logs"
+    )
+    for name, row in report["ranking"].items():
+        columns = [_number(row[key]) for key in ("gauc", "log_loss", "ne", "ece", "calibration_error")]
+        table.add_row(name, _number(row["auc"]), _interval(row["auc_ci"]), *columns)
+    console.print(table)
+    slate = report["slate"]
+    table = Table("slate", "true clicks", "95%", title=f"expected clicks on a slate, {slate['requests']:.0f} users")
+    for name in ("random", "popularity", "full", "oracle"):
+        table.add_row(name, _number(slate[name]["true_clicks"]), _interval(slate[name]["true_clicks_ci"]))
+    table.add_section()
+    table.add_row("share of oracle", _number(slate["share_of_oracle"]), _interval(slate["share_of_oracle_ci"]))
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "-" if bounds is None else f"{bounds[0]:.4f} .. {bounds[1]:.4f}"

@@ -1,0 +1,128 @@
+"""The retrieval report: of clicks on random-policy impressions after the cut, how many lie among 500 candidates.
+
+Every row has a budget of exactly `sources.budget` posts, chosen from all posts that existed at the request's time,
+knowing what had arrived by then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recsys.evaluation.material import Material
+from recsys.evaluation.metrics import bootstrap_over_users
+from recsys.offline.labels import CLICK, Exposures
+from recsys.online import trending
+from recsys.progress import Report
+from recsys.ranking.examples import user_batch
+from recsys.retrieval.retriever import Retriever
+from recsys.retrieval.sources import TwoTower
+from recsys.types import DAY, Context, Doubles, FeedRequest, Mask, Rows
+
+ROWS = ("popularity", "two_tower", "all_sources")
+_POPULARITY_HALF_LIFE = DAY
+_NOTHING = np.empty(0, np.int32)
+
+
+def retrieval_report(material: Material, report: Report) -> dict[str, Any]:
+    """`recall@500` by row, and its interval over users."""
+    clicks = _sampled(material)
+    found = _hits(material, clicks, report)
+
+    def recalls(rows: np.ndarray) -> dict[str, float | None]:
+        return {name: float(found[name][rows].mean()) if len(rows) else None for name in ROWS}
+
+    settings = material.config.evaluation
+    rng = np.random.default_rng([settings.seed, 2])
+    intervals = bootstrap_over_users(recalls, clicks.user_row, settings.n_bootstrap, rng)
+    k = material.config.retrieval.sources.budget
+    return {
+        f"recall@{k}": recalls(np.arange(len(clicks))),
+        f"recall@{k}_ci": intervals,
+        "requests": len(np.unique(clicks.request_id)),
+        "clicks": len(clicks),
+    }
+
+
+def _sampled(material: Material) -> Exposures:
+    """All clicks of up to `n_requests` requests, in order of time."""
+    clicks = material.random_test_clicks()
+    requests = np.unique(clicks.request_id)
+    rng = np.random.default_rng([material.config.evaluation.seed, 3])
+    chosen = rng.permutation(requests)[: material.config.evaluation.n_requests]
+    return clicks.take(np.isin(clicks.request_id, chosen))
+
+
+def _hits(material: Material, clicks: Exposures, report: Report) -> dict[str, Mask]:
+    """Whether each click's post is among each row's candidates, (E,)."""
+    catalogue, sources = material.catalogue, material.config.retrieval.sources
+    retriever = Retriever(catalogue, material.towers, material.index, material.post_vectors, sources)
+    two_tower = TwoTower(catalogue, material.towers, material.index)
+    size = material.config.online.history_size
+    users = user_batch(catalogue, material.logs.events, clicks.user_row, clicks.now, size)
+    trends = _Trends(material)
+    found = {name: np.zeros(len(clicks), bool) for name in ROWS}
+    for i in range(len(clicks)):
+        user, now = int(clicks.user_row[i]), int(clicks.now[i])
+        trends.advance(now)
+        history = users.history[i]
+        context = Context(
+            request=FeedRequest(int(clicks.request_id[i]), int(catalogue.user_id[user]), now),
+            user_row=user,
+            language=int(catalogue.user_language[user]),
+            country=int(catalogue.user_country[user]),
+            follows=catalogue.follows_of(user),
+            blocks=catalogue.blocks_of(user),
+            history=history[history >= 0],
+            returned=_NOTHING,
+            trending=trends.of_language(int(catalogue.user_language[user])),
+        )
+        post = clicks.post_row[i]
+        found["popularity"][i] = post in trends.popular(sources.budget)
+        found["two_tower"][i] = post in two_tower(context, sources.budget)
+        found["all_sources"][i] = post in retriever(context).post_row
+        report(i + 1, len(clicks))
+    return found
+
+
+class _Trends:
+    """Clicks that fade, as of a moment that only moves forward: what the online store's trending sets held then."""
+
+    def __init__(self, material: Material) -> None:
+        events = material.logs.events
+        click = events.action == CLICK
+        self._post, self._time = events.post_row[click], events.time[click]
+        self._arrival = events.ingest_time[click]
+        # Forward decay; the end of the logs as origin keeps the powers small.
+        self._origin = material.logs_end
+        self._language = np.asarray(material.catalogue.language)
+        self._visible = np.asarray(material.catalogue.visible)
+        self._fast: Doubles = np.zeros(material.catalogue.n_posts)
+        self._slow: Doubles = np.zeros(material.catalogue.n_posts)
+        self._n_trending = material.config.online.trending_size
+        self._seen = 0
+
+    def advance(self, now: int) -> None:
+        """Count the clicks that had arrived before `now`."""
+        end = int(np.searchsorted(self._arrival, now))
+        new = slice(self._seen, end)
+        np.add.at(self._fast, self._post[new], trending.weight(self._time[new], self._origin))
+        np.add.at(self._slow, self._post[new], np.exp2((self._time[new] - self._origin) / _POPULARITY_HALF_LIFE))
+        self._seen = end
+
+    def of_language(self, language: int) -> Rows:
+        """Trending posts of a language, of all languages for -1, best first."""
+        score = self._fast if language < 0 else np.where(self._language == language, self._fast, 0.0)
+        return _top(score, self._n_trending)
+
+    def popular(self, k: int) -> Rows:
+        """The posts with most clicks, half-life a day, whatever their language."""
+        return _top(np.where(self._visible, self._slow, 0.0), k)
+
+
+def _top(score: Doubles, k: int) -> Rows:
+    k = min(k, len(score))
+    best = np.argpartition(-score, k - 1)[:k]
+    best = best[np.argsort(-score[best], kind="stable")]
+    return best[score[best] > 0].astype(np.int32)

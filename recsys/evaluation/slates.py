@@ -1,0 +1,135 @@
+"""The slate report: true expected clicks on what users would get, between random and the best possible.
+
+At the end of the logs, for users of the test share: a random slate, the most popular posts, the full pipeline, and the
+greedy oracle over every post that is visible, not blocked and not returned before; the same hard filters for all, no
+soft caps for the oracle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recsys.evaluation.material import Material
+from recsys.evaluation.metrics import bootstrap_over_users
+from recsys.features.point_in_time import snapshot
+from recsys.offline.labels import CLICK
+from recsys.online.store import SnapshotStore
+from recsys.pipeline import Recommender
+from recsys.progress import Report
+from recsys.types import DAY, Doubles, FeedRequest, Mask, Rows
+from recsys.world.world import World
+
+ROWS = ("random", "popularity", "full", "oracle")
+
+
+def slate_report(material: Material, report: Report) -> dict[str, Any]:
+    """`true_clicks` by row with intervals over users, and `share_of_oracle`; None without a world."""
+    if material.world is None:
+        nothing: dict[str, Any] = {name: {"true_clicks": None, "true_clicks_ci": None} for name in ROWS}
+        return {**nothing, "share_of_oracle": None, "share_of_oracle_ci": None, "requests": 0}
+    settings = material.config.evaluation
+    rng = np.random.default_rng([settings.seed, 4])
+    active = np.unique(material.test().user_row)
+    users = np.sort(rng.permutation(active)[: settings.n_requests])
+    clicks = _clicks(material, material.world, users, rng, report)
+
+    def figures(rows: np.ndarray) -> dict[str, float | None]:
+        mean: dict[str, float | None] = {name: float(values[rows].mean()) for name, values in clicks.items()}
+        low, full, high = (float(clicks[name][rows].mean()) for name in ("random", "full", "oracle"))
+        mean["share_of_oracle"] = (full - low) / (high - low) if high > low else None
+        return mean
+
+    values = figures(np.arange(len(users)))
+    intervals = bootstrap_over_users(figures, users, settings.n_bootstrap, rng)
+    rows = {name: {"true_clicks": values[name], "true_clicks_ci": intervals[name]} for name in ROWS}
+    return {
+        **rows,
+        "share_of_oracle": values["share_of_oracle"],
+        "share_of_oracle_ci": intervals["share_of_oracle"],
+        "requests": len(users),
+    }
+
+
+def _clicks(
+    material: Material, world: World, users: Rows, rng: np.random.Generator, report: Report
+) -> dict[str, Doubles]:
+    """True expected clicks of each row's slate for each user, (n,)."""
+    catalogue, k, now = material.catalogue, material.config.evaluation.slate_size, material.logs_end
+    returned = _returned(material)
+    state = snapshot(catalogue, material.logs.events, material.config.ranking.n_threads)
+    store = SnapshotStore(catalogue, state, material.config.online, returned)
+    recommender = Recommender(
+        material.config, material.release.version, store, catalogue, material.towers, material.index,
+        material.post_vectors, material.rankers,
+    )  # fmt: skip
+    popular = _by_popularity(material)
+    exists = catalogue.visible & (catalogue.created_at <= now)
+    of_world = catalogue.post_rows(world.population.post_id)
+    clicks = {name: np.empty(len(users)) for name in ROWS}
+    for i, user_row in enumerate(users.tolist()):
+        user_id = int(catalogue.user_id[user_row])
+        user = world.user_row(user_id)
+        allowed = _allowed(material, exists, user_row, returned.get(user_id, np.empty(0, np.int32)))
+        slates = {
+            "random": rng.permutation(np.flatnonzero(allowed))[:k],
+            "popularity": popular[allowed[popular]][:k],
+            "full": recommender.recommend(FeedRequest(i + 1, user_id, now, k)).candidates.post_row,
+        }
+        for name, rows in slates.items():
+            posts = world.post_rows(catalogue.post_id[rows])
+            clicks[name][i] = world.expected_clicks(user, posts, now)
+        best = world.best_slate(user, now, _in_world(allowed, of_world), k)
+        clicks["oracle"][i] = world.expected_clicks(user, best, now)
+        report(i + 1, len(users))
+    return clicks
+
+
+def _draw(allowed: Mask, k: int, rng: np.random.Generator) -> Rows:
+    """k different allowed posts, uniformly, in random order."""
+    if int(allowed.sum()) < 4 * k:
+        return rng.permutation(np.flatnonzero(allowed))[:k].astype(np.int32)
+    chosen: dict[int, None] = {}
+    while len(chosen) < k:
+        row = int(rng.integers(len(allowed)))
+        if allowed[row]:
+            chosen[row] = None
+    return np.array(list(chosen), np.int32)
+
+
+def _in_world(allowed: Mask, of_world: Rows) -> Mask:
+    """The mask over the catalogue as one over the world's posts; those the catalogue lacks are not allowed."""
+    mask: Mask = allowed[of_world] & (of_world >= 0)
+    return mask
+
+
+def _allowed(material: Material, exists: Mask, user_row: int, returned: Rows) -> Mask:
+    """The hard filters' answer for every post, (N,)."""
+    catalogue = material.catalogue
+    allowed = exists.copy()
+    if len(blocks := catalogue.blocks_of(user_row)):
+        allowed &= (catalogue.author >= 0) & ~np.isin(catalogue.author, blocks)
+    allowed &= ~np.isin(catalogue.group, catalogue.group[returned])
+    return allowed
+
+
+def _returned(material: Material) -> dict[int, Rows]:
+    """What each user was returned by the end of the logs, newest first, as the online store remembers it."""
+    table = material.lake.read("returned", ["user_id", "post_id", "now"])
+    user, post = table["user_id"].to_numpy(), material.catalogue.post_rows(table["post_id"].to_numpy())
+    now = table["now"].cast("int64").to_numpy()
+    order = np.lexsort((-now, user))
+    order = order[(post[order] >= 0) & (now[order] < material.logs_end)]
+    users, starts = np.unique(user[order], return_index=True)
+    size = material.config.online.returned_size
+    return {int(u): rows[:size] for u, rows in zip(users, np.split(post[order], starts[1:]), strict=True)}
+
+
+def _by_popularity(material: Material) -> Rows:
+    """All posts, most clicked first, half-life a day; posts without a click follow, newest first."""
+    events = material.logs.events
+    click = events.action == CLICK
+    weight = np.exp2((events.time[click] - material.logs_end) / DAY)
+    score = np.bincount(events.post_row[click], weight, material.catalogue.n_posts)
+    return np.lexsort((-material.catalogue.created_at, -score)).astype(np.int32)
