@@ -1,6 +1,7 @@
 """Peak memory of this program and everything it started: proportional set size over the process tree, Redis included.
 
-Takes nothing, gives megabytes. Shared pages count once over all processes, so memory-mapped arrays are not counted per worker.
+Takes nothing, gives megabytes. Shared pages count once over all processes, so memory-mapped arrays are not counted per
+worker.
 """
 
 from __future__ import annotations

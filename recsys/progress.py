@@ -44,4 +44,4 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line about what happens and why."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

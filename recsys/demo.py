@@ -1,0 +1,123 @@
+"""The whole system from nothing to served feeds: simulate, train, evaluate, serve, fetch over HTTP.
+
+Takes settings, gives what was fetched. It uses only what the command line offers piece by piece.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow.compute as pc
+
+from recsys import release
+from recsys.config import Config
+from recsys.errors import DataError, DependencyError
+from recsys.evaluation.report import evaluate
+from recsys.memory import peak_memory
+from recsys.offline.lake import Lake
+from recsys.offline.schemas import TABLES
+from recsys.online.embedded import connect
+from recsys.progress import Progress
+from recsys.serving.server import running_server
+from recsys.steps import simulate_step
+from recsys.training import train
+
+N_FEEDS = 3
+FEED_SIZE = 20
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo showed."""
+
+    report: dict[str, Any]
+    feeds: list[dict[str, Any]]
+    elapsed_s: float
+    peak_memory_mb: float
+    url: str
+
+
+@contextmanager
+def demo(config: Config, progress: Progress) -> Iterator[Demo]:
+    """Everything from nothing in an empty data folder; the server runs for the length of the block.
+
+    Raises: DataError when the data folder holds more than an earlier demo or simulation of ours.
+    """
+    start = time.perf_counter()
+    clear_data(config)
+    with peak_memory() as peak:
+        simulate_step(config, progress)
+        train(config, progress)
+        report = evaluate(config, progress)
+        users = _three_users(config)
+        with running_server(config) as url:
+            with progress.stage("fetch feeds over HTTP"), httpx.Client(base_url=url, timeout=30.0) as client:
+                feeds = [_fetch(client, user) for user in users]
+            peak.sample()
+            yield Demo(report, feeds, round(time.perf_counter() - start, 1), peak.megabytes, url)
+
+
+def clear_data(config: Config) -> None:
+    """Empty the data folder of a simulated world and all that was made from it.
+
+    Raises: DataError when the lake there was not simulated, DependencyError when a running program uses the folder.
+    """
+    lake = Lake(config.lake_url)
+    if any(lake.files(table) for table in TABLES):
+        try:
+            origin = lake.info().get("origin")
+        except DataError:
+            origin = "world"  # an interrupted simulation
+        if origin != "world":
+            raise DataError(
+                f"{config.data_dir} holds logs that no simulation wrote; pass --set data_dir=FOLDER with an empty one"
+            )
+    redis_folder = config.data_dir / "redis"
+    if config.online.url is None and (redis_folder / "users.lock").exists():
+        with connect(config.online, config.data_dir) as connection:
+            if len(connection.client.client_list()) > 1:
+                raise DependencyError(
+                    f"another program uses {config.data_dir}; stop it, or pass --set data_dir=FOLDER with another one"
+                )
+        shutil.rmtree(redis_folder)
+    # Only what has our names: the folders are the user's, and may hold more.
+    for version in release.list_releases(config.releases_path):
+        shutil.rmtree(config.releases_path / version)
+    release.retire(config.releases_path)
+    lake.delete([*TABLES, "quarantine", "stream"])
+
+
+def _three_users(config: Config) -> list[int]:
+    """Three active users whose clicks lie in different topics."""
+    lake = Lake(config.lake_url)
+    actions = lake.read("actions", ["user_id", "post_id", "type"])
+    clicks = actions.filter(pc.equal(actions["type"], "click"))
+    posts = lake.read("posts", ["post_id", "topic"])
+    joined = clicks.join(posts, "post_id").filter(pc.is_valid(pc.field("topic")))
+    counted = joined.group_by(["user_id", "topic"]).aggregate([("post_id", "count")])
+    order = np.lexsort((counted["user_id"].to_numpy(), -counted["post_id_count"].to_numpy()))
+    users: list[int] = []
+    topics: set[str] = set()
+    for row in order.tolist():
+        user, topic = counted["user_id"][row].as_py(), counted["topic"][row].as_py()
+        if user not in users and topic not in topics:
+            users.append(user)
+            topics.add(topic)
+        if len(users) == N_FEEDS:
+            break
+    return users
+
+
+def _fetch(client: httpx.Client, user: int) -> dict[str, Any]:
+    answer = client.get("/v1/feed", params={"user_id": str(user), "limit": FEED_SIZE})
+    if answer.status_code != 200:
+        raise DependencyError(f"the server answered {answer.status_code} to a feed of user {user}: {answer.text}")
+    feed: dict[str, Any] = answer.json()
+    return feed

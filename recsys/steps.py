@@ -1,0 +1,96 @@
+"""The long steps as one call each, and what a step needs made first. What the command line and the demo share.
+
+Takes settings, gives results. The work itself lives in the packages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recsys import release
+from recsys.config import Config
+from recsys.errors import DataError, ReleaseError
+from recsys.evaluation.report import evaluate, over_seeds
+from recsys.offline.lake import Lake
+from recsys.offline.schemas import TABLES
+from recsys.online import generations
+from recsys.online.embedded import connect
+from recsys.progress import Progress
+from recsys.training import train
+from recsys.world.simulate import Written, simulate
+
+
+def simulate_step(config: Config, progress: Progress) -> Written:
+    """Write a new world into the lake. What the online store knew of an older one is removed, no release stays current.
+
+    Raises: DataError when the lake holds logs that are not a world's.
+    """
+    lake = Lake(config.lake_url)
+    _refuse_foreign_logs(lake, config)
+    if config.online.url is not None or (config.data_dir / "redis").exists():
+        with connect(config.online, config.data_dir) as connection:
+            generations.clear(connection.client)
+    release.retire(config.releases_path)
+    with progress.stage("simulate") as report:
+        return simulate(config.world, lake, config.world_path / "truth", config.ranking.n_threads, report)
+
+
+def _refuse_foreign_logs(lake: Lake, config: Config) -> None:
+    try:
+        origin = lake.info().get("origin")
+    except DataError:
+        return  # a world that was interrupted; it is written anew
+    if origin != "world" and any(lake.files(table) for table in TABLES):
+        raise DataError(
+            f"{config.lake_url} holds tables that no simulation wrote; "
+            "point data_dir or offline.url at an empty folder to simulate"
+        )
+
+
+def evaluate_step(config: Config, progress: Progress, n_seeds: int = 1) -> dict[str, Any]:
+    """The report; simulates and trains where that was not done yet, and says so.
+
+    Args:
+        n_seeds: more than one makes that many worlds, each in a data folder of its own below `data_dir`.
+    """
+    if n_seeds == 1:
+        return _evaluate_one(config, progress)
+    reports = {}
+    for seed in range(config.world.seed, config.world.seed + n_seeds):
+        progress.say(f"world with seed {seed}")
+        world = config.world.model_copy(update={"seed": seed})
+        data_dir = config.data_dir / "seeds" / str(seed)
+        of_seed = config.model_copy(
+            update={
+                "world": world,
+                "data_dir": data_dir,
+                "releases_dir": None,
+                "offline": config.offline.model_copy(update={"url": None}),
+                "online": config.online.model_copy(update={"url": None}),
+            }
+        )
+        reports[seed] = _evaluate_one(of_seed, progress)
+    return over_seeds(reports)
+
+
+def _evaluate_one(config: Config, progress: Progress) -> dict[str, Any]:
+    lake = Lake(config.lake_url)
+    if not any(lake.files(table) for table in ("impressions", "returned")) or _interrupted(lake):
+        progress.say(f"no logs in {config.lake_url} yet: simulating first")
+        simulate_step(config, progress)
+        train(config, progress)
+    else:
+        try:
+            release.load(config.releases_path, verify=False)
+        except ReleaseError as error:
+            progress.say(f"no usable release yet, training first ({error})")
+            train(config, progress)
+    return evaluate(config, progress)
+
+
+def _interrupted(lake: Lake) -> bool:
+    try:
+        lake.info()
+    except DataError:
+        return True
+    return False

@@ -1,0 +1,153 @@
+"""From logs to a release that serves: catalogue, towers, index, rankers, online features.
+
+Takes the lake, gives a published release and loads the online store. Each model learns on its own share of time
+(`offline.split`). It never reads the world or its truth: a world's logs and imported logs are the same to it, and the
+same logs give the same release.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys import release
+from recsys.config import Config
+from recsys.evaluation.metrics import ranking_figures
+from recsys.features.point_in_time import snapshot
+from recsys.offline.catalogue import Catalogue, build_catalogue
+from recsys.offline.labels import Logs, mentioned_ids, read_logs
+from recsys.offline.lake import Lake
+from recsys.offline.split import Split, split_by_time
+from recsys.online import generations
+from recsys.online.embedded import connect
+from recsys.online.lake_sink import LakeSink
+from recsys.online.returned import load_returned
+from recsys.online.stream import RedisStream
+from recsys.progress import Progress
+from recsys.ranking.examples import build_examples
+from recsys.ranking.rankers import RANKERS, Rankers, fit_rankers
+from recsys.retrieval.histories import Clicks
+from recsys.retrieval.index import PostIndex
+from recsys.retrieval.towers import Towers
+from recsys.retrieval.training import train_towers
+from recsys.types import Floats
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Everything that was read and learned, still in memory."""
+
+    catalogue: Catalogue
+    logs: Logs
+    split: Split
+    towers: Towers
+    post_vectors: Floats
+    index: PostIndex
+    rankers: Rankers
+    metrics: dict[str, Any]
+    logs_end: int
+
+
+def train(config: Config, progress: Progress) -> release.Release:
+    """Read the lake, learn, publish, switch `current`, load the online store.
+
+    Raises: DataError when the lake lacks what is needed; the release that served before then stays.
+    """
+    with connect(config.online, config.data_dir) as connection:
+        lake = Lake(config.lake_url)
+        lake.info()
+        # The lake is brought up to the stream and held there, so that what is read and the watermark are one.
+        with LakeSink(connection.client, RedisStream(connection.client, config.online), lake).held() as watermark:
+            learned = learn(config, lake, progress)
+            with progress.stage("read what was returned"):
+                returned = lake.read("returned", ["user_id", "post_id", "now"])
+        info = lake.info()
+        with progress.stage("release"), release.staging(config.releases_path) as folder:
+            _save(learned, folder)
+            made = release.publish(
+                folder,
+                config=config.model_dump(mode="json"),
+                metrics=learned.metrics,
+                logs_end=learned.logs_end,
+                watermark=watermark,
+                world=info.get("origin") == "world",
+            )
+        with progress.stage("online features") as report:
+            state = snapshot(learned.catalogue, learned.logs.events, config.ranking.n_threads)
+            generations.load_snapshot(
+                connection.client, learned.catalogue, state, config.online, watermark, learned.logs_end, report
+            )
+            load_returned(connection.client, returned, config.online)
+        release.use(config.releases_path, made.version)
+    return made
+
+
+def learn(config: Config, lake: Lake, progress: Progress) -> Learned:
+    """All models, each from its own share of time. Reads the lake, writes nothing."""
+    with progress.stage("read the lake"):
+        catalogue = build_catalogue(lake, *mentioned_ids(lake))
+        logs = read_logs(lake, catalogue, config.offline)
+        split = split_by_time(logs.exposures, config.offline.split, config.offline.label_window_s)
+        logs_end = int(lake.info().get("logs_end") or logs.events.ingest_time[-1] + 1)
+    for reason, count in lake.quarantined.items():
+        progress.say(f"set aside: {count} x {reason}")
+    if catalogue.n_id_only_posts:
+        progress.say(
+            f"{catalogue.n_id_only_posts} posts are mentioned in events but described nowhere: known by id only"
+        )
+    exposures = logs.exposures
+    with progress.stage("train towers") as report:
+        clicked = np.flatnonzero(split.rows(exposures, "towers") & exposures.click)
+        clicks = Clicks(exposures.user_row[clicked], exposures.post_row[clicked], exposures.now[clicked])
+        towers = train_towers(catalogue, clicks, config.retrieval.towers, report).with_reference(logs_end)
+    with progress.stage("build index"):
+        post_vectors = towers.post_vectors(catalogue)
+        index = PostIndex.build(post_vectors, config.retrieval.index)
+    with progress.stage("point-in-time features"):
+        shares = {share: split.rows(exposures, share) for share in ("rankers", "calibrators", "test")}
+        _keep_newest(shares["rankers"], config.ranking.max_rows)
+        used = np.flatnonzero(np.any(list(shares.values()), axis=0))
+        examples = build_examples(
+            catalogue,
+            logs.events,
+            exposures.take(used),
+            towers,
+            post_vectors,
+            config.online.history_size,
+            config.ranking.n_threads,
+        )
+    with progress.stage("train rankers") as report:
+        rankers = fit_rankers(
+            examples.where(shares["rankers"][used]), examples.where(shares["calibrators"][used]), config.ranking, report
+        )
+    test = examples.where(shares["test"][used])
+    user = exposures.user_row[shares["test"]]
+    figures = {
+        name: ranking_figures(rankers.probability(test.features, name, test.position), test.click, user)
+        for name in RANKERS
+    }
+    metrics = {
+        "ranking": figures,
+        "rows": {share: int(rows.sum()) for share, rows in shares.items()} | {"towers": len(clicks)},
+        "posts": catalogue.n_posts,
+        "id_only_posts": catalogue.n_id_only_posts,
+        "quarantined": dict(lake.quarantined),
+    }
+    return Learned(catalogue, logs, split, towers, post_vectors, index, rankers, metrics, logs_end)
+
+
+def _keep_newest(rows: np.ndarray, n: int) -> None:
+    """Leave only the last n rows of a mask over exposures in order of time, in place."""
+    chosen = np.flatnonzero(rows)
+    rows[chosen[: max(len(chosen) - n, 0)]] = False
+
+
+def _save(learned: Learned, folder: Path) -> None:
+    learned.catalogue.save(folder / "catalogue")
+    learned.towers.save(folder / "towers")
+    learned.index.save(folder / "index")
+    np.save(folder / "index" / "post_vectors.npy", learned.post_vectors)
+    learned.rankers.save(folder / "ranking")
