@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recsys.evaluation.material import Material
-from recsys.evaluation.metrics import auc, bootstrap_over_users, ranking_figures
+from recsys.evaluation.metrics import auc_by_rank, bootstrap_over_users, dense_ranks, ranking_figures
 from recsys.ranking.examples import build_examples
 from recsys.ranking.rankers import RANKERS
 from recsys.types import Doubles, Ids
@@ -35,8 +35,10 @@ def ranking_report(material: Material) -> dict[str, dict[str, Any]]:
     if material.world is not None:
         probability["oracle"], _ = material.world.true_click_probability(test.request_id, test.position)
 
+    rank = {name: dense_ranks(p) for name, p in probability.items()}
+
     def aucs(rows: Ids) -> dict[str, float | None]:
-        return {name: auc(p[rows], test.click[rows]) for name, p in probability.items()}
+        return {name: auc_by_rank(r[rows], test.click[rows]) for name, r in rank.items()}
 
     settings = material.config.evaluation
     rng = np.random.default_rng([settings.seed, 1])

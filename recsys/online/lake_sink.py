@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -96,29 +97,38 @@ class LakeSink:
             _release(lock)
 
     @contextmanager
-    def held(self, timeout_s: float = 1800.0) -> Iterator[str]:
+    def held(self) -> Iterator[str]:
         """Bring the lake up to date and keep it so while the block runs; gives its watermark.
 
-        Raises: DependencyError when another process keeps the lake for a minute, or the block outlives `timeout_s`.
+        The lock is short-lived and renewed from a thread: should this process be killed, the lake is free in a minute.
+
+        Raises: DependencyError when another process keeps the lake, or this one lost it while the block ran.
         """
-        lock = self._lock(timeout_s)
-        if not lock.acquire(blocking=True, blocking_timeout=LOCK_S):
+        lock = self._lock(LOCK_S)
+        if not lock.acquire(blocking=True, blocking_timeout=LOCK_S + 5):
             raise DependencyError(
                 f"the lake {self.lake.url} is held by another process for {LOCK_S} s; wait for it to end"
             )
+        over = threading.Event()
+        keeper = threading.Thread(target=_keep, args=(lock, over), name="lake-lock", daemon=True)
         try:
             while self._write_next(lock, self.batch_records) == self.batch_records:
                 pass
+            keeper.start()
             yield lake_watermark(self.lake)
             if not lock.owned():
                 raise DependencyError(
-                    f"reading the lake {self.lake.url} took over {timeout_s:.0f} s and others wrote to it; run it again"
+                    f"the lake {self.lake.url} was taken over by others while it was read; run it again"
                 )
         finally:
+            over.set()
+            if keeper.is_alive():
+                keeper.join()
             _release(lock)
 
     def _lock(self, timeout_s: float) -> Any:
-        return self.client.lock(keys.LAKE_LOCK.decode(), timeout=timeout_s)
+        # Not thread-local: the thread that renews a lock is not the one that took it.
+        return self.client.lock(keys.LAKE_LOCK.decode(), timeout=timeout_s, thread_local=False)
 
     def _write_next(self, lock: Any, batch_records: int) -> int:
         done, writing = read_position(self.lake)
@@ -239,6 +249,15 @@ def _write_position(lake: Lake, note: Position) -> None:
     with filesystem.open_output_stream(temporary) as sink:
         sink.write(json.dumps(note._asdict()).encode())
     filesystem.move(temporary, path)
+
+
+def _keep(lock: Any, over: threading.Event) -> None:
+    """Renew a lock until `over`; a lock that was lost stays lost, and `held` says so."""
+    while not over.wait(LOCK_S / 3):
+        try:
+            lock.reacquire()
+        except redis.RedisError as error:
+            log.warning("the lake's lock could not be renewed: %s", error)
 
 
 def _release(lock: Any) -> None:

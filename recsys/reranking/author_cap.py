@@ -39,8 +39,9 @@ class AuthorCap:
         if not shown:
             return np.zeros(len(author), np.int64)
         row = self._catalogue.author_rows(list(shown))
-        by_row = np.zeros(self._catalogue.n_authors + 1, np.int64)  # the last place stands for row -1
+        by_row = np.zeros(
+            self._catalogue.n_authors + 1, np.int64
+        )  # the last place is for row -1, whose count is ignored
         by_row[row] = list(shown.values())
-        by_row[-1] = 0
         before: Ids = by_row[author]
         return before

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import faiss
+import faiss as _typed_faiss
 import numpy as np
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
 from recsys.retrieval.metric import METRIC
 from recsys.types import Floats, Mask, Rows
+
+faiss: Any = _typed_faiss
+"""Untyped: its type hints leave out what its Python layer adds to the C++ interface."""
 
 _FAISS_METRIC = {"inner_product": faiss.METRIC_INNER_PRODUCT}[METRIC]
 _TRAINING_ROWS_PER_LIST = 64

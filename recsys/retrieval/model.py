@@ -102,7 +102,8 @@ class TowersModel(nn.Module):
     def content(self, posts: PostInput) -> Tensor:
         """(P, E)."""
         words = functional.embedding_bag(posts.words, self.word, mode="mean", padding_idx=0)
-        return words + self.topic[posts.topic] + self.author[posts.author] + self.language[posts.language] + self.media[posts.media]  # fmt: skip
+        described = self.topic[posts.topic] + self.author[posts.author]
+        return words + described + self.language[posts.language] + self.media[posts.media]
 
     def posts(self, content: Tensor) -> Tensor:
         """Content (P, E) to vectors of length 1, (P, K)."""

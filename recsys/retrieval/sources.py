@@ -1,8 +1,8 @@
 """Where candidates come from: the two towers, followed authors, what is trending.
 
-Each source takes a request's `Context` and gives post rows, best first, without repeats: only posts that exist at
-`now`, are visible and are not excluded. It does not know the other sources, nor how many of its posts survive the
-merge.
+Each source takes a request's `Context` and the posts to leave out, gives post rows, best first, without repeats: only
+posts that are visible, exist at `now` and are not left out. It does not know the other sources, nor how many of its
+posts survive the merge.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOTHING: Rows = np.empty(0, np.int32)
 
 
 class CandidateSource(Protocol):
-    """Up to k post rows for a request, best first."""
+    """Up to k post rows for a request, best first, none of them in `exclude`."""
 
     @property
     def bit(self) -> Source: ...
@@ -37,17 +37,12 @@ class Allowed:
         self._created_at = np.asarray(catalogue.created_at)
         self._newest = int(self._created_at.max(initial=0))
 
-    def everything(self, now: int, exclude: Rows) -> Mask:
-        """Over the whole catalogue, (N,)."""
+    def __call__(self, now: int, exclude: Rows) -> Mask:
+        """A mask over the catalogue, (N,); -1 in `exclude` is ignored."""
         # In serving all posts exist already; only evaluation asks about the past.
         mask = self._visible.copy() if now >= self._newest else self._visible & (self._created_at <= now)
         mask[exclude[exclude >= 0]] = False
         return mask
-
-    def of(self, rows: Rows, now: int, exclude: Rows) -> Mask:
-        """Of these rows, (C,); -1 is never allowed."""
-        known = np.where(rows >= 0, rows, 0)
-        return (rows >= 0) & self._visible[known] & (self._created_at[known] <= now) & ~np.isin(rows, exclude)
 
 
 class TwoTower:
@@ -61,8 +56,9 @@ class TwoTower:
 
     def __call__(self, context: Context, k: int, exclude: Rows = NOTHING) -> Rows:
         vectors = self._towers.user_vectors(self._catalogue, UserBatch.from_context(context))
-        _, rows = self._index.search(vectors, k, self._allowed.everything(context.now, exclude))
-        return rows[0, rows[0] >= 0]
+        _, rows = self._index.search(vectors, k, self._allowed(context.now, exclude))
+        best: Rows = rows[0, rows[0] >= 0]
+        return best
 
 
 class Followed:
@@ -81,8 +77,9 @@ class Followed:
         length = self._start[authors + 1] - first
         before = np.cumsum(length) - length
         posts = self._posts[np.arange(length.sum()) + np.repeat(first - before, length)]
-        posts = posts[self._allowed.of(posts, context.now, exclude)]
-        return posts[np.lexsort((posts, -self._created_at[posts]))[:k]]
+        posts = posts[self._allowed(context.now, exclude)[posts]]
+        newest: Rows = posts[np.lexsort((posts, -self._created_at[posts]))[:k]]
+        return newest
 
 
 class Trending:
@@ -94,6 +91,8 @@ class Trending:
         self._allowed = Allowed(catalogue)
 
     def __call__(self, context: Context, k: int, exclude: Rows = NOTHING) -> Rows:
-        posts = context.trending[self._allowed.of(context.trending, context.now, exclude)]
+        known = context.trending[context.trending >= 0]
+        posts = known[self._allowed(context.now, exclude)[known]]
         _, first = np.unique(posts, return_index=True)
-        return posts[np.sort(first)[:k]]
+        distinct: Rows = posts[np.sort(first)[:k]]
+        return distinct

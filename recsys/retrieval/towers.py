@@ -5,12 +5,11 @@ the same arithmetic for training, and a test holds the two together). It does no
 vectors are searched.
 
     post:  topic + author + language + medium + mean of words = content (E) -> hidden -> output, length 1
-    user:  recency-weighted mean of the clicked posts' content | mean of followed authors | language + country + number
-    of clicks
+    user:  mean content of the clicked posts | mean of followed authors | language + country + number of clicks
            -> hidden -> output, length 1
-    both:  J dimensions of freshness behind the output (see `freshness`); everything of the user's is divided by the
-    temperature
+    both:  J dimensions of freshness behind the output (see `freshness`)
 
+The user's whole vector is divided by the temperature, so that inner products are logits.
 In every table row 0 stands for "unknown", row r + 1 for row r of the catalogue; row 0 of the words is no word.
 """
 
@@ -87,7 +86,8 @@ class Towers:
         words += self.author[catalogue.author[rows] + 1]
         words += self.language[catalogue.language[rows] + 1]
         words += self.media[catalogue.media[rows] + 1]
-        return words
+        content: Floats = words
+        return content
 
     def post_vectors(self, catalogue: Catalogue, rows: Rows | None = None) -> Floats:
         """Vectors of these posts, of all when None, (N, D)."""
@@ -228,8 +228,10 @@ def tower_scores(
     size = len(towers.post_output_bias)
     age: Ids = now - catalogue.created_at[post_row]
     fresh = (towers.amplitude[catalogue.topic[post_row] + 1] * freshness.decay(age)).sum(axis=1)
-    static: Floats = np.einsum("qk,qk->q", np.broadcast_to(user_vectors[:, :size], (len(post_row), size)), post_vectors[post_row, :size])  # fmt: skip
-    return (static + fresh / np.float32(towers.temperature)).astype(np.float32)
+    users = np.broadcast_to(user_vectors[:, :size], (len(post_row), size))
+    static = np.einsum("qk,qk->q", users, post_vectors[post_row, :size])
+    scores: Floats = (static + fresh / np.float32(towers.temperature)).astype(np.float32)
+    return scores
 
 
 def _dense(x: Floats, weight: Floats, bias: Floats) -> Floats:
@@ -243,4 +245,5 @@ def _relu(x: Floats) -> Floats:
 
 def _unit(x: Floats) -> Floats:
     """Rows of length 1."""
-    return x / np.maximum(np.sqrt((x * x).sum(axis=1, keepdims=True)), 1e-9)
+    unit: Floats = x / np.maximum(np.sqrt((x * x).sum(axis=1, keepdims=True)), 1e-9)
+    return unit

@@ -4,8 +4,9 @@ Takes a catalogue and clicks in order of time, gives `Towers`. Each click is an 
 click, its post against the other posts of the batch and posts drawn uniformly. It does not know what was shown without
 being clicked, and reads no feature that the towers cannot read when serving.
 
-The sampled softmax is corrected by logQ: a post stands in the sum with the weight 1 / (expected number of times it is
-among a batch's candidates, by either way). The positive is there for certain, so it stands uncorrected (arXiv
+The sampled softmax is corrected by logQ: a negative counts with the weight 1 / (expected number of times it is drawn),
+in-batch ones by their share of the log's clicks, uniform ones by the size of the pool; each kind alone estimates the
+sum over all posts, so they count half each. The positive is there for certain and stands uncorrected (arXiv
 2507.09331). A candidate is masked where it did not yet exist at the example's time or is the positive itself or a
 duplicate of it.
 """
@@ -16,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +56,7 @@ def train_towers(catalogue: Catalogue, clicks: Clicks, config: TowersConfig, pro
     Returns: towers whose reference is the last click; call `with_reference` with the time of the index build.
     Raises: DataError when there is nothing to learn from, clicks are out of order, or the loss stops being a number.
     """
-    clicks = _usable(catalogue, clicks, config)
+    clicks = _usable(catalogue, clicks)
     generator = torch.Generator().manual_seed(config.seed)
     model = TowersModel(Sizes.of(catalogue), config, generator)
     data = _Examples.build(catalogue, clicks, config)
@@ -72,11 +74,12 @@ def train_towers(catalogue: Catalogue, clicks: Clicks, config: TowersConfig, pro
                 loss = _loss(model, data, batch, config, generator)
                 if not math.isfinite(loss.item()):
                     raise DataError(
-                        f"the loss of the two towers must stay finite, got {loss.item()} at step {step + 1} of {n_steps}; "
-                        f"lower retrieval.towers.learning_rate (now {config.learning_rate}) or raise retrieval.towers.temperature"
+                        f"the loss of the two towers must stay finite, got {loss.item()} at step {step + 1} of "
+                        f"{n_steps}; lower retrieval.towers.learning_rate (now {config.learning_rate}) or raise "
+                        f"retrieval.towers.temperature (now {config.temperature})"
                     )
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 step += 1
                 progress(epoch * len(clicks) + start + len(batch), total)
@@ -101,7 +104,7 @@ class _Examples:
     day: Tensor
     """Time of each example, days since the first click, (M,)."""
     decay_now: Tensor
-    """The moving half of each example's freshness, (M, J); float64 where float32 could not hold the product of halves."""
+    """The moving half of each example's freshness, (M, J); float64 where float32 could not hold the halves."""
     decay_created: Tensor
     """The static half of each post's freshness, (N, J)."""
     pool: Tensor
@@ -117,7 +120,9 @@ class _Examples:
         words = np.where(catalogue.tokens >= 0, catalogue.tokens % config.n_text_buckets + 1, 0)
         pool = np.flatnonzero(catalogue.visible & (catalogue.created_at <= clicks.time[-1]))
         origin, middle = clicks.time[0], (int(clicks.time[0]) + int(clicks.time[-1])) // 2
-        half = np.float32 if clicks.time[-1] - origin < freshness.FLOAT32_SPAN else np.float64
+        short = clicks.time[-1] - origin < freshness.FLOAT32_SPAN
+        halves = [freshness.user_part(clicks.time, middle), freshness.post_part(catalogue.created_at, middle)]
+        decay_now, decay_created = (torch.from_numpy(freshness.to_float32(half) if short else half) for half in halves)
         share = np.bincount(clicks.post_row, minlength=catalogue.n_posts) / len(clicks)
         return cls(
             catalogue=catalogue,
@@ -136,8 +141,8 @@ class _Examples:
             ),
             post=torch.from_numpy(clicks.post_row.astype(np.int64)),
             day=torch.from_numpy(((clicks.time - origin) / DAY).astype(np.float32)),
-            decay_now=torch.from_numpy(freshness.user_part(clicks.time, middle).astype(half)),
-            decay_created=torch.from_numpy(freshness.post_part(catalogue.created_at, middle).astype(half)),
+            decay_now=decay_now,
+            decay_created=decay_created,
             pool=torch.from_numpy(pool),
             share=torch.from_numpy(share.astype(np.float32)),
         )
@@ -160,12 +165,17 @@ def _loss(
     history = users.history.masked_scatter(seen, place[len(candidates) :])
     user = model.users(users._replace(history=history), content)
     post = model.posts(content[place[: len(candidates)]])
-    expected = (n_batch - 1) * data.share[candidates] + config.n_uniform_negatives / max(len(data.pool), 1)
+    # Either kind of negative stands for the whole catalogue, so that each gets its share of the weight.
+    in_batch = (n_batch - 1) * data.share[data.post[batch]]
+    uniform = torch.full((len(drawn),), len(drawn) / max(len(data.pool), 1))
+    expected = torch.cat([in_batch, uniform]) * (2 if len(drawn) else 1)
     correction = torch.log(expected.clamp(min=1e-9))
     amplitude = model.amplitude[data.posts.topic[candidates]]
     # One product for similarity, freshness and correction; in float64 where the logs are long (see _Examples).
     asked = torch.cat([user, data.decay_now[batch], torch.ones(n_batch, 1)], dim=1) / config.temperature
-    offered = torch.cat([post, data.decay_created[candidates] * amplitude, -config.temperature * correction[:, None]], dim=1)
+    offered = torch.cat(
+        [post, data.decay_created[candidates] * amplitude, -config.temperature * correction[:, None]], dim=1
+    )
     logit = similarity(asked, offered).float()  # (B, C)
     logit.diagonal().add_(correction[:n_batch])
 
@@ -178,9 +188,8 @@ def _loss(
 
 def _users(data: _Examples, batch: Tensor, generator: torch.Generator) -> UserInput:
     rows = batch.numpy()
-    users = UserBatch.from_rows(
-        data.catalogue, data.clicks.user_row[rows], data.history[rows], data.clicks.time[rows]
-    )  # fmt: skip
+    clicks = data.clicks
+    users = UserBatch.from_rows(data.catalogue, clicks.user_row[rows], data.history[rows], clicks.time[rows])
     hidden = torch.rand(len(batch), generator=generator) < HIDDEN_USER_SHARE
     return UserInput(
         history=torch.from_numpy(users.history.astype(np.int64)),
@@ -191,17 +200,14 @@ def _users(data: _Examples, batch: Tensor, generator: torch.Generator) -> UserIn
     )
 
 
-def _usable(catalogue: Catalogue, clicks: Clicks, config: TowersConfig) -> Clicks:
-    """The clicks of known users, after checks."""
+def _usable(catalogue: Catalogue, clicks: Clicks) -> Clicks:
+    """The clicks that can be examples, after checks."""
     if np.any(np.diff(clicks.time) < 0):
         raise DataError("clicks for the two towers must be in order of time; sort them by their arrival time")
-    if config.embedding_size <= freshness.N_PACES:
-        raise DataError(
-            f"retrieval.towers.embedding_size must be > {freshness.N_PACES}, the dimensions of freshness, "
-            f"got {config.embedding_size}"
-        )
-    known = (clicks.user_row >= 0) & (clicks.post_row >= 0) & (clicks.post_row < catalogue.n_posts)
+    known = (clicks.user_row >= 0) & (clicks.post_row >= 0)
     known &= clicks.time > clicks.time.max(initial=0) - MAX_SPAN
+    # A click on a post that does not exist yet is a fault of somebody's clock.
+    known[known] = catalogue.created_at[clicks.post_row[known]] <= clicks.time[known]
     if known.sum() < 2:
         raise DataError(
             f"the two towers need at least 2 clicks to learn from, got {int(known.sum())}; "
@@ -221,13 +227,13 @@ def _forget_untrained_authors(model: TowersModel, catalogue: Catalogue, pool: np
 @contextmanager
 def _deterministic() -> Iterator[None]:
     """Ask torch for bit-equal results, and leave its setting as it was."""
-    before, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    before, fill = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # a guard against reading unset memory, a fifth of the time
-    )
+    # A guard against reading memory before it is set; it would cost a fifth of the time.
+    settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        settings.fill_uninitialized_memory = fill

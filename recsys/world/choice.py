@@ -139,6 +139,21 @@ def post_appeals(truth: Truth, now: int) -> Doubles:
     return out
 
 
+def appeals_of_user(truth: Truth, shared: Doubles, user: int, now: int) -> Doubles:
+    """Logits before fatigue of all posts for one user, (N,): what `appeal_of` gives, by columns.
+
+    Args:
+        shared: `post_appeals` at the same `now`, (N,).
+    """
+    day = min(max((now - truth.start) / truth.span, 0.0), 1.0)
+    of_topic = truth.taste_start[user] * (1.0 - day) + truth.taste_end[user] * day
+    of_author = truth.style * 0.5 * (truth.author_style @ truth.user_style[user]).astype(np.float64)
+    of_author[truth.follows[truth.follows_start[user] : truth.follows_start[user + 1]]] += truth.follow_bonus
+    of_language = np.where(truth.user_reads[user], 0.0, -truth.foreign_language)
+    logit: Doubles = shared + of_topic[truth.post_topic] + of_author[truth.post_author]
+    return logit + truth.media_taste[user][truth.post_media] + of_language[truth.post_language]
+
+
 def appeal_of(truth: Truth, user: int, posts: Rows, now: int) -> Doubles:
     """Logits before fatigue of many posts for one user at `now` (microseconds), (C,)."""
     out = np.empty(len(posts))

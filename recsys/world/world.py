@@ -16,7 +16,7 @@ from recsys.config import WorldConfig
 from recsys.errors import DataError
 from recsys.offline.catalogue import lookup
 from recsys.types import Doubles, Ids, Mask, Rows
-from recsys.world.choice import appeal_of, examination, post_appeals, relevance, truth_of, user_appeal
+from recsys.world.choice import appeal_of, appeals_of_user, examination, post_appeals, relevance, truth_of
 from recsys.world.kernels import JIT
 from recsys.world.population import draw_population
 from recsys.world.sessions import MORE
@@ -101,9 +101,11 @@ class World:
             self._shared = now, post_appeals(self.truth, now)
         # Fatigue moves all posts of a topic alike, so only a topic's best k can ever be chosen.
         rows = np.empty((self.truth.taste_start.shape[1], k), np.int32)
-        _best_of_topics(self.truth, user, now, self._shared[1], allowed, rows, np.empty(rows.shape))
+        everything = appeals_of_user(self.truth, self._shared[1], user, now)
+        exists = allowed & (self.population.post_created_at <= now)
+        _best_of_topics(everything, self.population.post_topic, exists, rows)
         rows = rows[rows >= 0]
-        topic, logit = self.population.post_topic[rows], appeal_of(self.truth, user, rows, now)
+        topic, logit = self.population.post_topic[rows], everything[rows]
         n_of_topic = np.zeros(self.truth.taste_start.shape[1], np.int64)
         slate = []
         left = np.ones(len(rows), bool)
@@ -117,24 +119,21 @@ class World:
 
 
 @JIT
-def _best_of_topics(truth, user, now, shared, allowed, rows, best):  # type: ignore[no-untyped-def]
-    """The allowed posts of `now` with the highest logits of each topic, best first, -1 padded, into rows (T, k)."""
+def _best_of_topics(logit, topic, allowed, rows):  # type: ignore[no-untyped-def]
+    """The allowed posts with the highest logits of each topic, best first, -1 padded, into rows (T, k)."""
     k = rows.shape[1]
     rows[:] = -1
     filled = np.zeros(rows.shape[0], np.int64)
-    for post in range(shared.shape[0]):
-        if not allowed[post] or truth.post_created_at[post] > now:
-            continue
-        of = truth.post_topic[post]
+    for post in range(logit.shape[0]):
+        of = topic[post]
         n = filled[of]
-        logit = shared[post] + user_appeal(truth, user, post, now)
-        if n == k and logit <= best[of, k - 1]:
+        if not allowed[post] or (n == k and logit[post] <= logit[rows[of, k - 1]]):
             continue
         place = min(n, k - 1)
-        while place > 0 and best[of, place - 1] < logit:
-            rows[of, place], best[of, place] = rows[of, place - 1], best[of, place - 1]
+        while place > 0 and logit[rows[of, place - 1]] < logit[post]:
+            rows[of, place] = rows[of, place - 1]
             place -= 1
-        rows[of, place], best[of, place] = post, logit
+        rows[of, place] = post
         filled[of] = min(n + 1, k)
 
 

@@ -258,6 +258,20 @@ def test_one_writer_at_a_time(setup: Setup, lake: Lake) -> None:
     assert other.step() == 10
 
 
+def test_a_killed_reader_frees_the_lake_within_a_minute(setup: Setup, lake: Lake) -> None:
+    with LakeSink(setup.client, setup.stream, lake).held():
+        assert 0 < setup.client.pttl(keys.LAKE_LOCK) <= lake_sink.LOCK_S * 1000
+
+
+def test_a_reader_keeps_the_lake_for_as_long_as_it_reads(
+    setup: Setup, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lake_sink, "LOCK_S", 0.3)
+    with LakeSink(setup.client, setup.stream, lake).held():
+        time.sleep(0.7)
+        assert setup.client.exists(keys.LAKE_LOCK)
+
+
 def test_a_batch_whose_records_left_the_stream_is_not_overwritten_with_less(
     setup: Setup, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
