@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from recsys import release
-from recsys.config import Config
+from recsys.config import Config, WorldConfig
 from recsys.errors import DataError, ReleaseError
 from recsys.evaluation.report import evaluate, over_seeds
 from recsys.offline.lake import Lake
@@ -80,12 +80,28 @@ def _evaluate_one(config: Config, progress: Progress) -> dict[str, Any]:
         simulate_step(config, progress)
         train(config, progress)
     else:
+        if _settings_changed(config):
+            progress.say(
+                f"the world in {config.data_dir} was simulated with other world settings than these and is evaluated "
+                "as it is; run `recsys simulate` for a new one"
+            )
         try:
             release.load(config.releases_path, verify=False)
         except ReleaseError as error:
             progress.say(f"no usable release yet, training first ({error})")
             train(config, progress)
     return evaluate(config, progress)
+
+
+def _settings_changed(config: Config) -> bool:
+    """Whether a world was simulated here with other settings than these."""
+    try:
+        noted = (config.world_path / "world.json").read_text()
+        return WorldConfig.model_validate_json(noted) != config.world
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
 
 
 def _interrupted(lake: Lake) -> bool:

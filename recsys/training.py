@@ -131,6 +131,7 @@ def learn(config: Config, lake: Lake, progress: Progress) -> Learned:
     }
     metrics = {
         "ranking": figures,
+        "cuts": list(split.cuts),
         "rows": {share: int(rows.sum()) for share, rows in shares.items()} | {"towers": len(clicks)},
         "posts": catalogue.n_posts,
         "id_only_posts": catalogue.n_id_only_posts,

@@ -11,15 +11,15 @@ import numpy as np
 
 from recsys import release
 from recsys.config import Config
-from recsys.errors import DataError
+from recsys.errors import DataError, ReleaseError
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import Events, Exposures, Logs, read_logs
 from recsys.offline.lake import Lake
-from recsys.offline.split import Split, split_by_time
+from recsys.offline.split import SHARES, Split
 from recsys.ranking.rankers import Rankers
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.towers import Towers
-from recsys.types import Floats
+from recsys.types import SECOND, Floats
 from recsys.world.world import World
 
 RANDOM_POLICY = "random"
@@ -62,9 +62,11 @@ class Material:
 
 
 def gather(config: Config) -> Material:
-    """Open the current release and read the lake with the release's own numbering of posts and users.
+    """Open the current release and read the lake with the release's own numbering and its own shares of time.
 
-    Raises: ReleaseError without a release, DataError when the lake has posts or users that the release does not know.
+    What the lake gained since training does not count: the test share is exactly what this release was kept from.
+
+    Raises: ReleaseError without a release, DataError when the lake is not the one the release learned from.
     """
     loaded = release.load(config.releases_path)
     catalogue = Catalogue.load(loaded.path / "catalogue")
@@ -73,28 +75,33 @@ def gather(config: Config) -> Material:
     logs = read_logs(lake, catalogue, config.offline)
     if world is not None:
         logs = replace(logs, events=_before(logs.events, loaded.manifest.logs_end))
-    unknown = int((logs.exposures.post_row < 0).sum() + (logs.exposures.user_row < 0).sum())
-    if unknown:
-        raise DataError(
-            f"{unknown} exposures in {lake.url} are of posts or users younger than release {loaded.version}; "
-            "run `recsys train` again"
-        )
     material = Material(
         config=config,
         release=loaded,
         lake=lake,
         catalogue=catalogue,
         logs=logs,
-        split=split_by_time(logs.exposures, config.offline.split, config.offline.label_window_s),
+        split=_split_of(loaded, config.offline.label_window_s),
         towers=Towers.load(loaded.path / "towers"),
         post_vectors=np.load(loaded.path / "index" / "post_vectors.npy", mmap_mode="r"),
         index=PostIndex.load(loaded.path / "index"),
         rankers=Rankers.load(loaded.path / "ranking", config.ranking.n_threads),
         world=world,
     )
-    if not material.test().click.any():
-        raise DataError(f"the test share of {lake.url} has no click that the world wrote; run `recsys simulate` again")
+    test = material.test()
+    unknown = int(((test.post_row < 0) | (test.user_row < 0)).sum())
+    if unknown or not test.click.any():
+        problem = f"holds {unknown} exposures of posts or users that it does not know" if unknown else "has no click"
+        raise DataError(f"the test share of release {loaded.version} in {lake.url} {problem}; run `recsys train` again")
     return material
+
+
+def _split_of(loaded: release.Release, label_window_s: float) -> Split:
+    cuts = loaded.manifest.metrics.get("cuts")
+    if not isinstance(cuts, list) or len(cuts) != len(SHARES) + 1:
+        raise ReleaseError(f"release {loaded.version} does not say how time was split; run `recsys train` again")
+    towers, rankers, calibrators, test, end = (int(str(cut)) for cut in cuts)
+    return Split((towers, rankers, calibrators, test, end), int(label_window_s * SECOND))
 
 
 def _before(events: Events, end: int) -> Events:

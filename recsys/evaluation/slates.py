@@ -73,7 +73,7 @@ def _clicks(
         user = world.user_row(user_id)
         allowed = _allowed(material, exists, user_row, returned.get(user_id, np.empty(0, np.int32)))
         slates = {
-            "random": rng.permutation(np.flatnonzero(allowed))[:k],
+            "random": _draw(allowed, k, rng),
             "popularity": popular[allowed[popular]][:k],
             "full": recommender.recommend(FeedRequest(i + 1, user_id, now, k)).candidates.post_row,
         }

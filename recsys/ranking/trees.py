@@ -77,9 +77,10 @@ def fit_trees(examples: Examples, offset: Doubles, config: RankingConfig, progre
         "num_threads": config.n_threads, "seed": 0, "deterministic": True, "force_row_wise": True, "verbose": -1,
     }  # fmt: skip
 
+    # LightGBM takes the -1 of a missing category as missing, in training and in prediction.
     def dataset(rows: slice, reference: lgb.Dataset | None) -> lgb.Dataset:
         return lgb.Dataset(
-            _with_categories(examples.features[rows]), examples.click[rows].astype(np.float32),
+            examples.features[rows], examples.click[rows].astype(np.float32),
             init_score=base + offset[rows], feature_name=list(NAMES), categorical_feature=list(CATEGORICAL),
             reference=reference, params=parameters,
         )  # fmt: skip
@@ -102,12 +103,3 @@ def _add_to_first_tree(booster: lgb.Booster, base: float) -> None:
     """Where LightGBM itself keeps the base rate when it starts from one."""
     for leaf in range(booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]):
         booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) + base)
-
-
-def _with_categories(features: Floats) -> Floats:
-    """LightGBM learns from NaN, not from -1, that a category is missing. When it predicts it takes both alike."""
-    features = features.copy()
-    for name in CATEGORICAL:
-        column = features[:, NAMES.index(name)]
-        column[column < 0] = np.nan
-    return features

@@ -50,7 +50,7 @@ def histories_at(
     first = np.searchsorted(key, asked * n_keys)
     end = np.searchsorted(key, asked * n_keys + np.searchsorted(moments, query_now))
     place = end[:, None] - 1 - np.arange(size)  # (Q, size)
-    seen = (place >= first[:, None]) & (asked >= 0)[:, None]
+    seen = place >= first[:, None]  # (an unknown user's key lies before all clicks)
     if not len(post):
         return np.full((len(asked), size), -1, np.int32)
     return np.where(seen, post[np.where(seen, place, 0)], -1).astype(np.int32)

@@ -59,7 +59,7 @@ def train_towers(catalogue: Catalogue, clicks: Clicks, config: TowersConfig, pro
     clicks = _usable(catalogue, clicks)
     generator = torch.Generator().manual_seed(config.seed)
     model = TowersModel(Sizes.of(catalogue), config, generator)
-    data = _Examples.build(catalogue, clicks, config)
+    data = TrainingData.build(catalogue, clicks, config)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     total = config.epochs * len(clicks)
     n_steps = config.epochs * math.ceil(len(clicks) / config.batch_size)
@@ -71,7 +71,7 @@ def train_towers(catalogue: Catalogue, clicks: Clicks, config: TowersConfig, pro
                 rate = FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * step / n_steps)) / 2
                 optimiser.param_groups[0]["lr"] = config.learning_rate * rate
                 batch = order[start : start + config.batch_size]
-                loss = _loss(model, data, batch, config, generator)
+                loss = batch_loss(model, data, batch, config, generator)
                 if not math.isfinite(loss.item()):
                     raise DataError(
                         f"the loss of the two towers must stay finite, got {loss.item()} at step {step + 1} of "
@@ -88,7 +88,7 @@ def train_towers(catalogue: Catalogue, clicks: Clicks, config: TowersConfig, pro
 
 
 @dataclass(frozen=True, slots=True)
-class _Examples:
+class TrainingData:
     """Everything the loss reads, as tensors; posts by catalogue row, examples by place in the log."""
 
     catalogue: Catalogue
@@ -113,7 +113,7 @@ class _Examples:
     """Share of the log's clicks on each post: the chance that one other example of a batch brings it, (N,)."""
 
     @classmethod
-    def build(cls, catalogue: Catalogue, clicks: Clicks, config: TowersConfig) -> _Examples:
+    def build(cls, catalogue: Catalogue, clicks: Clicks, config: TowersConfig) -> TrainingData:
         def tensor(column: np.ndarray) -> Tensor:
             return torch.from_numpy(np.array(column, np.int64) + 1)
 
@@ -148,8 +148,8 @@ class _Examples:
         )
 
 
-def _loss(
-    model: TowersModel, data: _Examples, batch: Tensor, config: TowersConfig, generator: torch.Generator
+def batch_loss(
+    model: TowersModel, data: TrainingData, batch: Tensor, config: TowersConfig, generator: torch.Generator
 ) -> Tensor:
     """Mean cross entropy of the batch's positives among its candidates."""
     n_batch = len(batch)
@@ -171,7 +171,7 @@ def _loss(
     expected = torch.cat([in_batch, uniform]) * (2 if len(drawn) else 1)
     correction = torch.log(expected.clamp(min=1e-9))
     amplitude = model.amplitude[data.posts.topic[candidates]]
-    # One product for similarity, freshness and correction; in float64 where the logs are long (see _Examples).
+    # One product for similarity, freshness and correction; in float64 where the logs are long (see TrainingData).
     asked = torch.cat([user, data.decay_now[batch], torch.ones(n_batch, 1)], dim=1) / config.temperature
     offered = torch.cat(
         [post, data.decay_created[candidates] * amplitude, -config.temperature * correction[:, None]], dim=1
@@ -186,7 +186,7 @@ def _loss(
     return functional.cross_entropy(logit, torch.arange(n_batch))
 
 
-def _users(data: _Examples, batch: Tensor, generator: torch.Generator) -> UserInput:
+def _users(data: TrainingData, batch: Tensor, generator: torch.Generator) -> UserInput:
     rows = batch.numpy()
     clicks = data.clicks
     users = UserBatch.from_rows(data.catalogue, clicks.user_row[rows], data.history[rows], clicks.time[rows])

@@ -151,7 +151,8 @@ def appeals_of_user(truth: Truth, shared: Doubles, user: int, now: int) -> Doubl
     of_author[truth.follows[truth.follows_start[user] : truth.follows_start[user + 1]]] += truth.follow_bonus
     of_language = np.where(truth.user_reads[user], 0.0, -truth.foreign_language)
     logit: Doubles = shared + of_topic[truth.post_topic] + of_author[truth.post_author]
-    return logit + truth.media_taste[user][truth.post_media] + of_language[truth.post_language]
+    logit += truth.media_taste[user][truth.post_media] + of_language[truth.post_language]
+    return logit
 
 
 def appeal_of(truth: Truth, user: int, posts: Rows, now: int) -> Doubles:

@@ -143,7 +143,6 @@ def _sessions(config: WorldConfig, population: Population) -> Iterator[tuple[int
     n_of = np.minimum(rng.geometric(1 - AGAIN, n_sessions), MAX_REQUESTS)
     first = np.concatenate([[0], np.cumsum(n_of)])
     gap = rng.integers(40 * SECOND, 180 * SECOND, first[-1])
-    gap[first[:-1]] = 0
     within = np.cumsum(gap)
     now = population.start + np.repeat(start - within[first[:-1]], n_of) + within
     edges = np.searchsorted(start, np.arange(0, config.n_days * DAY + 1, CHUNK))

@@ -1,0 +1,96 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recsys.evaluation.retrieval import ROWS, _Trends, retrieval_report
+from recsys.offline.labels import CLICK
+from recsys.online import trending
+from recsys.types import DAY
+
+
+def quiet(done, total):
+    pass
+
+
+def with_settings(material, section, **settings):
+    changed = getattr(material.config, section).model_copy(update=settings)
+    return replace(material, config=material.config.model_copy(update={section: changed}))
+
+
+def with_budget(material, budget):
+    sources = material.config.retrieval.sources.model_copy(update={"budget": budget})
+    return with_settings(material, "retrieval", sources=sources)
+
+
+def test_recalls_are_shares_with_intervals_around_them(material):
+    report = retrieval_report(material, quiet)
+    assert set(report) == {"recall@500", "recall@500_ci", "requests", "clicks"}
+    assert tuple(report["recall@500"]) == ROWS
+    for name, value in report["recall@500"].items():
+        low, high = report["recall@500_ci"][name]
+        assert 0 <= low <= value <= high <= 1
+    assert 0 < report["requests"] <= material.config.evaluation.n_requests
+    assert report["requests"] <= report["clicks"] <= len(material.random_test_clicks())
+    assert report["recall@500"]["all_sources"] > 0.2
+    assert report["recall@500"]["popularity"] > 0.05
+
+
+def test_a_budget_of_everything_finds_everything_that_existed(material):
+    report = retrieval_report(with_budget(material, material.catalogue.n_posts), quiet)
+    recall = report[f"recall@{material.catalogue.n_posts}"]
+    assert recall["two_tower"] == recall["all_sources"] == 1.0
+    assert recall["popularity"] < 1.0  # posts that nobody had clicked yet cannot be popular
+
+
+def test_a_larger_budget_never_finds_less(material):
+    small = retrieval_report(with_budget(material, 500), quiet)["recall@500"]
+    large = retrieval_report(with_budget(material, 1000), quiet)["recall@1000"]
+    assert all(large[name] >= small[name] for name in ("popularity", "two_tower"))
+
+
+def test_all_clicks_of_the_chosen_requests_are_looked_for(material):
+    report = retrieval_report(with_settings(material, "evaluation", n_requests=10**6), quiet)
+    clicks = material.random_test_clicks()
+    assert report["clicks"] == len(clicks)
+    assert report["requests"] == len(np.unique(clicks.request_id))
+
+
+def test_no_more_requests_than_asked_for(material):
+    few = retrieval_report(with_settings(material, "evaluation", n_requests=10), quiet)
+    assert few["requests"] == 10
+    assert few == retrieval_report(with_settings(material, "evaluation", n_requests=10), quiet)
+    assert few != retrieval_report(with_settings(material, "evaluation", n_requests=10, seed=1), quiet)
+
+
+def test_without_a_click_to_find_there_is_no_recall(material):
+    exposures = material.logs.exposures
+    nobody = replace(exposures, click=exposures.click & (exposures.policy != material.logs.policies.index("random")))
+    report = retrieval_report(replace(material, logs=replace(material.logs, exposures=nobody)), quiet)
+    assert report["recall@500"] == report["recall@500_ci"] == dict.fromkeys(ROWS)
+    assert report["requests"] == report["clicks"] == 0
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_trends_then_is_what_the_online_store_would_have_held(material, share):
+    events = material.logs.events
+    now = int(np.quantile(events.ingest_time, share))
+    trends = _Trends(material)
+    for moment in (now // 2, now):
+        trends.advance(moment)
+    known = (events.action == CLICK) & (events.ingest_time < now)
+    ranked = trending.rank(material.catalogue, events.post_row[known], events.time[known], now, 1000)
+    for language, (posts, _) in ranked.items():
+        assert trends.of_language(language)[:30].tolist() == posts[:30].tolist()
+
+
+def test_popular_is_what_was_clicked_most_lately_and_still_visible(material):
+    events, now = material.logs.events, material.logs_end
+    trends = _Trends(material)
+    trends.advance(now)
+    clicked = events.action == CLICK
+    score = np.zeros(material.catalogue.n_posts)
+    for post, time in zip(events.post_row[clicked].tolist(), events.time[clicked].tolist(), strict=True):
+        score[post] += 0.5 ** ((now - time) / DAY)
+    score[~material.catalogue.visible] = 0
+    assert trends.popular(20).tolist() == np.argsort(-score, kind="stable")[:20].tolist()

@@ -1,0 +1,193 @@
+"""The matrix has the columns the spec names, whoever asks and however many at once."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from recsys.features.assemble import Inputs, assemble
+from recsys.features.spec import (
+    COUNTS,
+    ENTITIES,
+    FEATURES,
+    NAMES,
+    POST,
+    PRIOR_IMPRESSIONS,
+    PRIOR_RATE,
+    RATES,
+    TOPIC,
+    USER,
+)
+from recsys.types import DAY, HOUR
+
+from .conftest import START
+
+LABELS = {"1h": HOUR, "1d": DAY, "7d": 7 * DAY}
+UNKNOWN_POST = 9
+
+
+def random_inputs(seed, n, n_posts=11):
+    rng = np.random.default_rng(seed)
+    return Inputs(
+        counts={entity.name: rng.gamma(1.0, 20.0, (n, *entity.shape)) for entity in ENTITIES},
+        post_row=rng.integers(0, n_posts, n).astype(np.int32),
+        user_language=rng.integers(-1, 2, n).astype(np.int32),
+        follows_author=rng.random(n) < 0.5,
+        follows_topic_share=rng.random(n).astype(np.float32),
+        history_language_share=rng.random(n).astype(np.float32),
+        history_media_share=rng.random(n).astype(np.float32),
+        tower_score=rng.normal(size=n).astype(np.float32),
+        now=START + rng.integers(0, DAY, n),
+    )
+
+
+def nothing_known(n=1, post_row=UNKNOWN_POST, now=0):
+    return Inputs(
+        counts={entity.name: np.zeros((n, *entity.shape)) for entity in ENTITIES},
+        post_row=np.full(n, post_row, np.int32),
+        user_language=np.full(n, -1, np.int32),
+        follows_author=np.zeros(n, bool),
+        follows_topic_share=np.zeros(n, np.float32),
+        history_language_share=np.full(n, 0.5, np.float32),
+        history_media_share=np.full(n, 0.25, np.float32),
+        tower_score=np.zeros(n, np.float32),
+        now=np.full(n, now, np.int64),
+    )
+
+
+def column(matrix, name):
+    return matrix[:, NAMES.index(name)]
+
+
+def part(inputs, rows):
+    return Inputs(
+        counts={name: counts[rows] for name, counts in inputs.counts.items()},
+        **{name: getattr(inputs, name)[rows] for name in Inputs.__dataclass_fields__ if name != "counts"},
+    )
+
+
+def test_columns_come_in_the_order_of_the_spec(catalogue):
+    """Every count has a value of its own, so that a column out of place shows."""
+    inputs = random_inputs(0, 4)
+    matrix = assemble(catalogue, inputs)
+    assert matrix.shape == (4, len(NAMES))
+    assert matrix.dtype == np.float32
+    entities = {entity.name: entity for entity in ENTITIES}
+    n_checked = 0
+    for feature in FEATURES:
+        entity = entities.get(feature.entity)
+        *words, label = feature.name.removeprefix(f"{feature.entity}_").split("_")
+        if feature.kind == "decayed count":
+            a, h = entity.at(words[0].removesuffix("s"), LABELS[label])
+            expected = np.log1p(inputs.counts[entity.name][:, a, h])
+        elif feature.kind == "smoothed rate":
+            actions, shown = (
+                inputs.counts[entity.name][:, *entity.at(a, LABELS[label])] for a in (words[0], "impression")
+            )
+            smoothed = actions + PRIOR_RATE[words[0]] * PRIOR_IMPRESSIONS
+            expected = np.log(smoothed / (np.maximum(shown, actions) + PRIOR_IMPRESSIONS))
+        else:
+            continue
+        np.testing.assert_allclose(column(matrix, feature.name), expected, rtol=1e-6, err_msg=feature.name)
+        n_checked += 1
+    assert n_checked == len(COUNTS) + len(RATES)
+
+
+def test_the_other_columns_are_what_they_say(catalogue):
+    inputs = replace(
+        nothing_known(3, now=START + 30 * HOUR + HOUR // 2),
+        post_row=np.array([0, 4, 3], np.int32),
+        user_language=np.array([0, 0, -1], np.int32),
+        follows_author=np.array([True, False, False]),
+        follows_topic_share=np.float32([0.25, 0, 0]),
+        history_language_share=np.float32([0.75, 0, 1]),
+        history_media_share=np.float32([0.5, 0, 0.125]),
+        tower_score=np.float32([0.5, -1, 0]),
+    )
+    a, h = POST.at("click", HOUR)
+    inputs.counts["post"][0, a, h] = 3
+    inputs.counts["post"][0, a, POST.half_lives.index(DAY)] = 4
+    inputs.counts["user_topic"][0, 1, 1] = 2
+    inputs.counts["user"][0][USER.at("click", 7 * DAY)] = 8
+    matrix = assemble(catalogue, inputs)
+    assert column(matrix, "post_velocity").tolist() == [0.75, 0, 0]
+    assert column(matrix, "user_topic_share").tolist() == [0.25, 0, 0]
+    assert column(matrix, "tower_score").tolist() == [0.5, -1, 0]
+    assert column(matrix, "follows_author").tolist() == [1, 0, 0]
+    assert column(matrix, "follows_topic_share").tolist() == [0.25, 0, 0]
+    assert column(matrix, "history_language_share").tolist() == [0.75, 0, 1]
+    assert column(matrix, "history_media_share").tolist() == [0.5, 0, 0.125]
+    assert column(matrix, "same_language").tolist() == [1, 0, 0.5]
+    assert column(matrix, "topic").tolist() == [0, 1, 0], "post 3 has its author's usual topic"
+    assert column(matrix, "topic_missing").tolist() == [0, 0, 1]
+    assert column(matrix, "media").tolist() == [0, -1, 3]
+    np.testing.assert_allclose(column(matrix, "text_length"), np.log1p([0, 4, 3]), rtol=1e-6)
+    np.testing.assert_allclose(column(matrix, "post_age"), np.log1p([30.5, 34.5, 33.5]), rtol=1e-6)
+    weekday = datetime.fromtimestamp((START + 30 * HOUR) / 1e6, UTC).weekday()
+    assert column(matrix, "hour_of_day").tolist() == [6.5] * 3
+    assert column(matrix, "weekday").tolist() == [weekday] * 3
+
+
+def test_where_nothing_is_known_every_feature_has_its_default(catalogue):
+    monday = 4 * DAY  # 5 January 1970; times of the request are never unknown, so midnight on a Monday stands for zero
+    row = assemble(catalogue, nothing_known(now=monday))[0]
+    assert np.isfinite(row).all()
+    for feature, value in zip(FEATURES, row, strict=True):
+        # An id-only post is as old as time, and its topic is missing for certain.
+        known = {"topic_missing": 1.0, "post_age": np.log1p(monday / HOUR)}
+        expected = known.get(feature.name, feature.default)
+        assert value == pytest.approx(expected, abs=1e-6), feature.name
+
+
+def test_zero_counts_of_a_known_post_are_finite(catalogue):
+    for post in range(catalogue.n_posts):
+        assert np.isfinite(assemble(catalogue, nothing_known(post_row=post, now=START))).all()
+
+
+def test_a_post_from_the_future_has_age_zero(catalogue):
+    inputs = nothing_known(post_row=0, now=START - HOUR)
+    assert column(assemble(catalogue, inputs), "post_age").tolist() == [0]
+
+
+def test_a_rate_never_exceeds_one_although_a_click_may_arrive_before_its_impression(catalogue):
+    inputs = nothing_known()
+    inputs.counts["post"][:, POST.actions.index("click"), :] = 1000.0
+    assert (column(assemble(catalogue, inputs), "post_click_rate_1h") < 0).all()
+
+
+def test_one_row_for_all_equals_the_row_repeated(catalogue):
+    """In serving the user's counts, language and the time are one row; in training they are one per candidate."""
+    many = random_inputs(1, 6)
+    one = replace(
+        many,
+        counts=many.counts | {name: many.counts[name][:1] for name in ("user", "topic")},
+        user_language=many.user_language[:1],
+        now=many.now[:1],
+    )
+    repeated = replace(
+        one,
+        counts=one.counts | {name: np.repeat(one.counts[name], 6, axis=0) for name in ("user", "topic")},
+        user_language=np.repeat(one.user_language, 6),
+        now=np.repeat(one.now, 6),
+    )
+    np.testing.assert_array_equal(assemble(catalogue, one), assemble(catalogue, repeated))
+    assert one.counts["topic"].shape == (1, *TOPIC.shape)
+
+
+def test_a_batch_of_many_requests_equals_each_candidate_alone(catalogue):
+    inputs = random_inputs(2, 40)
+    together = assemble(catalogue, inputs)
+    for row in range(40):
+        np.testing.assert_array_equal(together[row : row + 1], assemble(catalogue, part(inputs, slice(row, row + 1))))
+
+
+def test_no_candidates_give_an_empty_matrix(catalogue):
+    assert assemble(catalogue, part(random_inputs(3, 1), slice(0, 0))).shape == (0, len(NAMES))
+
+
+def test_unknown_author_and_topic_are_categories_of_their_own(catalogue):
+    matrix = assemble(catalogue, replace(random_inputs(4, 2), post_row=np.array([7, UNKNOWN_POST], np.int32)))
+    assert column(matrix, "topic").tolist() == [-1, -1]
+    assert column(matrix, "topic_missing").tolist() == [1, 1]
+    assert np.isfinite(matrix).all()

@@ -1,0 +1,106 @@
+"""Counts halve with every half-life, in whatever order events come."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.features.decay import States, advance, read, replay
+from recsys.features.spec import Entity
+from recsys.offline.labels import ACTIONS
+from recsys.types import DAY, HOUR
+
+THING = Entity("thing", ("impression", "click"), (HOUR, DAY))
+T = 20_000 * DAY
+
+
+def after(events, n_things=1, entity=THING):
+    """States after (row, time, action) events, taken in the order given."""
+    states = States.zeros(n_things, entity)
+    columns = [np.array([event[side] for event in events], np.int64) for side in (0, 1)]
+    actions = np.array([ACTIONS.index(event[2]) for event in events], np.int32)
+    advance(states, entity, *columns, actions)
+    return states
+
+
+def counts_at(states, now, row=0, entity=THING):
+    return read(states, entity, np.array([row], np.int32), now)[0]
+
+
+def test_an_event_counts_half_after_a_half_life_and_a_quarter_after_two():
+    states = after([(0, T, "click")])
+    for hours, expected in ((0, 1.0), (1, 0.5), (2, 0.25), (24, 2.0**-24)):
+        assert counts_at(states, T + hours * HOUR)[1, 0] == expected
+    assert counts_at(states, T + DAY)[1, 1] == 0.5
+    assert (counts_at(states, T + DAY)[0] == 0).all(), "impressions are counted apart"
+
+
+def test_events_add_up_each_with_its_own_age():
+    states = after([(0, T, "click"), (0, T + HOUR, "click"), (0, T + 3 * HOUR, "impression")])
+    at = counts_at(states, T + 3 * HOUR)
+    assert at[1, 0] == pytest.approx(2.0**-3 + 2.0**-2, rel=1e-15)
+    assert at[1, 1] == pytest.approx(2.0 ** (-3 / 24) + 2.0 ** (-2 / 24), rel=1e-15)
+    assert at[0].tolist() == [1.0, 1.0]
+
+
+def test_a_late_event_counts_with_its_age():
+    states = after([(0, T + 2 * HOUR, "click"), (0, T, "click")])
+    assert states.t[0] == T + 2 * HOUR, "the state does not go back in time"
+    assert counts_at(states, T + 2 * HOUR)[1, 0] == 1.25
+
+
+def test_things_are_counted_apart_and_events_of_none_are_passed_over():
+    states = after([(0, T, "click"), (-1, T, "click"), (1, T, "impression")], n_things=3)
+    counted = read(states, THING, np.array([0, 1, 2, -1], np.int32), T)
+    assert counted[:, :, 0].tolist() == [[0, 1], [1, 0], [0, 0], [0, 0]]
+
+
+def test_an_action_the_entity_does_not_keep_changes_nothing_not_even_the_time():
+    states = after([(0, T, "click"), (0, T + HOUR, "hide"), (0, T + HOUR, "dwell")])
+    assert states.t[0] == T
+    assert states.v[0, :, 0].tolist() == [0, 1]
+
+
+events_of_two = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(T, T + 10 * DAY), st.sampled_from(["impression", "click"])), min_size=1
+)
+
+
+@given(events_of_two.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
+def test_the_order_of_delivery_does_not_matter_beyond_1e_12(orders):
+    first, second = (after(events, n_things=2) for events in orders)
+    np.testing.assert_array_equal(first.t, second.t)
+    np.testing.assert_allclose(first.v, second.v, rtol=1e-12, atol=0)
+
+
+@given(events_of_two, st.integers(0, 20))
+def test_counting_in_two_calls_equals_counting_in_one(events, cut):
+    states = after(events[:cut], n_things=2)
+    rest = events[cut:]
+    rows, times = (np.array([event[side] for event in rest], np.int64) for side in (0, 1))
+    advance(states, THING, rows, times, np.array([ACTIONS.index(event[2]) for event in rest], np.int32))
+    whole = after(events, n_things=2)
+    np.testing.assert_array_equal(states.v, whole.v)
+    np.testing.assert_array_equal(states.t, whole.t)
+
+
+def ints(*values):
+    return np.array(values, np.int64)
+
+
+def test_a_query_sees_what_arrived_strictly_before_it():
+    click = np.array([ACTIONS.index("click")], np.int32)
+    queries = ints(0, 0, 0, -1), ints(T, T + 5, T + 6, T + 6)
+    seen = replay(States.zeros(1, THING), THING, ints(0), ints(T), ints(T + 5), click, *queries)
+    assert (seen[:, 1, 0] > 0).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "queries"), [((T + 1, T), (T, T)), ((T, T), (T + 1, T))], ids=["events", "queries"]
+)
+def test_a_replay_out_of_order_is_refused(arrivals, queries):
+    clicks = np.array([1, 1], np.int32)
+    with pytest.raises(ValueError, match="ascending order"):
+        replay(
+            States.zeros(1, THING), THING, ints(0, 0), ints(T, T), ints(*arrivals), clicks, ints(0, 0), ints(*queries)
+        )

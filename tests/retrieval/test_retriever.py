@@ -1,0 +1,170 @@
+"""The merge keeps every source's places, loses nothing it has room for, and says who brought what."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tastes import END, clicks_of, request, trained, two_tastes
+from worlds import rows
+
+from recsys.config import IndexConfig, SourcesConfig
+from recsys.errors import ReleaseError
+from recsys.retrieval.index import PostIndex
+from recsys.retrieval.retriever import Retriever, merge
+from recsys.retrieval.sources import Followed, Trending, TwoTower
+from recsys.retrieval.users import UserBatch
+from recsys.types import DAY, Source
+
+TT, FO, TR = Source.TWO_TOWER, Source.FOLLOWED, Source.TRENDING
+BITS = (TT, FO, TR)
+
+
+def merged(found, places, budget):
+    post_row, bits = merge([rows(posts) for posts in found], BITS, places, budget)
+    return dict(zip(post_row.tolist(), bits.tolist(), strict=True))
+
+
+def test_each_source_has_its_places_and_the_first_fills_what_is_left():
+    assert merged([[1, 2, 3, 4, 5], [6, 7, 8], [9, 10]], (2, 1, 1), 6) == {1: TT, 2: TT, 6: FO, 9: TR, 3: TT, 4: TT}
+
+
+def test_a_post_of_several_sources_takes_one_place_and_has_all_their_bits():
+    assert merged([[1, 2, 3], [2, 8], [8, 1]], (1, 1, 1), 3) == {1: TT | TR, 2: TT | FO, 8: FO | TR}
+
+
+def test_places_that_a_source_cannot_fill_go_to_the_others_in_order():
+    assert merged([[1], [6, 7, 8], [9, 10]], (2, 1, 1), 5) == {1: TT, 6: FO, 9: TR, 7: FO, 8: FO}
+
+
+def test_sources_without_posts_give_no_candidates():
+    assert merged([[], [], []], (2, 1, 1), 5) == {}
+
+
+found = st.lists(st.lists(st.integers(0, 40), unique=True, max_size=25), min_size=3, max_size=3)
+
+
+@given(found, st.tuples(*[st.integers(0, 8)] * 3), st.integers(0, 20))
+def test_the_merge_keeps_places_loses_nothing_and_repeats_nothing(found, places, spare):
+    budget = sum(places) + spare
+    post_row, bits = merge([rows(posts) for posts in found], BITS, places, budget)
+    every = {post for posts in found for post in posts}
+    assert len(post_row) == len(set(post_row.tolist())) == min(budget, len(every))
+    assert set(post_row.tolist()) <= every
+    for posts, n in zip(found, places, strict=True):
+        assert set(posts[:n]) <= set(post_row.tolist())
+    for post, bit in zip(post_row.tolist(), bits.tolist(), strict=True):
+        assert bit == sum(b for b, posts in zip(BITS, found, strict=True) if post in posts)
+    # What is left goes to the first source: nobody else has more than its places while it has posts to give.
+    if not set(found[0]) <= set(post_row.tolist()):
+        for posts, n in list(zip(found, places, strict=True))[1:]:
+            assert set(post_row.tolist()) & set(posts[n:]) <= {
+                *found[0],
+                *found[1][: places[1]],
+                *found[2][: places[2]],
+            }
+
+
+CONFIG = SourcesConfig(budget=60, two_tower=30, followed=20, trending=10)
+
+
+@pytest.fixture(scope="module")
+def cat():
+    return replace(two_tastes(), visible=np.random.default_rng(8).random(400) < 0.9)
+
+
+@pytest.fixture(scope="module")
+def towers(cat):
+    return trained(cat, clicks_of(cat))
+
+
+@pytest.fixture(scope="module")
+def parts(cat, towers):
+    vectors = towers.post_vectors(cat)
+    return cat, towers, PostIndex.build(vectors, IndexConfig()), vectors
+
+
+@pytest.fixture(scope="module")
+def retriever(parts):
+    return Retriever(*parts, CONFIG)
+
+
+def asked(**changes):
+    trending = np.random.default_rng(4).permutation(400)[:80]
+    return request(**({"history": [300, 302], "follows": [1, 3], "trending": trending, "language": 0} | changes))
+
+
+def test_candidates_fill_the_budget_and_each_source_its_places(retriever, cat):
+    candidates = retriever(asked())
+    assert len(candidates) == len(set(candidates.post_row.tolist())) == 60
+    for bit, places in ((TT, 30), (FO, 20), (TR, 10)):
+        assert (candidates.sources & bit > 0).sum() >= places
+    assert cat.visible[candidates.post_row].all()
+
+
+def test_every_candidate_says_which_sources_brought_it(retriever, parts):
+    context = asked()
+    candidates = retriever(context)
+    cat, towers, index, _ = parts
+    for source in (TwoTower(cat, towers, index), Followed(cat), Trending(cat)):
+        brought = np.isin(candidates.post_row, source(context, 60))
+        np.testing.assert_array_equal(candidates.sources & source.bit > 0, brought)
+        assert brought.any()
+
+
+@pytest.mark.parametrize("n_excluded", [0, 60, 250, 330, 400])
+def test_posts_left_out_do_not_make_the_result_short(retriever, cat, n_excluded):
+    context = asked()
+    # The worst case: what the sources like best is left out.
+    liked = [*retriever(context).post_row, *range(400)]
+    exclude = rows(list(dict.fromkeys(liked))[:n_excluded])
+    candidates = retriever(context, exclude)
+    left = set(np.flatnonzero(cat.visible).tolist()) - set(exclude.tolist())
+    assert len(candidates) == min(60, len(left))
+    assert set(candidates.post_row.tolist()) <= left
+
+
+def test_every_candidate_has_the_inner_product_as_its_score(retriever, parts):
+    cat, towers, _, vectors = parts
+    context = asked()
+    candidates = retriever(context)
+    user = towers.user_vectors(cat, UserBatch.from_context(context))
+    np.testing.assert_allclose(candidates.retrieval_score, vectors[candidates.post_row] @ user[0], rtol=1e-4)
+    assert len(np.unique(candidates.sources)) > 2
+
+
+def test_no_candidate_comes_from_the_future(retriever, cat):
+    candidates = retriever(asked(now=3 * DAY))
+    assert (cat.created_at[candidates.post_row] <= 3 * DAY).all()
+    assert len(candidates) == 60
+
+
+def test_a_user_about_whom_nothing_is_known_gets_a_full_budget(retriever):
+    candidates = retriever(request())
+    assert len(candidates) == 60
+    assert np.isfinite(candidates.retrieval_score).all()
+
+
+def test_before_the_first_post_there_are_no_candidates(retriever):
+    assert len(retriever(asked(now=-1))) == 0
+
+
+def test_unknown_rows_to_leave_out_are_ignored(retriever):
+    np.testing.assert_array_equal(retriever(asked(), rows([-1])).post_row, retriever(asked()).post_row)
+
+
+def test_parts_that_do_not_belong_together_are_refused(parts):
+    cat, towers, index, vectors = parts
+    with pytest.raises(ReleaseError, match=r"index must hold .*\(400, 16\).* got \(399, 16\)"):
+        Retriever(cat, towers, PostIndex.build(vectors[:399], IndexConfig()), vectors, CONFIG)
+    with pytest.raises(ReleaseError, match="post vectors must hold"):
+        Retriever(cat, towers, index, vectors[:399], CONFIG)
+    with pytest.raises(ReleaseError, match="topics"):
+        Retriever(replace(cat, topics=("cooking",)), towers, index, vectors, CONFIG)
+
+
+def test_opposite_tastes_share_few_candidates(cat, towers, parts):
+    alone = Retriever(*parts, SourcesConfig(budget=60, two_tower=60, followed=0, trending=0))
+    cook, fan = (alone(request(END, history=[n, n + 2, n + 4])).post_row.tolist() for n in (300, 301))
+    assert len(set(cook) & set(fan)) < 10

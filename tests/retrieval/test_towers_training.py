@@ -1,0 +1,173 @@
+"""Training finds the two tastes, from the clicks and nothing else, and gives the same bytes again."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from tastes import END, SMALL, clicks_of, request, trained, two_tastes
+from worlds import rows
+
+from recsys.errors import DataError
+from recsys.retrieval import training
+from recsys.retrieval.histories import Clicks, histories_at
+from recsys.retrieval.model import Sizes, TowersModel
+from recsys.retrieval.towers import Towers, tower_scores
+from recsys.retrieval.training import TrainingData, batch_loss, train_towers
+from recsys.retrieval.users import UserBatch
+from recsys.types import DAY
+
+
+def share_of_taste(cat, towers, taste):
+    """Share of a taste's posts among the best 20 for an unknown user who clicked six of them."""
+    history = np.flatnonzero((cat.topic == taste) & (cat.created_at < END))[-6:]
+    vector = towers.user_vectors(cat, UserBatch.from_context(request(history=history)))
+    best = np.argsort(-(vector @ towers.post_vectors(cat).T)[0])[:20]
+    return (cat.topic[best] == taste).mean()
+
+
+@pytest.fixture(scope="module")
+def cat():
+    return two_tastes()
+
+
+@pytest.fixture(scope="module")
+def towers(cat):
+    return trained(cat, clicks_of(cat))
+
+
+@pytest.mark.parametrize("gap", [0, 250 * DAY], ids=["days", "months"])
+def test_the_loss_is_the_corrected_softmax_written_out(cat, monkeypatch, gap):
+    """One example at a time, one candidate at a time, with the weights that the module's text promises."""
+    monkeypatch.setattr(training, "HIDDEN_USER_SHARE", 0.0)
+    config = SMALL.model_copy(update={"author_dropout": 0.0, "n_uniform_negatives": 40})
+    # Of each three posts two are reposts. The long log has a gap in its middle.
+    cat = replace(
+        cat,
+        group=(np.arange(400) // 3 * 3).astype(np.int32),
+        created_at=cat.created_at + gap * (cat.created_at > END // 2),
+    )
+    clicks = clicks_of(two_tastes())
+    clicks = replace(clicks, time=clicks.time + gap * (clicks.time > END // 2))
+    data = TrainingData.build(cat, clicks, config)
+    model = TowersModel(Sizes.of(cat), config, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model.amplitude.copy_(torch.randn(model.amplitude.shape, generator=torch.Generator().manual_seed(2)) * 0.3)
+    batch = np.random.default_rng(3).permutation(len(clicks))[:30]
+    loss = batch_loss(model, data, torch.from_numpy(batch), config, torch.Generator().manual_seed(4)).item()
+
+    pool = np.flatnonzero(cat.created_at <= clicks.time[-1])
+    drawn = pool[torch.randint(len(pool), (40,), generator=torch.Generator().manual_seed(4)).numpy()]
+    positive, now = clicks.post_row[batch], clicks.time[batch]
+    towers = model.export(reference=int(clicks.time[-1]))
+    history = histories_at(clicks.user_row, clicks.post_row, clicks.time, clicks.user_row[batch], now, 8)
+    users = towers.user_vectors(cat, UserBatch.from_rows(cat, clicks.user_row[batch], history, now))
+    posts = towers.post_vectors(cat)
+    times_clicked = np.bincount(clicks.post_row, minlength=400)
+    losses = []
+    for i in range(30):
+        others = [(positive[j], 29 * times_clicked[positive[j]] / len(clicks)) for j in range(30) if j != i]
+        others += [(post, 40 / len(pool)) for post in drawn]
+        others = [
+            (post, expected) for post, expected in others
+            if cat.created_at[post] <= now[i] and cat.group[post] != cat.group[positive[i]]
+        ]  # fmt: skip
+        rows_of = rows([positive[i], *(post for post, _ in others)])
+        score = np.exp(tower_scores(towers, cat, users[i : i + 1], posts, rows_of, now[i : i + 1]).astype(float))
+        total = score[0] + sum(score[1:] / (2 * np.array([expected for _, expected in others])))
+        losses.append(np.log(total / score[0]))
+    assert loss == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_hidden_authors_teach_what_an_unknown_author_is(cat, towers):
+    start = TowersModel(Sizes.of(cat), SMALL, torch.Generator().manual_seed(SMALL.seed)).author[0].detach().numpy()
+    never = trained(cat, clicks_of(cat), SMALL.model_copy(update={"author_dropout": 0.0, "epochs": 1}))
+    np.testing.assert_array_equal(never.author[0], start)
+    assert np.abs(towers.author[0] - start).max() > 0.01
+
+
+@pytest.mark.parametrize("taste", [0, 1])
+def test_a_user_who_clicked_one_topic_gets_that_topic(cat, towers, taste):
+    assert share_of_taste(cat, towers, taste) == 1.0
+
+
+def test_nothing_is_found_where_nothing_links_users_to_topics(cat):
+    towers = trained(cat, clicks_of(cat, shuffled=True))
+    # Followed authors no longer tell the taste either: whatever is on top is on top for both.
+    assert abs(share_of_taste(cat, towers, 0) - (1 - share_of_taste(cat, towers, 1))) < 0.3
+
+
+def test_clicks_on_fresh_posts_teach_freshness(cat, towers):
+    assert (towers.amplitude[1:].sum(axis=1) > 0).all()
+    vectors = towers.post_vectors(cat)
+    vector = towers.user_vectors(cat, UserBatch.from_context(request(history=[390, 392])))
+    score = (vector @ vectors.T)[0]
+    cooking = np.flatnonzero(cat.topic == 0)
+    assert score[cooking[-20:]].min() > score[cooking[:20]].max()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(cat):
+    config = SMALL.model_copy(update={"epochs": 1})
+    clicks = clicks_of(cat)
+    torch.manual_seed(1)
+    first = trained(cat, clicks, config)
+    torch.manual_seed(2)
+    again, other = trained(cat, clicks, config), trained(cat, clicks, config.model_copy(update={"seed": 9}))
+    for column in fields(Towers):
+        np.testing.assert_array_equal(getattr(first, column.name), getattr(again, column.name))
+    assert not np.array_equal(first.post_output, other.post_output)
+
+
+def test_torch_settings_are_left_as_they_were(cat, towers):
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_progress_counts_every_example_of_every_pass(cat):
+    seen = []
+    clicks = clicks_of(cat)
+    train_towers(cat, clicks, SMALL.model_copy(update={"epochs": 2}), lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (2 * len(clicks), 2 * len(clicks))
+    assert seen == sorted(seen)
+
+
+def test_posts_after_the_last_click_teach_nothing(cat):
+    config = SMALL.model_copy(update={"epochs": 2})
+    clicks, later = clicks_of(cat), cat.created_at > END
+    other = replace(
+        cat, topic=np.where(later, 1 - cat.topic, cat.topic), tokens=np.where(later[:, None], 7, cat.tokens)
+    )
+    np.testing.assert_array_equal(trained(cat, clicks, config).word, trained(other, clicks, config).word)
+
+
+def test_long_logs_train_too(cat):
+    """Past the span that float32 holds, the same arithmetic runs in float64."""
+    longer = replace(cat, created_at=cat.created_at * 20)
+    clicks = clicks_of(cat)
+    towers = train_towers(longer, replace(clicks, time=clicks.time * 20), SMALL, lambda done, total: None)
+    for column in fields(Towers):
+        assert np.isfinite(getattr(towers, column.name)).all()
+    assert share_of_taste(cat, towers.with_reference(END + DAY), 0) == 1.0
+
+
+def test_no_click_at_all_is_refused(cat):
+    nothing = Clicks(rows([]), rows([]), np.array([], np.int64))
+    with pytest.raises(DataError, match="at least 2 clicks to learn from, got 0"):
+        trained(cat, nothing)
+
+
+def test_clicks_of_unknown_users_or_of_posts_that_did_not_exist_are_no_examples(cat):
+    clicks = Clicks(rows([-1, 0, 1]), rows([0, 399, -1]), np.array([END, END, END]))
+    with pytest.raises(DataError, match="got 0"):
+        trained(cat, clicks)
+
+
+def test_clicks_out_of_order_are_refused(cat):
+    clicks = clicks_of(cat)
+    with pytest.raises(DataError, match="in order of time"):
+        trained(cat, Clicks(clicks.user_row, clicks.post_row, clicks.time[::-1]))
+
+
+def test_a_loss_that_is_no_number_is_refused_with_the_remedy(cat):
+    with pytest.raises(DataError, match=r"must stay finite.*lower retrieval.towers.learning_rate"):
+        trained(cat, clicks_of(cat), SMALL.model_copy(update={"learning_rate": 1e30, "epochs": 3}))
