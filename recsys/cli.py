@@ -298,12 +298,13 @@ def main(arguments: list[str] | None = None) -> None:
     # Threads that wait should sleep: on a busy machine two spinning OpenMP pools slow each other down tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     sys.exit(_run(lambda: app(arguments, standalone_mode=True)))
 
 
 def _end(number: int, frame: object) -> None:
-    """SIGTERM ends the program as Ctrl-C does: what was started is stopped, what was half-written is removed."""
+    """SIGTERM and a closed terminal end the program as Ctrl-C does: nothing started or half-written stays."""
     raise KeyboardInterrupt
 
 

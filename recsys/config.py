@@ -6,8 +6,6 @@ the key, the rule and the value. A component receives its own subsection only; i
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
@@ -315,11 +313,6 @@ class Config(Section):
         """Truth and the world's own notes: outside the lake, out of reach of training."""
         return self.data_dir / "world"
 
-    def fingerprint(self, *sections: str) -> str:
-        """Short hash of the named sections (all without names), for telling whether settings changed."""
-        tree = self.model_dump(mode="json", include=set(sections) or None)
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
-
 
 def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file, apply `key.path=value` overrides, validate.
@@ -354,7 +347,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split()).replace('"<unicode string>"', str(path))
         raise ConfigError(f"configuration file {path} is not valid YAML: {reason}") from None
     if tree is None:
@@ -386,7 +379,7 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
         raise ConfigError(f"--set takes key.path=value, got {override!r}")
     try:
         return keys, yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # also dates that no calendar has
         return keys, value
 
 

@@ -102,7 +102,8 @@ def _three_users(config: Config) -> list[int]:
     posts = lake.read("posts", ["post_id", "topic"])
     joined = clicks.join(posts, "post_id").filter(pc.is_valid(pc.field("topic")))
     counted = joined.group_by(["user_id", "topic"]).aggregate([("post_id", "count")])
-    order = np.lexsort((counted["user_id"].to_numpy(), -counted["post_id_count"].to_numpy()))
+    name = counted["topic"].to_numpy(zero_copy_only=False).astype(str)
+    order = np.lexsort((name, counted["user_id"].to_numpy(), -counted["post_id_count"].to_numpy()))
     users: list[int] = []
     topics: set[str] = set()
     for row in order.tolist():
@@ -110,9 +111,10 @@ def _three_users(config: Config) -> list[int]:
         if user not in users and topic not in topics:
             users.append(user)
             topics.add(topic)
-        if len(users) == N_FEEDS:
-            break
-    return users
+    # Fewer topics than feeds: then whoever there is.
+    everyone = lake.read("users", ["user_id"])["user_id"].to_pylist()
+    users += [user for user in everyone if user not in users]
+    return users[:N_FEEDS]
 
 
 def _fetch(client: httpx.Client, user: int) -> dict[str, Any]:

@@ -36,10 +36,9 @@ def simulate_step(config: Config, progress: Progress) -> Written:
 
 
 def _refuse_foreign_logs(lake: Lake, config: Config) -> None:
-    try:
-        origin = lake.info().get("origin")
-    except DataError:
-        return  # a world that was interrupted; it is written anew
+    if lake.interrupted():
+        return  # a world; it is written anew
+    origin = lake.info().get("origin")
     if origin != "world" and any(lake.files(table) for table in TABLES):
         raise DataError(
             f"{config.lake_url} holds tables that no simulation wrote; "
@@ -75,7 +74,7 @@ def evaluate_step(config: Config, progress: Progress, n_seeds: int = 1) -> dict[
 
 def _evaluate_one(config: Config, progress: Progress) -> dict[str, Any]:
     lake = Lake(config.lake_url)
-    if not any(lake.files(table) for table in ("impressions", "returned")) or _interrupted(lake):
+    if not any(lake.files(table) for table in ("impressions", "returned")) or lake.interrupted():
         progress.say(f"no logs in {config.lake_url} yet: simulating first")
         simulate_step(config, progress)
         train(config, progress)
@@ -102,11 +101,3 @@ def _settings_changed(config: Config) -> bool:
         return False
     except ValueError:
         return True
-
-
-def _interrupted(lake: Lake) -> bool:
-    try:
-        lake.info()
-    except DataError:
-        return True
-    return False

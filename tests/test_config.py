@@ -176,13 +176,6 @@ def test_folders_follow_the_data_folder_unless_set():
     assert (config.lake_url, config.releases_path) == ("s3://bucket/lake", Path("/releases"))
 
 
-def test_the_fingerprint_follows_its_sections_only():
-    plain, other = Config(), load(None, ["world.seed=5", "data_dir=data"])
-    assert plain.fingerprint("ranking") == other.fingerprint("ranking")
-    assert plain.fingerprint("world") != other.fingerprint("world")
-    assert plain.fingerprint() != other.fingerprint()
-
-
 def test_settings_survive_their_own_json():
     config = load(None, ["world.start=2026-03-01", "serving.api_key=secret"])
     assert Config.model_validate_json(config.model_dump_json()) == config

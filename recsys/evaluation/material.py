@@ -48,9 +48,11 @@ class Material:
     def test(self) -> Exposures:
         """The last share of time; of a world only what it wrote itself, since nothing that came later has a truth."""
         rows = self.split.rows(self.logs.exposures, "test")
-        if self.world is not None:
-            rows &= self.logs.exposures.now < self.logs_end
-        return self.logs.exposures.take(rows)
+        if self.world is None:
+            return self.logs.exposures.take(rows)
+        exposures = self.logs.exposures.take(rows & (self.logs.exposures.now < self.logs_end))
+        post_id = np.where(exposures.post_row >= 0, self.catalogue.post_id[exposures.post_row], -1)
+        return exposures.take(self.world.knows(exposures.request_id, exposures.position, post_id))
 
     def random_test_clicks(self) -> Exposures:
         """Clicked test exposures of the random policy, or all clicked ones where the logs name no such policy."""

@@ -33,20 +33,34 @@ def evaluate(config: Config, progress: Progress) -> dict[str, Any]:
 
 
 def over_seeds(reports: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Reports of several worlds: the mean of every figure, and each report under its seed. Intervals have no mean."""
+    """Reports of several worlds: the mean of every figure with its interval, and each report under its seed."""
     first = next(iter(reports.values()))
     return {**_mean(list(reports.values()), first), "seeds": {str(seed): report for seed, report in reports.items()}}
 
 
 def _mean(values: list[Any], example: Any) -> Any:
     if isinstance(example, dict):
-        return {
-            key: None
-            if key == "release" or key.endswith("_ci")
-            else _mean([value[key] for value in values], example[key])
-            for key in example
-        }
+        mean: dict[str, Any] = {}
+        for key in example:
+            if key == "release":
+                mean[key] = None
+            elif key.endswith("_ci"):
+                mean[key] = _mean_interval([value[key] for value in values], [value.get(key[:-3]) for value in values])
+            else:
+                mean[key] = _mean([value[key] for value in values], example[key])
+        return mean
     return None if any(value is None for value in values) else float(np.mean(values))
+
+
+def _mean_interval(intervals: list[Any], figures: list[Any]) -> Any:
+    """95% interval of a mean over worlds: their half-widths add in squares, since worlds are independent."""
+    if isinstance(intervals[0], dict):
+        return {name: _mean_interval([i[name] for i in intervals], [f[name] for f in figures]) for name in intervals[0]}
+    if any(interval is None for interval in intervals):
+        return None
+    half = float(np.sqrt(sum(((high - low) / 2) ** 2 for low, high in intervals)) / len(intervals))
+    mean = float(np.mean(figures))
+    return [mean - half, mean + half]
 
 
 def show(report: dict[str, Any], console: Console) -> None:

@@ -67,6 +67,7 @@ def _clicks(
     popular = _by_popularity(material)
     exists = catalogue.visible & (catalogue.created_at <= now)
     of_world = catalogue.post_rows(world.population.post_id)
+    exists &= world.post_rows(catalogue.post_id) >= 0  # what clients made up has no truth
     clicks = {name: np.empty(len(users)) for name in ROWS}
     for i, user_row in enumerate(users.tolist()):
         user_id = int(catalogue.user_id[user_row])
@@ -79,6 +80,7 @@ def _clicks(
         }
         for name, rows in slates.items():
             posts = world.post_rows(catalogue.post_id[rows])
+            posts = posts[posts >= 0]
             clicks[name][i] = world.expected_clicks(user, posts, now)
         best = world.best_slate(user, now, _in_world(allowed, of_world), k)
         clicks["oracle"][i] = world.expected_clicks(user, best, now)

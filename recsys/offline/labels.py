@@ -158,7 +158,9 @@ def _exposures(
     answered[place] = requests["now"].cast(pa.int64()).to_numpy()
     policy_names = requests["policy"].combine_chunks().dictionary_encode()
     policy_of[place] = policy_names.indices.fill_null(-1).to_numpy()
-    now = np.where(answered[request] >= 0, answered[request], shown_at)
+    # Of a request nobody logged only the arrival is certain: a client's own clock may say anything.
+    arrived = impressions["ingest_time"].cast(pa.int64()).to_numpy()
+    now = np.where(answered[request] >= 0, answered[request], arrived)
 
     propensity = np.full(len(impressions), np.nan, np.float32)
     position = impressions["position"].fill_null(-1).to_numpy().astype(np.int32)

@@ -127,6 +127,17 @@ class Lake:
             )
         return info
 
+    def interrupted(self) -> bool:
+        """Whether the last run that filled the lake did not finish."""
+        path = f"{self._root}/_lake.json"
+        if self._fs.get_file_info(path).type != fs.FileType.File:
+            return False
+        with self._fs.open_input_stream(path) as stream:
+            try:
+                return json.loads(stream.read()).get("complete") is False
+            except (ValueError, AttributeError):
+                return False
+
     def _write_info(self, info: dict[str, Any]) -> None:
         self._fs.create_dir(self._root, recursive=True)
         temporary = f"{self._root}/._lake.{uuid.uuid4().hex[:8]}.tmp"

@@ -41,14 +41,6 @@ class Clock:
         return self._last
 
 
-def reset_anchor(client: redis.Redis, world_end_us: int) -> None:
-    """Let the world's clock start again at the end of its logs: for another world, which has a time of its own.
-
-    Processes that are already running keep their time until they start again.
-    """
-    send(client, "SET", keys.CLOCK, _anchor(world_end_us, _wall()))
-
-
 def _anchor(world_us: int, wall_us: int) -> bytes:
     return b"%d %d" % (world_us, wall_us)
 

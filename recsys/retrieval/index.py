@@ -3,7 +3,7 @@ for large ones.
 
 Takes vectors in order of catalogue row, gives the best rows for a query by `metric.METRIC`. An index never changes
 after it is built: posts that must not appear are left out by a mask that travels with each search, and so do the
-search's parameters. It does not know what the vectors mean.
+search's parameters. Of the vectors' meaning it knows only that the last dimensions are freshness.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
+from recsys.retrieval import freshness
 from recsys.retrieval.metric import METRIC
 from recsys.types import Floats, Mask, Rows
 
@@ -26,6 +27,9 @@ faiss: Any = _typed_faiss
 
 _FAISS_METRIC = {"inner_product": faiss.METRIC_INNER_PRODUCT}[METRIC]
 _TRAINING_ROWS_PER_LIST = 64
+_RANGE_ROWS = 100_000
+"""Posts, at most about twice as many, that set the ranges of the bytes."""
+
 _FILE = "index.faiss"
 _AGAIN = "run `recsys train` again"
 
@@ -70,11 +74,7 @@ class PostIndex:
             index.add(vectors)
             return cls(index, 0)
         n_lists = max(1, min(round(config.nlist_factor * n**0.5), n))
-        index = faiss.index_factory(size, f"IVF{n_lists},SQ8", _FAISS_METRIC)
-        n_training = min(n, _TRAINING_ROWS_PER_LIST * n_lists)
-        index.train(vectors[np.sort(np.random.default_rng(0).choice(n, n_training, replace=False))])
-        index.add(vectors)
-        return cls(index, max(1, round(config.nprobe_share * n_lists)))
+        return cls(_inverted_lists(vectors, n_lists), max(1, round(config.nprobe_share * n_lists)))
 
     def search(self, queries: Floats, k: int, allowed: Mask | None = None) -> tuple[Floats, Rows]:
         """The best k posts of each query, best first.
@@ -155,3 +155,39 @@ class PostIndex:
                 f"got {index.ntotal} of {index.d}; {_AGAIN}"
             )
         return cls(index, nprobe)
+
+
+def _inverted_lists(vectors: Floats, n_lists: int) -> Any:
+    """Lists of posts that score alike, one byte per dimension of each post's distance from its list's centre."""
+    seen = _as_users_see(vectors)
+    kmeans = faiss.Kmeans(
+        seen.shape[1],
+        n_lists,
+        niter=10,
+        seed=1,
+        max_points_per_centroid=_TRAINING_ROWS_PER_LIST,
+        min_points_per_centroid=1,
+    )
+    kmeans.train(seen)
+    list_of = kmeans.index.search(seen, 1)[1][:, 0].astype(np.int64)
+    centres = np.zeros((n_lists, vectors.shape[1]))
+    np.add.at(centres, list_of, vectors)
+    centres /= np.maximum(np.bincount(list_of, minlength=n_lists), 1)[:, None]
+    index = faiss.index_factory(vectors.shape[1], f"IVF{n_lists},SQ8", _FAISS_METRIC)
+    index.quantizer.add(centres.astype(np.float32))
+    index.train(vectors[:: max(1, len(vectors) // _RANGE_ROWS)])  # the bytes' ranges only: the centres are there
+    rows = np.arange(len(vectors), dtype=np.int64)
+    index.add_core(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(rows), faiss.swig_ptr(list_of))
+    return index
+
+
+def _as_users_see(vectors: Floats) -> Floats:
+    """Vectors scaled so that distance between posts is difference in score, over users at the time of the build.
+
+    A user's output has length 1 and any direction, so each of its K dimensions counts for 1 / K (squared); freshness
+    enters every user's score alike, as the sum of its dimensions. Lists made without this mix fresh posts with old ones
+    and a search must visit most of them.
+    """
+    n_output = vectors.shape[1] - freshness.N_PACES
+    fresh = vectors[:, n_output:].sum(axis=1, keepdims=True)
+    return np.ascontiguousarray(np.hstack([vectors[:, :n_output] / np.float32(max(n_output, 1) ** 0.5), fresh]))

@@ -20,14 +20,15 @@ from recsys.serving.cursor import Cursors, read_key
 from recsys.serving.service import Service
 
 
-def open_service(config: Config) -> Service:
+def open_service(config: Config, verify: bool = True) -> Service:
     """Load the current release and connect; `close` of the service gives everything back.
 
-    File sizes of the release are checked, checksums are not: `server.serve` did that once for all its workers.
+    Args:
+        verify: compare every file with its checksum; workers leave it out, `server.serve` did it for all of them.
 
     Raises: ReleaseError, DependencyError, DataError when the service could not answer.
     """
-    loaded = release.load(config.releases_path, verify=False)
+    loaded = release.load(config.releases_path, verify=verify)
     with ExitStack() as stack:
         client = stack.enter_context(connect(config.online, config.data_dir)).client
         world = loaded.manifest.world

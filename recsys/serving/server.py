@@ -176,7 +176,7 @@ def _app(config_json: str) -> FastAPI:
     from recsys.serving.app import create_app
     from recsys.serving.loading import open_service
 
-    return create_app(open_service(Config.model_validate_json(config_json)))
+    return create_app(open_service(Config.model_validate_json(config_json), verify=False))
 
 
 def _worker_app(config_json: str) -> FastAPI:

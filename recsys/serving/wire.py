@@ -249,10 +249,15 @@ def _reason(item: Any, error: ValidationError) -> str:
         return f"{name} is missing"
     if first["type"] == "literal_error":
         return f"{name} must be one of {', '.join(get_args(EventType))}, got {_shorten(first['input'])}"
-    return f"{name} {first['msg'].removeprefix('Value error, ')}".strip()
+    rule = first["msg"].removeprefix("Value error, ")
+    value = f", got {_shorten(first['input'])}" if rule.startswith("Input should") else ""
+    return f"{name} {rule.replace('Input should be', 'must be', 1)}{value}".strip()
 
 
 def _shorten(value: Any) -> str:
     """The start of a value as JSON, for a message."""
-    text = orjson.dumps(value).decode()
+    try:
+        text = orjson.dumps(value).decode()
+    except TypeError:  # orjson reads deeper nesting than it writes
+        text = "something deeply nested"
     return text if len(text) <= 60 else text[:60] + "…"

@@ -18,6 +18,8 @@ from recsys.world.population import Population
 from recsys.world.sessions import CLICKED, HIDDEN, LIKED, SHARED, Outcome, Sessions
 
 _TIME = pa.timestamp("us", "UTC")
+FIRST_REQUEST_ID = 1 << 50
+"""Clients of a server over this world number their own requests and events from 1; the world's ids lie far above."""
 _EVENTS_PER_POSITION = 8
 """Event ids are request id, position and kind packed together; 0 is the impression."""
 
@@ -29,10 +31,10 @@ def log_tables(
     """Tables `requests`, `returned`, `impressions`, `actions` and `truth` of one chunk.
 
     Args:
-        first_request: requests written before; request ids continue from there, starting at 1.
+        first_request: requests written before; request ids continue from there, starting above `FIRST_REQUEST_ID`.
     """
     n, slate_size = outcome.post.shape
-    request_id = first_request + 1 + np.arange(n, dtype=np.int64)
+    request_id = FIRST_REQUEST_ID + first_request + 1 + np.arange(n, dtype=np.int64)
     user_id = population.user_id[np.repeat(sessions.user, np.diff(sessions.first))]
     row, position = np.nonzero(outcome.post >= 0)
     post_id = population.post_id[outcome.post[row, position]]

@@ -6,6 +6,7 @@ evaluation and benchmarks may use it; whatever trains or serves never sees it.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from recsys.offline.catalogue import lookup
 from recsys.types import Doubles, Ids, Mask, Rows
 from recsys.world.choice import appeal_of, appeals_of_user, examination, post_appeals, relevance, truth_of
 from recsys.world.kernels import JIT
+from recsys.world.logs import FIRST_REQUEST_ID
 from recsys.world.population import draw_population
 from recsys.world.sessions import MORE
 
@@ -42,28 +44,47 @@ class World:
             raise DataError(f"no world in {folder}; run `recsys simulate` to make one") from None
         return cls(config, folder / "truth")
 
+    def knows(self, request_id: Ids, position: Rows, post_id: Ids) -> Mask:
+        """Whether the world itself wrote these impressions: only then have they a truth, (E,)."""
+        place = self._place(request_id, position)
+        known: Mask = place >= 0
+        same: Mask = self._written["post_id"].to_numpy()[np.where(known, place, 0)] == post_id
+        return known & same
+
     def true_click_probability(self, request_id: Ids, position: Rows) -> tuple[Doubles, Doubles]:
         """Of impressions that were logged: P(click) as shown, and relevance alone, each (E,).
 
         Raises: DataError when an impression is not in the truth table.
         """
+        rows = self._place(request_id, position)
+        if missing := int((rows < 0).sum()):
+            raise DataError(f"{missing} impressions have no truth in {self._truth_folder}; run `recsys simulate` again")
+        return (
+            self._written["click_probability"].to_numpy()[rows].astype(np.float64),
+            self._written["relevance"].to_numpy()[rows].astype(np.float64),
+        )
+
+    @cached_property
+    def _written(self) -> pa.Table:
+        """The truth table, in order of request and position."""
         if not self._truth_folder.is_dir():
             raise DataError(f"no truth in {self._truth_folder}; run `recsys simulate` to make a world")
-        columns = ["request_id", "position", "relevance", "click_probability"]
+        columns = ["request_id", "position", "post_id", "relevance", "click_probability"]
         table: pa.Table = ds.dataset(self._truth_folder).to_table(columns=columns)
+        return table.sort_by([("request_id", "ascending"), ("position", "ascending")]).combine_chunks()
+
+    @cached_property
+    def _written_keys(self) -> Ids:
         width = np.int64(self.config.policy.slate_size)
-        key = table["request_id"].to_numpy() * width + table["position"].to_numpy()
-        order = np.argsort(key)
-        place = lookup(key[order], request_id * width + position)
-        # A position beyond the world's slates would read as one of the next request.
-        missing = int(((place < 0) | (position < 0) | (position >= width)).sum())
-        if missing:
-            raise DataError(f"{missing} impressions have no truth in {self._truth_folder}; run `recsys simulate` again")
-        rows = order[place]
-        return (
-            table["click_probability"].to_numpy()[rows].astype(np.float64),
-            table["relevance"].to_numpy()[rows].astype(np.float64),
-        )
+        return np.asarray(self._written["request_id"].to_numpy() * width + self._written["position"].to_numpy())
+
+    def _place(self, request_id: Ids, position: Rows) -> Rows:
+        """Rows of the truth table, -1 for impressions that are not in it, (E,)."""
+        width = np.int64(self.config.policy.slate_size)
+        # An id far beyond the world's would overflow; a position beyond its slates would read as the next request.
+        inside = (request_id >= 0) & (request_id < 2 * FIRST_REQUEST_ID) & (position >= 0) & (position < width)
+        place = lookup(self._written_keys, np.where(inside, request_id, 0) * width + position)
+        return np.where(inside, place, -1).astype(np.int32)
 
     def user_row(self, user_id: int) -> int:
         """Raises: DataError for a user this world does not have."""

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from recsys.online import clock
-from recsys.online.clock import Clock, reset_anchor
+from recsys.online.clock import Clock
 from recsys.types import SECOND
 
 from .conftest import START
@@ -30,8 +30,6 @@ def test_a_world_starts_at_the_end_of_its_logs_and_goes_on_after_a_restart(
     assert first.now() == START + 60 * SECOND
     assert Clock(client, START).now() == START + 60 * SECOND
     assert Clock(None, START).now() == START
-    reset_anchor(client, 2 * START)
-    assert Clock(client, 2 * START).now() == 2 * START
 
 
 def test_it_never_runs_backwards_when_the_wall_clock_is_set_back(
