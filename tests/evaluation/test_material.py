@@ -81,8 +81,15 @@ def test_what_was_served_and_trained_on_after_the_world_ended_has_no_truth_and_s
     assert -5 in replace(trained, world=None).test().request_id
 
 
+def test_what_a_client_made_up_inside_the_test_share_has_no_truth_and_does_not_count(copied_world, material):
+    stream_in(copied_world, material.logs_end - HOUR)
+    assert len(gather(copied_world).test()) == len(material.test())
+
+
 def test_logs_that_the_release_does_not_know_are_refused_with_the_remedy(copied_world, material):
     stream_in(copied_world, material.logs_end - HOUR)
+    lake = Lake(copied_world.lake_url)
+    lake.finish({**lake.info(), "origin": "elsewhere"})
     with pytest.raises(DataError, match=r"holds 1 exposures .* run `recsys train` again"):
         gather(copied_world)
 

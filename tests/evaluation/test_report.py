@@ -64,12 +64,15 @@ def test_without_a_world_everything_but_the_truth_is_reported(copied_world):
     assert "share of oracle" in shown(report)
 
 
-def test_several_worlds_have_means_without_intervals():
+def test_several_worlds_have_means_and_narrower_intervals():
     def one(value):
         return {"release": "r", "ranking": {"auc": value, "auc_ci": [0, 1], "gauc": None}, "slate": {"share": value}}
 
     both = over_seeds({4: one(0.2), 5: one(0.6)})
-    assert both["ranking"] == {"auc": pytest.approx(0.4), "auc_ci": None, "gauc": None}
+    half = (0.5**2 + 0.5**2) ** 0.5 / 2
+    assert both["ranking"] == {
+        "auc": pytest.approx(0.4), "auc_ci": pytest.approx([0.4 - half, 0.4 + half]), "gauc": None
+    }  # fmt: skip
     assert both["slate"]["share"] == pytest.approx(0.4)
     assert both["release"] is None
     assert both["seeds"] == {"4": one(0.2), "5": one(0.6)}
