@@ -26,7 +26,7 @@ from recsys.reranking.mmr import MaximalMarginalRelevance
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.retriever import Retriever
 from recsys.retrieval.towers import Towers
-from recsys.types import Candidates, Context, FeedRequest, Floats, Slate
+from recsys.types import Candidates, Context, FeedRequest, Filter, Floats, Slate
 
 
 class Recommender:
@@ -43,7 +43,7 @@ class Recommender:
         self.rankers = rankers
         self._click_weight = config.ranking.click_weight
         self._retriever = Retriever(catalogue, towers, index, post_vectors, config.retrieval.sources)
-        self._filters = (NotVisible(catalogue), Blocked(catalogue), Returned(catalogue))
+        self._filters: tuple[Filter, ...] = (NotVisible(catalogue), Blocked(catalogue), Returned(catalogue))
         content_vectors = post_vectors[:, : len(towers.post_output_bias)]
         self._rerankers = (
             Duplicates(catalogue),
@@ -53,13 +53,17 @@ class Recommender:
 
     @classmethod
     def open(cls, config: Config, release: Release, store: OnlineStore) -> Self:
-        """Load a release's parts; large arrays are memory-mapped and shared between processes."""
+        """Load a release's parts; large arrays are memory-mapped and shared between processes.
+
+        Args:
+            store: over the release's own catalogue, which is used here too.
+        """
         path = release.path
         return cls(
             config,
             release.version,
             store,
-            Catalogue.load(path / "catalogue"),
+            store.catalogue,
             Towers.load(path / "towers"),
             PostIndex.load(path / "index"),
             np.load(path / "index" / "post_vectors.npy", mmap_mode="r"),

@@ -62,6 +62,11 @@ class CountsRead:
 class OnlineStore(Protocol):
     """Any user id may be asked for, also one the catalogue does not know; post rows are >= 0."""
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """What its rows mean."""
+        ...
+
     def read_user(self, user_id: int, language: int, now: int) -> UserRead: ...
 
     def read_counts(self, user_id: int, post_row: Rows, now: int) -> CountsRead: ...
