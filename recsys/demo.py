@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from recsys import release
 from recsys.config import Config
-from recsys.errors import DataError, DependencyError
+from recsys.errors import DependencyError
 from recsys.evaluation.report import evaluate
 from recsys.memory import peak_memory
 from recsys.offline.lake import Lake
@@ -26,7 +26,7 @@ from recsys.offline.schemas import TABLES
 from recsys.online.embedded import connect
 from recsys.progress import Progress
 from recsys.serving.server import running_server
-from recsys.steps import simulate_step
+from recsys.steps import refuse_foreign_logs, simulate_step
 from recsys.training import train
 
 N_FEEDS = 3
@@ -70,15 +70,7 @@ def clear_data(config: Config) -> None:
     Raises: DataError when the lake there was not simulated, DependencyError when a running program uses the folder.
     """
     lake = Lake(config.lake_url)
-    if any(lake.files(table) for table in TABLES):
-        try:
-            origin = lake.info().get("origin")
-        except DataError:
-            origin = "world"  # an interrupted simulation
-        if origin != "world":
-            raise DataError(
-                f"{config.data_dir} holds logs that no simulation wrote; pass --set data_dir=FOLDER with an empty one"
-            )
+    refuse_foreign_logs(lake, config)
     redis_folder = config.data_dir / "redis"
     if config.online.url is None and (redis_folder / "users.lock").exists():
         with connect(config.online, config.data_dir) as connection:

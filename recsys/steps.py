@@ -26,7 +26,7 @@ def simulate_step(config: Config, progress: Progress) -> Written:
     Raises: DataError when the lake holds logs that are not a world's.
     """
     lake = Lake(config.lake_url)
-    _refuse_foreign_logs(lake, config)
+    refuse_foreign_logs(lake, config)
     if config.online.url is not None or (config.data_dir / "redis").exists():
         with connect(config.online, config.data_dir) as connection:
             generations.clear(connection.client)
@@ -35,14 +35,15 @@ def simulate_step(config: Config, progress: Progress) -> Written:
         return simulate(config.world, lake, config.world_path / "truth", config.ranking.n_threads, report)
 
 
-def _refuse_foreign_logs(lake: Lake, config: Config) -> None:
+def refuse_foreign_logs(lake: Lake, config: Config) -> None:
+    """Before a lake is emptied for a world. Raises: DataError when no simulation wrote what it holds."""
     if lake.interrupted():
         return  # a world; it is written anew
     origin = lake.info().get("origin")
     if origin != "world" and any(lake.files(table) for table in TABLES):
         raise DataError(
             f"{config.lake_url} holds tables that no simulation wrote; "
-            "point data_dir or offline.url at an empty folder to simulate"
+            "pass --set data_dir=FOLDER (or offline.url) with an empty one"
         )
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -41,6 +43,14 @@ def test_logs_of_others_are_refused(small_config):
     with pytest.raises(DataError, match="no simulation wrote"):
         clear_data(small_config)
     assert len(lake.read("users")) == 1
+
+
+def test_a_lake_whose_note_is_damaged_is_not_emptied(small_config):
+    simulate_step(small_config, Progress())
+    (Path(small_config.lake_url) / "_lake.json").write_text("{")
+    with pytest.raises(DataError, match="is not JSON"):
+        clear_data(small_config)
+    assert Lake(small_config.lake_url).files("impressions")
 
 
 def test_a_folder_in_use_is_refused(small_config):
