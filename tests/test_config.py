@@ -111,12 +111,12 @@ def test_an_empty_file_means_the_defaults(tmp_path):
 def test_overrides_are_read_as_yaml_and_win_over_the_file(tmp_path):
     (tmp_path / "config.yaml").write_text("world:\n  n_users: 30\n")
     overrides = [
-        "world.n_users=50", "data_dir=/tmp/a=b", "offline.split=[1, 1, 1, 1]", "online.url=null",
+        "world.n_users=50", "data_dir=some/a=b", "offline.split=[1, 1, 1, 1]", "online.url=null",
         "retrieval.towers.epochs=3", "world.start=2026-03-01",
     ]  # fmt: skip
     config = load(tmp_path / "config.yaml", overrides)
     assert config.world.n_users == 50
-    assert config.data_dir == Path("/tmp/a=b")
+    assert config.data_dir == Path("some/a=b")
     assert config.offline.split == (1, 1, 1, 1)
     assert config.online.url is None
     assert config.retrieval.towers.epochs == 3
@@ -140,8 +140,8 @@ def test_a_wrong_override_is_refused_by_name(tmp_path, override, message):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_shipped_file_loads(path):
-    load(path)
+def test_every_shipped_file_loads_and_has_a_data_folder_of_its_own(path):
+    assert load(path).data_dir == Path("data") / path.stem
 
 
 def test_the_shipped_files_are_these():

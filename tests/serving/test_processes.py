@@ -111,7 +111,7 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path):
     with subprocess.Popen([sys.executable, script, folder, Path(__file__).parent]) as parent:
         (pid,) = wait_for(lambda: pids(folder))
         parent.kill()
-    wait_for(lambda: not alive(pid))
+    assert wait_for(lambda: not alive(pid))
 
 
 def test_thread_limits_reach_children_and_the_blas_already_loaded(monkeypatch):
