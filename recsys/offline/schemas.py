@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+"""2 added `ids`, `posts.labels` and `requests.session_id`, and lets `posts.author_id` be null."""
 
 ACTION_TYPES = ("click", "like", "share", "hide", "dwell")
 MEDIA_TYPES = ("text", "image", "video", "link")
+POST_LABELS = ("spam", "violation")
+"""What moderation may say about a post."""
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -50,7 +53,7 @@ TABLES: dict[str, TableSpec] = {
     ),
     "posts": _table(
         _required("post_id", pa.int64()),
-        _required("author_id", pa.int64()),
+        pa.field("author_id", pa.int64()),
         pa.field("topic", pa.string()),
         pa.field("language", pa.string()),
         pa.field("media", pa.string()),
@@ -58,7 +61,14 @@ TABLES: dict[str, TableSpec] = {
         _required("created_at", _TIME),
         pa.field("duplicate_group", pa.int64()),
         _required("visible", pa.bool_()),
+        pa.field("labels", pa.list_(pa.string())),
         enums={"media": MEDIA_TYPES},
+    ),
+    "ids": _table(
+        _required("kind", pa.string()),
+        _required("id", pa.int64()),
+        _required("name", pa.string()),
+        enums={"kind": ("user", "post")},
     ),
     "follows": _table(
         _required("user_id", pa.int64()), _required("author_id", pa.int64()), _required("created_at", _TIME)
@@ -74,6 +84,7 @@ TABLES: dict[str, TableSpec] = {
         pa.field("release", pa.string()),
         pa.field("watermark", pa.string()),
         pa.field("candidates", pa.list_(pa.int64())),
+        pa.field("session_id", pa.int64()),
     ),
     "returned": _table(
         _required("request_id", pa.int64()),

@@ -1,0 +1,69 @@
+"""The command line: thin commands over the packages.
+
+Every command takes `--config FILE` and `--set key.path=value`. With `--json` the last line of stdout is one JSON
+object; everything else goes to stderr. Exit codes: 0 done, 1 the work failed (one sentence on stderr), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import typer
+
+from recsys.cli import bench, features, flow, releases
+from recsys.errors import ConfigError, RecsysError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A news-feed recommender in three stages.",
+)
+for step in (flow.demo, flow.simulate, flow.train, flow.evaluate, flow.serve, flow.consume, flow.feed):
+    app.command()(step)
+app.add_typer(features.app, name="features")
+app.add_typer(releases.app, name="releases")
+app.add_typer(bench.app, name="bench")
+app.command("show-config")(flow.show_config)
+
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: errors that a user can do something about become one sentence and an exit code."""
+    # Threads that wait should sleep: on a busy machine two spinning OpenMP pools slow each other down tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    sys.exit(_run(lambda: app(arguments, standalone_mode=True)))
+
+
+def _end(number: int, frame: object) -> None:
+    """SIGTERM and a closed terminal end the program as Ctrl-C does: nothing started or half-written stays."""
+    raise KeyboardInterrupt
+
+
+def _run(command: Callable[[], None]) -> int:
+    try:
+        command()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RecsysError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)  # no space left, no permission: says what and where
+        return 1
+    except SystemExit as end:
+        if end.code != _INTERRUPTED:
+            raise
+        print("interrupted", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,157 @@
+"""The way from nothing to a served feed, one command per step."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import Annotated
+
+import orjson
+import typer
+
+from recsys.cli.common import ConfigOption, JsonOption, SetOption, console_for, print_json, say
+from recsys.config import DEFAULT_PATH, load
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Exit after the first feeds.")] = False,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """All of it, from nothing, in an emptied data folder, to served feeds."""
+    settings = load(config, overrides or ())
+    from recsys.demo import demo as run
+    from recsys.evaluation.report import show
+    from recsys.progress import Progress
+    from recsys.serving.show import show_feed
+
+    console = console_for(as_json)
+    with run(settings, Progress()) as shown:
+        show(shown.report, console)
+        for feed in shown.feeds:
+            show_feed(feed, console)
+        console.print(
+            f"{len(shown.feeds)} feeds after {shown.elapsed_s:.0f} s, peak memory {shown.peak_memory_mb:.0f} MB"
+        )
+        if as_json:
+            print_json({"feeds": shown.feeds, "elapsed_s": shown.elapsed_s, "peak_memory_mb": shown.peak_memory_mb})
+        if not once and sys.stdout.isatty():
+            user = shown.feeds[0]["user_id"]
+            console.print(f"serving at {shown.url} until Ctrl-C; try: curl '{shown.url}/v1/feed?user_id={user}'")
+            try:
+                while True:
+                    time.sleep(3600)
+            except KeyboardInterrupt:
+                console.print("stopping")
+
+
+def simulate(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """The world writes its logs into the offline store."""
+    settings = load(config, overrides or ())
+    from recsys.memory import peak_memory
+    from recsys.progress import Progress
+    from recsys.steps import simulate_step
+
+    start = time.perf_counter()
+    with peak_memory() as peak:
+        written = simulate_step(settings, Progress())
+    elapsed = time.perf_counter() - start
+    say(
+        f"{written.impressions} impressions, {written.clicks} clicks in {written.requests} requests"
+        f" -> {settings.lake_url} ({elapsed:.0f} s, {peak.megabytes:.0f} MB)",
+        as_json,
+    )
+    if as_json:
+        print_json(
+            {"impressions": written.impressions, "clicks": written.clicks, "requests": written.requests,
+             "elapsed_s": round(elapsed, 1), "peak_memory_mb": peak.megabytes}
+        )  # fmt: skip
+
+
+def train(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Features, towers, index, rankers -> a release, then current; loads the online features."""
+    settings = load(config, overrides or ())
+    from recsys.memory import peak_memory
+    from recsys.progress import Progress
+    from recsys.training import train as run
+
+    start = time.perf_counter()
+    with peak_memory() as peak:
+        made = run(settings, Progress())
+    elapsed = time.perf_counter() - start
+    say(f"release {made.version} in {made.path} ({elapsed:.0f} s, {peak.megabytes:.0f} MB)", as_json)
+    if as_json:
+        print_json(
+            {"release": made.version, "path": str(made.path), "metrics": made.manifest.metrics,
+             "elapsed_s": round(elapsed, 1), "peak_memory_mb": peak.megabytes}
+        )  # fmt: skip
+
+
+def evaluate(
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat on this many worlds.")] = 1,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """The report per stage against baselines and the oracle; simulates and trains first where that was not done."""
+    settings = load(config, overrides or ())
+    from recsys.evaluation.report import show
+    from recsys.progress import Progress
+    from recsys.steps import evaluate_step
+
+    report = evaluate_step(settings, Progress(), seeds)
+    show(report, console_for(as_json))
+    if as_json:
+        print_json(report)
+
+
+def serve(
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of serving.port.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Instead of serving.workers.")] = None,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None,
+) -> None:  # fmt: skip
+    """Answer feeds over HTTP until Ctrl-C; the stream's consumer runs beside it."""
+    more = [f"serving.port={port}"] * (port is not None) + [f"serving.workers={workers}"] * (workers is not None)
+    settings = load(config, [*(overrides or ()), *more])
+    from recsys.serving.server import serve as run
+
+    run(settings, announce=lambda url: print(f"serving at {url}", file=sys.stderr, flush=True))
+
+
+def consume(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None) -> None:
+    """Apply the event stream to the online store and the lake until Ctrl-C. `recsys serve` does it by itself."""
+    settings = load(config, overrides or ())
+    import threading
+
+    from recsys.serving.consuming import consume as run
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run(settings, stop)
+
+
+def feed(
+    user: Annotated[str, typer.Option("--user", help="User id; an unknown one gets a newcomer's feed.")],
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """One feed, readable, with reasons."""
+    settings = load(config, overrides or ())
+    from recsys.serving.loading import open_service
+    from recsys.serving.show import show_feed
+    from recsys.serving.wire import encode
+
+    service = open_service(settings)
+    try:
+        body = encode(service.feed(user, limit, ""))
+    finally:
+        service.close()
+    answer = orjson.loads(body)
+    show_feed(answer, console_for(as_json))
+    if as_json:
+        print_json(answer)
+
+
+def show_config(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Every setting with its value, as JSON; on one line with --json."""
+    settings = load(config, overrides or ())
+    print(settings.model_dump_json(indent=None if as_json else 2))
