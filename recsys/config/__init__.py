@@ -1,0 +1,51 @@
+"""One frozen tree of settings: defaults here, differences in a YAML file, overrides from the command line.
+
+A component receives its own subsection only; it never sees the tree.
+"""
+
+from recsys.config.loading import DEFAULT_PATH, load
+from recsys.config.section import Section
+from recsys.config.sections import (
+    EvaluationConfig,
+    IndexConfig,
+    OfflineConfig,
+    OnlineConfig,
+    RankingConfig,
+    RerankingConfig,
+    RetrievalConfig,
+    ServingConfig,
+    SourcesConfig,
+    TowersConfig,
+)
+from recsys.config.tree import Config
+from recsys.config.world import (
+    BrokenFeature,
+    Change,
+    ConceptShift,
+    CovariateShift,
+    PolicyConfig,
+    WorldConfig,
+)
+
+__all__ = [
+    "DEFAULT_PATH",
+    "BrokenFeature",
+    "Change",
+    "ConceptShift",
+    "Config",
+    "CovariateShift",
+    "EvaluationConfig",
+    "IndexConfig",
+    "OfflineConfig",
+    "OnlineConfig",
+    "PolicyConfig",
+    "RankingConfig",
+    "RerankingConfig",
+    "RetrievalConfig",
+    "Section",
+    "ServingConfig",
+    "SourcesConfig",
+    "TowersConfig",
+    "WorldConfig",
+    "load",
+]

@@ -1,0 +1,176 @@
+"""Settings of everything but the world: stores, models, re-ranking, serving, evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from recsys.config.section import Section
+
+
+class OfflineConfig(Section):
+    """The Parquet store."""
+
+    url: str | None = None
+    """Where the lake lives; empty means `<data_dir>/lake`."""
+    impressions: Literal["explicit", "implied"] = "explicit"
+    """What counts as exposure: the client's impression events, or everything the server returned. Never both."""
+    label_window_s: float = Field(1800.0, gt=0)
+    """Seconds after an exposure in which an action still counts as its label."""
+    split: tuple[float, float, float, float] = (6.0, 5.0, 1.0, 2.0)
+    """Shares of the exposures in order of time, for towers, rankers, calibrators and test, in this order."""
+    sampled_negatives: int = Field(4, ge=1)
+    """Unclicked posts drawn per click where impressions are fewer than clicks; probabilities then depend on this."""
+
+    @model_validator(mode="after")
+    def _shares_are_positive(self) -> Self:
+        if min(self.split) <= 0:
+            raise ValueError(f"every share of split must be > 0, got {list(self.split)}")
+        return self
+
+
+class OnlineConfig(Section):
+    """The Redis store and the event stream."""
+
+    url: str | None = None
+    """Redis URL; empty starts (or joins) a redis-server of our own with its data below `data_dir`."""
+    history_size: int = Field(50, ge=1)
+    """Clicked posts remembered per user."""
+    returned_size: int = Field(1000, ge=1)
+    """Returned posts remembered per user, to never return them again."""
+    ttl_s: float = Field(70 * 86_400.0, gt=0)
+    """Lifetime of a row since its last event; at least ten of the longest half-life (a week)."""
+    dedup_window_s: int = Field(3600, ge=1)
+    """Seconds in which a repeated event id is recognised."""
+    trending_size: int = Field(1000, ge=1)
+    """Trending posts kept per language."""
+    batch_size: int = Field(2000, ge=1)
+    """Events the consumer applies at once."""
+
+
+class TowersConfig(Section):
+    """The two-tower model."""
+
+    embedding_size: int = Field(64, ge=4)
+    """Length D of the towers' vectors, freshness dimensions included."""
+    hidden_size: int = Field(128, ge=4)
+    """Width of each tower's hidden layer."""
+    epochs: int = Field(8, ge=1)
+    """Passes over the clicks of the towers' share of time."""
+    batch_size: int = Field(1024, ge=2)
+    """Clicks per step; also the in-batch negatives."""
+    n_uniform_negatives: int = Field(2048, ge=0)
+    """Negatives drawn uniformly from the catalogue, shared by a batch."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Adam step size at the start; decays to a tenth along a cosine."""
+    temperature: float = Field(0.1, gt=0)
+    """Divides the cosine in the softmax."""
+    n_text_buckets: int = Field(16_384, ge=16)
+    """Hash buckets for words."""
+    author_dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of author embeddings hidden in training, so that new authors have a useful vector."""
+    history_size: int = Field(20, ge=1)
+    """Most recent clicks the user tower reads."""
+    seed: int = Field(0, ge=0)
+    """Seed of initial weights, batches and negatives."""
+
+
+class IndexConfig(Section):
+    """The nearest-neighbour index."""
+
+    exact_below: int = Field(200_000, ge=0)
+    """Catalogues smaller than this are searched exactly."""
+    nlist_factor: float = Field(4.0, gt=0)
+    """Inverted lists per square root of the catalogue size."""
+    nprobe_share: float = Field(0.03, gt=0, le=1)
+    """Share of the lists a search visits."""
+
+
+class SourcesConfig(Section):
+    """How many candidates each source may bring."""
+
+    budget: int = Field(500, ge=1)
+    """Candidates after the merge."""
+    two_tower: int = Field(350, ge=0)
+    """Guaranteed places for two-tower candidates; it also fills what others leave."""
+    followed: int = Field(100, ge=0)
+    """Guaranteed places for the newest posts of followed authors."""
+    trending: int = Field(50, ge=0)
+    """Guaranteed places for trending posts."""
+
+    @model_validator(mode="after")
+    def _quotas_fit(self) -> Self:
+        if (places := self.two_tower + self.followed + self.trending) > self.budget:
+            raise ValueError(f"two_tower + followed + trending must be <= budget, got {places} > {self.budget}")
+        return self
+
+
+class RetrievalConfig(Section):
+    """Millions of posts to about five hundred."""
+
+    towers: TowersConfig = TowersConfig()
+    index: IndexConfig = IndexConfig()
+    sources: SourcesConfig = SourcesConfig()
+
+
+class RankingConfig(Section):
+    """Scores for the candidates."""
+
+    n_trees: int = Field(220, ge=1)
+    """LightGBM trees at most; early stopping on the last tenth of the rankers' time may use fewer."""
+    n_leaves: int = Field(31, ge=2)
+    """Leaves per tree."""
+    learning_rate: float = Field(0.06, gt=0)
+    """LightGBM shrinkage."""
+    min_leaf_rows: int = Field(100, ge=1)
+    """Rows a leaf must hold."""
+    max_rows: int = Field(2_000_000, ge=100)
+    """Training rows at most; the newest are kept."""
+    n_threads: int = Field(2, ge=1)
+    """Threads in training. Results depend on it in the last bits, so it is a setting, not the machine's count."""
+    click_weight: float = Field(1.0, gt=0)
+    """Value of one expected click in the final score."""
+
+
+class RerankingConfig(Section):
+    """From scores to a slate."""
+
+    max_per_author: int = Field(2, ge=1)
+    """Posts one author may hold in a slate and its pages; relaxed before the slate would come up short."""
+    diversity: float = Field(0.15, ge=0, le=1)
+    """MMR's weight of difference against score."""
+    mmr_pool: int = Field(150, ge=1)
+    """Best-scored candidates MMR chooses from."""
+
+
+class ServingConfig(Section):
+    """The HTTP server."""
+
+    host: str = "127.0.0.1"
+    """Address to bind. Anything but loopback is refused without an API key."""
+    port: int = Field(8000, ge=0, le=65535)
+    """TCP port; 0 lets the system choose."""
+    workers: int = Field(1, ge=1)
+    """Server processes."""
+    api_key: str | None = None
+    """When set, writes need the header `X-API-Key`."""
+    cursor_ttl_s: int = Field(3600, ge=1)
+    """Lifetime of a cursor."""
+    n_threads: int = Field(1, ge=1)
+    """Threads one request may use for scoring and search."""
+    clock: Literal["auto", "wall", "logs"] = "auto"
+    """What time it is: `wall`, or `logs`: their end + what went by, to try old logs; `auto` is `logs` for a world."""
+
+
+class EvaluationConfig(Section):
+    """The report."""
+
+    n_requests: int = Field(2000, ge=10)
+    """Requests behind the retrieval and slate figures."""
+    n_bootstrap: int = Field(200, ge=20)
+    """Bootstrap draws (over users) behind each interval."""
+    slate_size: int = Field(20, ge=1)
+    """Length of the slates compared with the oracle's."""
+    seed: int = Field(0, ge=0)
+    """Seed of sampled requests and bootstraps."""
