@@ -1,4 +1,4 @@
-"""The lake: Parquet files, `<url>/<table>/date=YYYY-MM-DD/<name>.parquet`, zstd, written whole or not at all.
+"""The lake: Parquet files, `<url>/<table>/date=YYYY-MM-DD/<name>.parquet`, written whole or not at all.
 
 Takes and gives Arrow tables of the schemas. A row that breaks a rule goes to `<url>/quarantine/` with its reason,
 once, and is counted; a file that cannot be read goes there whole. It does not know what the rows mean.
@@ -6,13 +6,11 @@ once, and is counted; a file that cannot be read goes there whole. It does not k
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import uuid
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -21,9 +19,15 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from recsys.errors import DataError
+from recsys.offline import parts, storage
+from recsys.offline.encoding import encodings
+from recsys.offline.quarantine import Quarantine
+from recsys.offline.rules import check, columns_to_check, conform
 from recsys.offline.schemas import TABLES
+from recsys.types import DAY
 
-log = logging.getLogger(__name__)
+_ATTEMPTS = 5
+"""Listings of a table whose files are merged while it is read."""
 
 
 @dataclass
@@ -31,25 +35,20 @@ class Lake:
     """A folder of tables, local or on any filesystem that pyarrow or fsspec opens."""
 
     url: str
-    _set_aside: dict[str, Counter[str]] = field(default_factory=dict, init=False, repr=False)
-    """Path of a file to reasons and rows; a file that is read again counts once."""
+    now: int | None = None
+    """What a row's times are held against, microseconds; wall time when left out. A clock may be off by a day."""
 
     def __post_init__(self) -> None:
-        try:
-            if "://" in self.url:
-                self._fs, self._root = fs.FileSystem.from_uri(self.url)
-            else:
-                self._fs, self._root = fs.LocalFileSystem(), str(self.url)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"offline.url {self.url!r} cannot be opened: {error}") from None
+        self.filesystem, self.root = storage.open_url(str(self.url))
+        self._quarantine = Quarantine(self.filesystem, self.root)
 
     @property
     def quarantined(self) -> Counter[str]:
         """Reason to number of rows (or of unreadable files) set aside by this object's reads."""
-        return sum(self._set_aside.values(), Counter())
+        return self._quarantine.met
 
     def write(self, table: str, rows: pa.Table, date: str, name: str) -> None:
-        """Write one file of one partition; the same (table, date, name) again replaces it.
+        """Write one file of one partition; the same (table, date, name) again replaces it, also within a merged file.
 
         Args:
             rows: columns of `TABLES[table]`; missing nullable columns are filled with nulls.
@@ -58,25 +57,43 @@ class Lake:
         Raises: DataError when the rows do not fit the schema.
         """
         rows = conform(table, rows)
-        folder = f"{self._root}/{table}/date={date}"
-        self._fs.create_dir(folder, recursive=True)
-        temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            pq.write_table(rows, temporary, filesystem=self._fs, compression="zstd", compression_level=1)
-            self._fs.move(temporary, f"{folder}/{name}.parquet")
-        except BaseException:
-            if self._fs.get_file_info(temporary).type == fs.FileType.File:
-                self._fs.delete_file(temporary)
-            raise
+        path = f"{self.root}/{table}/date={date}/{name}.parquet"
+        merged = parts.holder(self.filesystem, path)
+        if merged is None:
+            storage.write_parquet(self.filesystem, path, rows, encodings(rows.schema))
+        else:
+            parts.replace(self.filesystem, merged, path, rows)
+        self._quarantine.forget(table, merged or path)
 
     def files(self, table: str) -> list[str]:
         """Paths of the table's files in order of date and name."""
-        selector = fs.FileSelector(f"{self._root}/{table}", recursive=True, allow_not_found=True)
-        return sorted(
-            info.path
-            for info in self._fs.get_file_info(selector)
+        return [info.path for info in self.file_infos(table)]
+
+    def file_infos(self, table: str) -> list[fs.FileInfo]:
+        """The table's files with their sizes, in order of date and name; those within merged files are not among them.
+
+        Raises: DataError when somebody put a file beside a merged one that holds the same name.
+        """
+        return parts.visible(self.filesystem, self.stored(table))
+
+    def stored(self, table: str) -> list[fs.FileInfo]:
+        """Every Parquet file below the table's folder, also those that no longer count because they were merged."""
+        selector = fs.FileSelector(f"{self.root}/{table}", recursive=True, allow_not_found=True)
+        return [
+            info
+            for info in self.filesystem.get_file_info(selector)
             if info.type == fs.FileType.File and info.extension == "parquet" and not info.base_name.startswith(".")
-        )
+        ]
+
+    def written(self, table: str) -> list[str]:
+        """The paths under which files were written, those within merged files too. `write` and `remove` know them."""
+        names = []
+        for path in self.files(table):
+            folder = path.rsplit("/", 1)[0]
+            held = parts.read_parts(self.filesystem, path) if parts.is_merged(path) else []
+            held_paths = [f"{folder}/{part.name}.parquet" for part in held]
+            names += [held_path for held_path in held_paths if not parts.is_merged(held_path)] or [path]
+        return names
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All valid rows of a table, in order of file and row; an absent table is empty.
@@ -85,155 +102,141 @@ class Lake:
         """
         schema = TABLES[table].schema
         wanted = list(columns) if columns is not None else schema.names
-        parts = [part for path in self.files(table) if (part := self._read_file(table, path, wanted)) is not None]
-        if not parts:
-            return pa.schema([schema.field(name) for name in wanted]).empty_table()
-        return pa.concat_tables(parts)
+        latest = self._latest()
+        for _ in range(_ATTEMPTS):
+            try:
+                found = [self._read_file(table, path, wanted, latest) for path in self.files(table)]
+            except FileNotFoundError as error:
+                gone = error  # merged since it was listed
+                continue
+            rows = [part for part in found if part is not None]
+            return pa.concat_tables(rows) if rows else pa.schema([schema.field(name) for name in wanted]).empty_table()
+        raise DataError(f"table {table} of {self.url} changes while it is read: {gone}; read it again later")
+
+    def check(self, table: str, path: str) -> None:
+        """Set aside what is wrong with one file, as reading it does."""
+        self._read_file(table, path, [], self._latest())
 
     def delete(self, tables: Iterable[str]) -> None:
         """Remove tables with all their files."""
         for table in tables:
-            if self._fs.get_file_info(f"{self._root}/{table}").type == fs.FileType.Directory:
-                self._fs.delete_dir(f"{self._root}/{table}")
+            if self.exists(table):
+                self.filesystem.delete_dir(f"{self.root}/{table}")
 
-    def begin(self) -> None:
-        """Mark the lake incomplete until `finish`: whoever reads it in between is told so by `info`."""
-        self._write_info({"complete": False})
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove these files, as `files` or `written` name them; one that is gone already is none to remove."""
+        for path in paths:
+            merged = parts.holder(self.filesystem, path)
+            if merged is None:
+                storage.remove(self.filesystem, path)
+            else:
+                parts.replace(self.filesystem, merged, path, None)
+            self.forget_quarantined(merged or path)
+
+    def exists(self, table: str = "") -> bool:
+        """Whether there is a folder for a table, or for the lake itself."""
+        path = f"{self.root}/{table}" if table else self.root
+        return bool(self.filesystem.get_file_info(path).type == fs.FileType.Directory)
+
+    def quarantine(self, folder: str, name: str, rows: pa.Table) -> None:
+        """Write rows that were set aside before they reached a table: `<url>/quarantine/<folder>/<name>.parquet`."""
+        self._quarantine.add_lines(folder, name, rows)
+
+    def quarantine_counts(self) -> Counter[str]:
+        """Reason to number of rows (or of unreadable files) that lie in the quarantine."""
+        return self._quarantine.counts()
+
+    def forget_quarantined(self, path: str) -> bool:
+        """Drop what was set aside of a file that is no more; whether there was anything."""
+        table = path.removeprefix(f"{self.root}/").split("/", 1)[0]
+        return self._quarantine.forget(table, path)
+
+    def begin(self, info: dict[str, Any] | None = None) -> None:
+        """Mark the lake incomplete until `finish`: whoever reads it in between is told so by `info`.
+
+        Args:
+            info: what `unfinished` should tell, such as `origin`; without it a world is being written.
+        """
+        storage.write_json(self.filesystem, self._note, {"complete": False, **(info or {})})
 
     def finish(self, info: dict[str, Any]) -> None:
         """Mark the lake complete, with what a reader should know: `origin`, and `logs_end` (us) for a world."""
-        self._write_info({"complete": True, **info})
+        storage.write_json(self.filesystem, self._note, {"complete": True, **info})
 
     def info(self) -> dict[str, Any]:
         """What `finish` noted; empty for a lake that someone else filled.
 
         Raises: DataError when the last run that filled the lake did not finish.
         """
-        path = f"{self._root}/_lake.json"
-        if self._fs.get_file_info(path).type != fs.FileType.File:
-            return {}
-        with self._fs.open_input_stream(path) as stream:
-            text = stream.read()
         try:
-            info: dict[str, Any] = json.loads(text)
+            info = self._read_note()
         except ValueError:
             raise DataError(
-                f"{path} is not JSON; run `recsys simulate` again, or remove it to use the lake as it is"
+                f"{self._note} is not JSON; run `recsys simulate` again, or remove it to use the lake as it is"
             ) from None
-        if not info.get("complete"):
+        if info and not info.get("complete"):
+            command = "recsys import" if info.get("origin") == "import" else "recsys simulate"
             raise DataError(
-                f"the logs in {self.url} are incomplete: the run that wrote them was interrupted; "
-                "run `recsys simulate` again"
+                f"the logs in {self.url} are incomplete: the run that wrote them was interrupted; run `{command}` again"
             )
         return info
 
     def interrupted(self) -> bool:
         """Whether the last run that filled the lake did not finish."""
-        path = f"{self._root}/_lake.json"
-        if self._fs.get_file_info(path).type != fs.FileType.File:
-            return False
-        with self._fs.open_input_stream(path) as stream:
-            try:
-                return json.loads(stream.read()).get("complete") is False
-            except (ValueError, AttributeError):
-                return False
+        return self.unfinished() is not None
 
-    def _write_info(self, info: dict[str, Any]) -> None:
-        self._fs.create_dir(self._root, recursive=True)
-        temporary = f"{self._root}/._lake.{uuid.uuid4().hex[:8]}.tmp"
-        with self._fs.open_output_stream(temporary) as stream:
-            stream.write(json.dumps(info, indent=1).encode())
-        self._fs.move(temporary, f"{self._root}/_lake.json")
-
-    def _read_file(self, table: str, path: str, wanted: list[str]) -> pa.Table | None:
-        spec = TABLES[table]
-        checked = list(dict.fromkeys([*wanted, *spec.required, *spec.enums]))
+    def unfinished(self) -> dict[str, Any] | None:
+        """What `begin` noted for the last run that filled the lake, None when that run finished."""
         try:
-            present = set(pq.read_schema(path, filesystem=self._fs).names)
+            info = self._read_note()
+        except ValueError:
+            return None
+        return info if info.get("complete") is False else None
+
+    @property
+    def _note(self) -> str:
+        return f"{self.root}/_lake.json"
+
+    def _read_note(self) -> dict[str, Any]:
+        """Raises: ValueError when it is not a JSON object."""
+        if not storage.is_file(self.filesystem, self._note):
+            return {}
+        with self.filesystem.open_input_stream(self._note) as stream:
+            info = json.loads(stream.read())
+        if not isinstance(info, dict):
+            raise ValueError(f"{self._note} is not an object")
+        return info
+
+    def _latest(self) -> int | None:
+        """The last moment that is not in the future. A world has its own time, and it may be still to come."""
+        try:
+            info = self._read_note()
+        except ValueError:
+            info = {}
+        if info.get("origin") == "world" or info.get("complete") is False:
+            return None
+        return (time.time_ns() // 1000 if self.now is None else self.now) + DAY
+
+    def _read_file(self, table: str, path: str, wanted: list[str], latest: int | None) -> pa.Table | None:
+        try:
+            found = pq.read_schema(path, filesystem=self.filesystem)
+            names = columns_to_check(table, found, wanted)
             rows = pq.read_table(
-                path, filesystem=self._fs, columns=[name for name in checked if name in present], partitioning=None
+                path,
+                filesystem=self.filesystem,
+                columns=[name for name in names if name in found.names],
+                partitioning=None,
             )
-            rows = _fill(table, rows, checked)
-            rows.validate(full=True)
+        except FileNotFoundError:
+            raise
         except (pa.ArrowException, OSError) as error:
             # The system refused (permission, network, too many open files): the file itself may be fine.
             if isinstance(error, OSError) and error.errno is not None:
                 raise DataError(f"{path} cannot be opened: {error}; make it readable and try again") from None
-            self._quarantine_file(table, path, error)
+            self._quarantine.add_file(table, path, error)
             return None
-        reason = _broken_rules(table, rows)
+        checked, reason = check(table, rows, names, latest)
         if reason is not None:
-            self._quarantine_rows(table, path, reason)
-            rows = rows.filter(pc.is_null(reason))
-        return rows.select(wanted)
-
-    def _quarantine_rows(self, table: str, path: str, reason: pa.Array) -> None:
-        """Keep the rows as they were found, all columns of them, whichever columns this read asked for."""
-        rows = pq.read_table(path, filesystem=self._fs, partitioning=None)
-        bad = rows.append_column("reason", reason).filter(pc.is_valid(reason))
-        bad = bad.append_column("file", pa.repeat(path, len(bad)))
-        counts = Counter(bad["reason"].to_pylist())
-        if counts != self._set_aside.get(path):
-            log.warning("%s: %d rows of %s set aside: %s", table, len(bad), path, dict(counts))
-        self._set_aside[path] = counts
-        folder = f"{self._root}/quarantine/{table}"
-        self._fs.create_dir(folder, recursive=True)
-        name = hashlib.sha256(path.encode()).hexdigest()[:16]
-        temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
-        pq.write_table(bad, temporary, filesystem=self._fs, compression="zstd")
-        self._fs.move(temporary, f"{folder}/{name}.parquet")
-
-    def _quarantine_file(self, table: str, path: str, error: Exception) -> None:
-        self._set_aside[path] = Counter(["unreadable_file"])
-        folder = f"{self._root}/quarantine/{table}"
-        self._fs.create_dir(folder, recursive=True)
-        target = f"{folder}/{path.rsplit('/', 1)[-1]}.{hashlib.sha256(path.encode()).hexdigest()[:8]}.unreadable"
-        log.warning("%s cannot be read and was moved to %s: %s", path, target, " ".join(str(error).split()))
-        self._fs.move(path, target)
-
-
-def conform(table: str, rows: pa.Table) -> pa.Table:
-    """The rows with exactly the columns, types and metadata of the table's schema.
-
-    Raises: DataError naming the table and the column that is missing, unknown or of another type.
-    """
-    schema = TABLES[table].schema
-    unknown = [name for name in rows.column_names if name not in schema.names]
-    if unknown:
-        raise DataError(f"table {table} has no column {', '.join(unknown)}; it has {', '.join(schema.names)}")
-    try:
-        return _fill(table, rows, schema.names).cast(schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"table {table}: rows do not fit the schema: {' '.join(str(error).split())}") from None
-
-
-def _fill(table: str, rows: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Columns in this order with the schema's types; those the rows lack become null."""
-    schema = TABLES[table].schema
-    columns = {
-        name: rows[name].cast(schema.field(name).type)
-        if name in rows.column_names
-        else pa.nulls(len(rows), schema.field(name).type)
-        for name in names
-    }
-    return pa.table(columns)
-
-
-def _broken_rules(table: str, rows: pa.Table) -> pa.Array | None:
-    """For each row the first rule it breaks, null where it breaks none; None when the whole table is clean."""
-    spec = TABLES[table]
-    checks: list[tuple[str, pa.ChunkedArray]] = []
-    for name in spec.required:
-        if rows[name].null_count:
-            checks.append((f"{table}.{name} is null", pc.is_null(rows[name])))
-    for name, values in spec.enums.items():
-        known = pc.is_in(rows[name], value_set=pa.array(values))
-        unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(known))
-        if pc.any(unknown).as_py():
-            checks.append((f"{table}.{name} is not one of {', '.join(values)}", unknown))
-    if not checks:
-        return None
-    flags = pa.StructArray.from_arrays(
-        [check.combine_chunks() for _, check in checks], names=[str(i) for i in range(len(checks))]
-    )
-    return pc.case_when(flags, *[pa.scalar(reason) for reason, _ in checks])
+            self._quarantine.add_rows(table, path, reason)
+            checked = checked.filter(pc.is_null(reason))
+        return checked.select(wanted)

@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 SCHEMA_VERSION = "2"
-"""2 added `ids`, `posts.labels` and `requests.session_id`, and lets `posts.author_id` be null."""
+"""2 added `ids`, `posts.labels` and `requests.session_id`, and lets `posts.author_id` be null.
+
+Versions only add tables and columns that may be null; a column never changes its type or meaning. So every program
+reads every version, newer ones too: what a file lacks is null, what a program does not know it ignores.
+"""
 
 ACTION_TYPES = ("click", "like", "share", "hide", "dwell")
 MEDIA_TYPES = ("text", "image", "video", "link")
@@ -29,19 +33,42 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
 
 
 @dataclass(frozen=True)
+class Range:
+    """The finite numbers within these bounds."""
+
+    above: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __str__(self) -> str:
+        bounds = (("above", self.above), ("at least", self.at_least), ("at most", self.at_most))
+        return " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+
+
+@dataclass(frozen=True)
 class TableSpec:
-    """One table: its schema, and for each column with a closed set of values, that set."""
+    """One table: its schema, and for some columns what they may hold beside null.
+
+    Times need no declaration: none lies before 1970, and in logs that are not a world's none in the future.
+    """
 
     schema: pa.Schema
     enums: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ranges: dict[str, Range] = field(default_factory=dict)
 
     @property
     def required(self) -> list[str]:
         return [column.name for column in self.schema if not column.nullable]
 
+    @property
+    def times(self) -> list[str]:
+        return [column.name for column in self.schema if pa.types.is_timestamp(column.type)]
 
-def _table(*columns: pa.Field, enums: dict[str, tuple[str, ...]] | None = None) -> TableSpec:
-    return TableSpec(pa.schema(columns, metadata={"recsys.schema": SCHEMA_VERSION}), enums or {})
+
+def _table(
+    *columns: pa.Field, enums: dict[str, tuple[str, ...]] | None = None, ranges: dict[str, Range] | None = None
+) -> TableSpec:
+    return TableSpec(pa.schema(columns, metadata={"recsys.schema": SCHEMA_VERSION}), enums or {}, ranges or {})
 
 
 TABLES: dict[str, TableSpec] = {
@@ -96,6 +123,7 @@ TABLES: dict[str, TableSpec] = {
         pa.field("sources", pa.uint16()),
         pa.field("score", pa.float32()),
         pa.field("features", pa.list_(pa.float32())),
+        ranges={"position": Range(at_least=0), "propensity": Range(above=0, at_most=1)},
     ),
     "impressions": _table(
         _required("event_id", pa.int64()),
@@ -105,6 +133,7 @@ TABLES: dict[str, TableSpec] = {
         pa.field("position", pa.int16()),
         _required("event_time", _TIME),
         _required("ingest_time", _TIME),
+        ranges={"position": Range(at_least=0)},
     ),
     "actions": _table(
         _required("event_id", pa.int64()),
@@ -116,5 +145,6 @@ TABLES: dict[str, TableSpec] = {
         _required("event_time", _TIME),
         _required("ingest_time", _TIME),
         enums={"type": ACTION_TYPES},
+        ranges={"value": Range(at_least=0)},
     ),
 }

@@ -236,10 +236,7 @@ def _times(time: Times) -> pa.Array:
 
 
 def _note(lake: Lake) -> tuple[Any, str]:
-    if "://" in lake.url:
-        filesystem, root = fs.FileSystem.from_uri(lake.url)
-        return filesystem, f"{root}/stream/position.json"
-    return fs.LocalFileSystem(), f"{lake.url}/stream/position.json"
+    return lake.filesystem, f"{lake.root}/stream/position.json"
 
 
 def _write_position(lake: Lake, note: Position) -> None:

@@ -20,10 +20,11 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture
 def put(lake: Lake) -> Callable[..., None]:
-    """`put(table, column=[...], ...)` writes one file; numbers in time columns are microseconds."""
+    """`put(table, column=[...], ...)` writes one file; numbers in time columns are microseconds, `name_` is `name`."""
 
     def write(table: str, date: str = "2026-01-05", name: str = "part", **columns: list[Any]) -> None:
         schema = TABLES[table].schema
+        columns = {column.rstrip("_"): values for column, values in columns.items()}
         rows = {column: pa.array(values, schema.field(column).type) for column, values in columns.items()}
         lake.write(table, pa.table(rows), date, name)
 

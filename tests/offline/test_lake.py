@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,6 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.offline import lake as lake_module
-from recsys.offline.lake import Lake
 from recsys.offline.schemas import TABLES
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -69,10 +69,12 @@ def test_files_come_in_order_of_date_then_name(lake, put):
     assert ids(lake.read("users")) == [1, 2, 3]
 
 
-def test_files_are_zstd_parquet_partitioned_by_date(lake, put, tmp_path):
+def test_files_are_parquet_partitioned_by_date_text_as_zstd_and_numbers_as_lz4(lake, put, tmp_path):
     put("users", user_id=[1], created_at=[0])
     file = pq.ParquetFile(tmp_path / "lake" / "users" / "date=2026-01-05" / "part.parquet")
-    assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    columns = [file.metadata.row_group(0).column(i) for i in range(4)]
+    assert [column.compression for column in columns] == ["LZ4", "ZSTD", "ZSTD", "LZ4"]
+    assert all("DELTA_BINARY_PACKED" in columns[i].encodings for i in (0, 3))
 
 
 def test_writing_the_same_file_again_replaces_it(lake, put):
@@ -129,6 +131,7 @@ def test_bad_rows_are_set_aside_with_reason_and_counted(lake, outside, tmp_path)
     assert [row["reason"] for row in rows] == ["actions.request_id is null", unknown, unknown]
     assert {row["file"] for row in rows} == {str(path)}
     assert [row["type"] for row in rows] == ["click", "wave", "wave"]
+    assert [row["line"] for row in rows] == [1, 2, 3]
     assert all(row["event_id"] == 1 for row in rows), "columns nobody asked for are kept too"
 
 
@@ -180,16 +183,6 @@ def test_an_unreadable_file_is_moved_aside_and_counted_and_the_others_are_read(l
     assert moved.read_bytes() == content
 
 
-def test_a_file_with_text_that_is_not_unicode_is_moved_aside(lake, tmp_path):
-    folder = tmp_path / "lake" / "users" / "date=2026-01-05"
-    folder.mkdir(parents=True)
-    language = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
-    columns = {"user_id": pa.array([1]), "language": language, "created_at": pa.array([0], TIME)}
-    pq.write_table(pa.table(columns), folder / "bad.parquet")
-    assert len(lake.read("users")) == 0
-    assert lake.quarantined == {"unreadable_file": 1}
-
-
 def test_a_file_the_system_does_not_open_stays_where_it_is(lake, put, monkeypatch):
     put("users", user_id=[1], created_at=[0])
 
@@ -228,11 +221,70 @@ def test_a_note_that_is_not_json_is_named(lake, tmp_path):
         lake.info()
 
 
-def test_a_lake_can_be_named_by_a_url(tmp_path, put, lake):
+def test_a_file_that_is_gone_when_its_turn_comes_is_looked_for_again(lake, put, monkeypatch):
     put("users", user_id=[1], created_at=[0])
-    assert ids(Lake((tmp_path / "lake").as_uri()).read("users")) == [1]
+    (path,) = lake.files("users")
+    listings = [[path], [f"{path}.gone.parquet"]]
+    monkeypatch.setattr(lake, "files", lambda table: listings.pop())
+    assert ids(lake.read("users")) == [1]
+    assert not lake.quarantined
 
 
-def test_a_url_nobody_can_open_is_refused():
-    with pytest.raises(DataError, match="'nowhere://lake' cannot be opened"):
-        Lake("nowhere://lake")
+def test_a_table_that_never_stops_changing_is_an_error_that_names_it(lake, put, monkeypatch):
+    monkeypatch.setattr(lake, "files", lambda table: [f"{lake.root}/users/gone.parquet"])
+    with pytest.raises(DataError, match=r"table users of .* changes while it is read: .*gone\.parquet"):
+        lake.read("users")
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_files_only(lake, put, tmp_path):
+    program = """
+        import sys
+        import numpy as np, pyarrow as pa
+        from recsys.offline.lake import Lake
+        lake = Lake(sys.argv[1])
+        for number in range(1, 1_000_000):
+            ids = pa.array(np.full(20_000 + number, number))
+            times = pa.array(np.zeros(len(ids), int)).cast(pa.timestamp("us", "UTC"))
+            rows = pa.table({"user_id": ids, "created_at": times})
+            lake.write("users", rows, "2026-01-05", "part")
+    """
+    writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "lake")])
+    try:
+        end = time.monotonic() + 60
+        while not lake.files("users"):
+            assert writer.poll() is None
+            assert time.monotonic() < end, "the writer never wrote"
+            time.sleep(0.01)
+        time.sleep(0.1)
+    finally:
+        writer.kill()
+        writer.wait()
+    (number,) = set(ids(lake.read("users")))
+    assert len(lake.read("users")) == 20_000 + number
+    assert not lake.quarantined
+    put("users", user_id=[1], created_at=[0])
+    assert ids(lake.read("users")) == [1]
+
+
+def test_an_older_and_a_newer_version_read_beside_this_one(lake, put, tmp_path):
+    folder = tmp_path / "lake" / "requests" / "date=2026-01-05"
+    folder.mkdir(parents=True)
+    schema = TABLES["requests"].schema
+    added = schema.get_field_index("session_id")
+    old = pa.table({name: [1] for name in ("request_id", "user_id")} | {"now": pa.array([0], TIME)})
+    old = old.cast(pa.schema([schema.field(name) for name in old.column_names], {"recsys.schema": "1"}))
+    new = put_row(schema, request_id=2).append_column("mood", pa.array(["fine"]))
+    new = new.replace_schema_metadata({"recsys.schema": "3"})
+    pq.write_table(old, folder / "a.parquet")
+    pq.write_table(new, folder / "b.parquet")
+    put("requests", name="c", request_id=[3], user_id=[1], now=[0], session_id=[9])
+    rows = lake.read("requests")
+    assert rows.column_names == schema.names
+    assert rows["request_id"].to_pylist() == [1, 2, 3]
+    assert rows.column(added).to_pylist() == [None, None, 9]
+    assert not lake.quarantined
+
+
+def put_row(schema, **values):
+    row = {"user_id": 1, "now": 0, **values}
+    return pa.table({f.name: pa.array([row.get(f.name)], f.type) for f in schema})

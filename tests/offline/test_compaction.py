@@ -1,0 +1,326 @@
+"""Merging changes the number of files and nothing else, wherever it is cut short, whoever reads or writes meanwhile."""
+
+import os
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from recsys.errors import DataError
+from recsys.offline import storage
+from recsys.offline.compaction import STALE_S, compact
+from recsys.offline.description import describe
+from recsys.offline.schemas import TABLES
+
+TIME = pa.timestamp("us", tz="UTC")
+
+
+class Killed(BaseException):
+    """What a test raises in the middle of a compaction: nothing in the code under test expects it."""
+
+
+@pytest.fixture
+def three_files(put):
+    put("users", name="c", user_id=[5], created_at=[0])
+    put("users", name="a", user_id=[1, 2], created_at=[0, 0], country=["FR", None])
+    put("users", name="b", user_id=[3, 4], created_at=[0, 0])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "lake" / "users" / "date=2026-01-05"
+
+
+def ids(lake):
+    return lake.read("users")["user_id"].to_pylist()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_of_a_partition_become_one_with_the_same_rows_in_the_same_order(lake, three_files, folder):
+    before = lake.read("users")
+    sizes = sum(path.stat().st_size for path in folder.iterdir())
+    result = compact(lake)
+    assert names(folder) == ["a.merged.parquet"]
+    assert lake.read("users").equals(before)
+    assert result == {
+        "users": {
+            "files_before": 3,
+            "files_after": 1,
+            "bytes_before": sizes,
+            "bytes_after": (folder / "a.merged.parquet").stat().st_size,
+        }
+    }
+
+
+def test_partitions_and_tables_stay_apart(lake, put):
+    for date in ("2026-01-05", "2026-01-06"):
+        for name in ("a", "b"):
+            put("users", date, name, user_id=[1], created_at=[0])
+            put("follows", date, name, user_id=[1], author_id=[2], created_at=[0])
+    assert compact(lake, ["users"])["users"]["files_after"] == 2
+    assert len(lake.files("follows")) == 4
+
+
+def test_a_second_run_finds_nothing_to_do(lake, three_files, folder):
+    compact(lake)
+    before = (folder / "a.merged.parquet").stat().st_mtime_ns
+    assert compact(lake)["users"]["files_before"] == 1
+    assert (folder / "a.merged.parquet").stat().st_mtime_ns == before
+
+
+def test_files_that_came_later_join_the_merged_one_also_before_its_first(lake, put, three_files, folder):
+    compact(lake)
+    put("users", name="d", user_id=[6], created_at=[0])
+    compact(lake)
+    assert names(folder) == ["a.merged.parquet"]
+    put("users", name="A", user_id=[0], created_at=[0])
+    assert ids(lake) == [0, 1, 2, 3, 4, 5, 6]
+    compact(lake)
+    assert names(folder) == ["A.merged.parquet"]
+    assert ids(lake) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_files_stop_growing_at_the_size_asked_for(lake, put, folder):
+    for name in "abcd":
+        put("users", name=name, user_id=[ord(name)], created_at=[0])
+    size = (folder / "a.parquet").stat().st_size
+    compact(lake, target_bytes=2 * size)
+    assert names(folder) == ["a.merged.parquet", "c.merged.parquet"]
+    assert ids(lake) == [ord(name) for name in "abcd"]
+
+
+class FaultyFilesystem(fs.LocalFileSystem):
+    """Dies before its nth step that changes something."""
+
+    left = 0
+
+    def _count(self):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def open_output_stream(self, *args, **kwargs):
+        self._count()
+        return super().open_output_stream(*args, **kwargs)
+
+    def move(self, *args):
+        self._count()
+        super().move(*args)
+
+    def delete_file(self, *args):
+        self._count()
+        super().delete_file(*args)
+
+
+def dies_at(lake, step, monkeypatch):
+    """Whether a compaction that dies before its nth change got that far."""
+    real = lake.filesystem
+    lake.filesystem = FaultyFilesystem()
+    lake.filesystem.left = step
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "remove", lambda filesystem, path: None)  # the dead do not tidy up
+            compact(lake)
+    except Killed:
+        return True
+    finally:
+        lake.filesystem = real
+    return False
+
+
+@pytest.mark.parametrize("merged_before", [False, True])
+def test_killed_before_any_step_the_rows_are_the_same_and_a_rerun_completes(
+    lake, put, three_files, folder, monkeypatch, merged_before
+):
+    if merged_before:
+        compact(lake)
+        put("users", name="d", user_id=[6], created_at=[0])
+        put("users", name="e", user_id=[7], created_at=[0])
+    before = lake.read("users")
+    step = 1
+    while dies_at(lake, step, monkeypatch):
+        assert lake.read("users").equals(before), f"dead before step {step}"
+        assert describe(lake)["tables"]["users"]["rows"] == len(before)
+        step += 1
+    assert step > 3, "a move and every delete were tried"
+    assert lake.read("users").equals(before)
+    assert [name for name in names(folder) if not name.endswith(".tmp")] == ["a.merged.parquet"]
+
+
+def test_a_merged_file_counts_from_the_moment_it_has_its_name(lake, three_files):
+    seen = []
+
+    class Watching(fs.LocalFileSystem):
+        def delete_file(self, path):
+            seen.append(ids(lake))
+            super().delete_file(path)
+            seen.append(ids(lake))
+
+    lake.filesystem = Watching()
+    compact(lake)
+    assert seen == [[1, 2, 3, 4, 5]] * 6
+
+
+def test_a_file_that_was_merged_can_be_written_again(lake, put, three_files, folder):
+    compact(lake)
+    put("users", name="b", user_id=[9], created_at=[0])
+    assert ids(lake) == [1, 2, 9, 5]
+    put("users", name="b", user_id=[3, 4], created_at=[0, 0])
+    assert ids(lake) == [1, 2, 3, 4, 5]
+    assert names(folder) == ["a.merged.parquet"]
+
+
+def test_a_file_written_again_beside_its_leftover_counts_once(lake, put, three_files, folder):
+    leftover = (folder / "b.parquet").read_bytes()
+    compact(lake)
+    (folder / "b.parquet").write_bytes(leftover)
+    assert ids(lake) == [1, 2, 3, 4, 5]
+    put("users", name="b", user_id=[9], created_at=[0])
+    assert ids(lake) == [1, 2, 9, 5]
+    compact(lake)
+    assert ids(lake) == [1, 2, 9, 5]
+
+
+def test_a_file_that_was_merged_can_be_removed_and_is_listed_until_then(lake, three_files, folder):
+    compact(lake)
+    written = lake.written("users")
+    assert [path.rsplit("/", 1)[-1] for path in written] == ["a.parquet", "b.parquet", "c.parquet"]
+    lake.remove([written[1]])
+    assert ids(lake) == [1, 2, 5]
+    lake.remove(lake.written("users"))
+    assert names(folder) == []
+
+
+def test_a_strange_file_with_the_name_of_a_merged_one_is_refused_and_kept(lake, three_files, folder):
+    compact(lake)
+    strange = pa.table({"user_id": list(range(100)), "created_at": pa.array([0] * 100, TIME)})
+    pq.write_table(strange, folder / "b.parquet")
+    for touch in (lambda: lake.read("users"), lambda: compact(lake)):
+        with pytest.raises(DataError, match=r"b\.parquet must not have the name of a file that .*a\.merged\.parquet"):
+            touch()
+    assert (folder / "b.parquet").exists()
+
+
+def test_a_file_that_changes_while_it_is_merged_is_not_lost(lake, put, three_files, monkeypatch):
+    from recsys.offline import compaction
+
+    write = compaction._write
+
+    def write_slowly(*args):
+        write(*args)
+        put("users", name="b", user_id=[7, 8, 9], created_at=[0, 0, 0])
+
+    monkeypatch.setattr(compaction, "_write", write_slowly)
+    with pytest.raises(DataError, match="changed while they were merged; run `recsys lake compact` again"):
+        compact(lake)
+    assert ids(lake) == [1, 2, 7, 8, 9, 5]
+
+
+def test_bad_rows_stay_bad_rows_and_count_once(lake, put, three_files, folder):
+    bad = pa.table({"user_id": pa.array([None, 6]), "created_at": pa.array([0, 0], TIME)})
+    pq.write_table(bad, folder / "bad.parquet")
+    assert ids(lake) == [1, 2, 3, 4, 6, 5]
+    compact(lake)
+    assert ids(lake) == [1, 2, 3, 4, 6, 5]
+    assert lake.quarantined == describe(lake)["quarantine"] == {"users.user_id is null": 1}
+
+
+def test_an_unreadable_file_and_one_of_other_types_stay_beside_the_merged(lake, three_files, put, folder):
+    put("users", name="x", user_id=[6], created_at=[0])
+    put("users", name="y", user_id=[7], created_at=[0])
+    text = pa.table({"user_id": ["8"], "created_at": pa.array([0], TIME)})
+    pq.write_table(text, folder / "d.parquet")
+    (folder / "e.parquet").write_bytes(b"not parquet")
+    compact(lake)
+    assert names(folder) == ["a.merged.parquet", "d.parquet", "e.parquet", "x.merged.parquet"]
+    assert ids(lake) == [1, 2, 3, 4, 5, 8, 6, 7]
+    assert lake.quarantined == {"unreadable_file": 1}
+
+
+def test_columns_of_older_and_newer_versions_are_kept(lake, put, three_files, folder):
+    old = pa.table({"user_id": [6], "created_at": pa.array([0], TIME)}).replace_schema_metadata({"recsys.schema": "1"})
+    new = pa.table({"user_id": [7], "created_at": pa.array([0], TIME), "mood": ["fine"]})
+    pq.write_table(old, folder / "d.parquet")
+    pq.write_table(new.replace_schema_metadata({"recsys.schema": "10"}), folder / "e.parquet")
+    compact(lake)
+    (path,) = folder.iterdir()
+    rows = pq.read_table(path, partitioning=None)
+    assert rows["mood"].to_pylist() == [None] * 6 + ["fine"]
+    assert pq.read_schema(path).metadata[b"recsys.schema"] == b"10"
+    assert ids(lake) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_lists_and_nulls_survive(lake, put):
+    for name, lists in (("a", [[1, 2], None]), ("b", [[], [3]])):
+        put("requests", name=name, request_id=[1, 2], user_id=[1, 1], now=[0, 0], candidates=lists)
+    before = lake.read("requests")
+    compact(lake)
+    assert lake.read("requests").equals(before)
+    assert before["candidates"].to_pylist() == [[1, 2], None, [], [3]]
+
+
+def test_temporary_files_are_removed_once_they_are_old(lake, three_files, folder):
+    for name, age in ((".old.1234.tmp", STALE_S + 60), (".new.1234.tmp", STALE_S - 600)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    compact(lake)
+    assert names(folder) == [".new.1234.tmp", "a.merged.parquet"]
+
+
+def test_an_incomplete_lake_is_not_touched(lake, three_files):
+    lake.begin()
+    with pytest.raises(DataError, match="are incomplete"):
+        compact(lake)
+    assert len(lake.files("users")) == 3
+
+
+def test_an_unknown_table_is_named(lake):
+    with pytest.raises(DataError, match="there is no table user; the tables are users, posts"):
+        compact(lake, ["user"])
+
+
+def test_every_table_can_be_merged(lake):
+    example = {
+        "int64": 1,
+        "int16": 1,
+        "uint16": 1,
+        "float": 0.5,
+        "bool": True,
+        "timestamp[us, tz=UTC]": 0,
+        "string": "x",
+    }
+    for table, spec in TABLES.items():
+        enums = {name: allowed[0] for name, allowed in spec.enums.items()}
+        row = {f.name: enums.get(f.name, example.get(str(f.type))) for f in spec.schema}
+        for name in "ab":
+            lake.write(table, pa.Table.from_pylist([row], spec.schema), "2026-01-05", name)
+    compact(lake)
+    assert {table: (len(lake.files(table)), len(lake.read(table))) for table in TABLES} == dict.fromkeys(TABLES, (1, 2))
+
+
+def test_columns_of_types_that_no_table_has_are_merged_too(lake, tmp_path):
+    folder = tmp_path / "lake" / "users" / "date=2026-01-05"
+    folder.mkdir(parents=True)
+    strange = {
+        "language": pa.array(["en"], pa.large_string()),
+        "where": pa.array([{"x": 1.5, "names": ["a"]}]),
+        "raw": pa.array([b"\xff"]),
+        "kind": pa.array(["a"]).dictionary_encode(),
+        "many": pa.array([[1]], pa.large_list(pa.int64())),
+        "price": pa.array([1], pa.int64()).cast(pa.decimal128(21, 2)),
+    }
+    for name in "ab":
+        pq.write_table(
+            pa.table({"user_id": [1], "created_at": pa.array([0], TIME), **strange}), folder / f"{name}.parquet"
+        )
+    before = pq.read_table(folder / "a.parquet", partitioning=None)
+    compact(lake)
+    after = pq.read_table(folder / "a.merged.parquet", partitioning=None)
+    assert after.to_pylist() == before.to_pylist() * 2
+    assert after.schema.equals(before.schema)
+    assert lake.read("users")["language"].to_pylist() == ["en", "en"]
