@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import typer
 
-from recsys.cli import bench, features, flow, releases
+from recsys.cli import bench, features, flow, imports, lake, releases, world
 from recsys.errors import ConfigError, RecsysError
 
 app = typer.Typer(
@@ -25,9 +25,12 @@ app = typer.Typer(
 )
 for step in (flow.demo, flow.simulate, flow.train, flow.evaluate, flow.serve, flow.consume, flow.feed):
     app.command()(step)
+app.add_typer(imports.app, name="import")
+app.add_typer(lake.app, name="lake")
 app.add_typer(features.app, name="features")
 app.add_typer(releases.app, name="releases")
 app.add_typer(bench.app, name="bench")
+app.add_typer(world.app, name="world")
 app.command("show-config")(flow.show_config)
 
 _INTERRUPTED = 130

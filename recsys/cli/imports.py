@@ -1,0 +1,115 @@
+"""`recsys import`: outside logs into the offline store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recsys.cli.common import ConfigOption, JsonOption, SetOption, group, print_json, say
+from recsys.config import DEFAULT_PATH, load
+
+if TYPE_CHECKING:
+    from recsys.offline.imports.report import Imported
+    from recsys.offline.lake import Lake
+    from recsys.progress import Progress
+
+app = group("Outside logs into the offline store.")
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the files.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE")]
+MapOption = Annotated[
+    str, typer.Option("--map", help="field=COLUMN,...; for events user_id, post_id, event_time and mostly type.")
+]
+TypesOption = Annotated[str | None, typer.Option("--types", help="Rename types: view=impression,purchase=click.")]
+TableOption = Annotated[str, typer.Option("--table", help="What the rows are: events, posts, users or follows.")]
+
+
+@app.command("mind")
+def import_mind(
+    folder: FolderArgument,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """MIND: behaviors.tsv and news.tsv, here or in subfolders."""
+    from recsys.offline.imports.mind import import_mind as run
+
+    _import(lambda lake, now, progress: run(folder, lake, now, progress), config, overrides, as_json)
+
+
+@app.command("interactions")
+def import_interactions(
+    folder: FolderArgument,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """train.txt and test.txt, `user item item ...` a line, no times: their order is made up."""
+    from recsys.offline.imports.plain import import_interactions as run
+
+    _import(lambda lake, now, progress: run(folder, lake, now, progress), config, overrides, as_json)
+
+
+@app.command("sequences")
+def import_sequences(
+    folder: FolderArgument,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """sequences.txt, `user item item ...` a line in order of time: times are made up, each user's order is kept."""
+    from recsys.offline.imports.plain import import_sequences as run
+
+    _import(lambda lake, now, progress: run(folder, lake, now, progress), config, overrides, as_json)
+
+
+@app.command("csv")
+def import_csv(
+    file: FileArgument, columns: MapOption, types: TypesOption = None, table: TableOption = "events",
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """A CSV file with a header; --map says which column is what."""
+    from recsys.offline.imports.mapping import parse_map, parse_types
+    from recsys.offline.imports.tables import import_csv as run
+
+    mapped, renamed = parse_map(columns, table), parse_types(types)
+    _import(
+        lambda lake, now, progress: run(file, mapped, renamed, table, lake, now, progress), config, overrides, as_json
+    )
+
+
+@app.command("parquet")
+def import_parquet(
+    file: FileArgument, columns: MapOption, types: TypesOption = None, table: TableOption = "events",
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """A Parquet file; --map says which column is what."""
+    from recsys.offline.imports.mapping import parse_map, parse_types
+    from recsys.offline.imports.tables import import_parquet as run
+
+    mapped, renamed = parse_map(columns, table), parse_types(types)
+    _import(
+        lambda lake, now, progress: run(file, mapped, renamed, table, lake, now, progress), config, overrides, as_json
+    )
+
+
+def _import(
+    run: Callable[[Lake, int, Progress], Imported], config: Path, overrides: list[str] | None, as_json: bool
+) -> None:
+    settings = load(config, overrides or ())
+    from recsys.offline.lake import Lake
+    from recsys.progress import Progress
+
+    start = time.perf_counter()
+    done = run(Lake(settings.lake_url), time.time_ns() // 1000, Progress())
+    brought = [f"{done.rows['impressions']} impressions", f"{done.clicks} clicks"]
+    brought += [f"{number} {name.replace('_', ' ')}" for name, number in done.more.items()]
+    say(
+        f"{', '.join(brought)} of {done.users} users, {done.posts} posts ({done.id_only_posts} by id only)"
+        f" from {', '.join(done.files)} -> {settings.lake_url} ({time.perf_counter() - start:.0f} s)",
+        as_json,
+    )
+    if done.synthetic_times:
+        say("times that the format lacks are made up: they carry an order, never an hour or a weekday", as_json)
+    for reason, number in done.quarantined.items():
+        say(f"set aside: {number} x {reason}, see {settings.lake_url}/quarantine/import", as_json)
+    if as_json:
+        print_json(done.as_json())

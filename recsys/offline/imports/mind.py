@@ -1,0 +1,214 @@
+"""The MIND format: `behaviors.tsv` and `news.tsv`, in one folder or in one subfolder per part.
+
+Takes a folder, fills a lake with requests, impressions, clicks, posts and users. A clicked history has no times in this
+format: its clicks get made-up ones before the user's first impression. It does not know how the lake keeps them.
+
+Format: Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.errors import DataError
+from recsys.offline.imports.faults import Faults, times_are_sound
+from recsys.offline.imports.identity import hash_names, mix, stable_number
+from recsys.offline.imports.lines import Reject, read_lines
+from recsys.offline.imports.report import Imported, outcome
+from recsys.offline.imports.running import Earliest, Seen
+from recsys.offline.imports.session import POST_COLUMNS, Import, importing
+from recsys.offline.imports.times import parse_mind_times
+from recsys.offline.labels import CLICK
+from recsys.offline.lake import Lake
+from recsys.progress import Progress
+from recsys.types import HOUR, Ids, Mask, Times
+
+N_BEHAVIOR_COLUMNS, N_NEWS_COLUMNS = 5, 8
+BEHAVIORS, NEWS = "behaviors.tsv", "news.tsv"
+
+HISTORY_STEP = HOUR
+"""Made-up time between two clicks of a history; the last lies this long before the first impression."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Behaviors whose user and time are sound; every column is (N,)."""
+
+    line: Ids
+    request: Ids
+    user: Ids
+    time: Times
+    history: pa.Array
+    shown: pa.Array
+
+
+def import_mind(folder: Path, lake: Lake, now: int, progress: Progress) -> Imported:
+    """Import a folder, or its parts in order of name when its subfolders hold them.
+
+    Args:
+        now: wall clock, microseconds.
+    Raises: DataError when a file is missing or the lake may not be filled.
+    """
+    parts = _parts(folder)
+    files = [str(part.relative_to(folder) / name) for part in parts for name in (NEWS, BEHAVIORS)]
+    size = sum((part / NEWS).stat().st_size + 2 * (part / BEHAVIORS).stat().st_size for part in parts)
+    with (
+        progress.stage("import mind") as report,
+        importing(lake, "mind", folder, now, report, size, synthetic_times=True) as job,
+    ):
+        for part in parts:
+            _import_news(job, part / NEWS, str(part.relative_to(folder) / NEWS))
+        # Histories end before the user's first impression, which may stand on any line: one pass to find it.
+        first = Earliest()
+        for part in parts:
+            for rows in _behaviors(job, part, folder, _ignore):
+                first.add(rows.user, rows.time)
+        told = Seen()
+        for part in parts:
+            file = str(part.relative_to(folder) / BEHAVIORS)
+            for rows in _behaviors(job, part, folder, job.reject):
+                _import_shown(job, rows, file)
+                _import_history(job, rows, first, told, file)
+        _describe_users(job)
+    return outcome(job, files, True, history_clicks=job.counts["history_clicks"])
+
+
+def _parts(folder: Path) -> list[Path]:
+    parts = [folder]
+    if not (folder / BEHAVIORS).is_file() and folder.is_dir():
+        parts = sorted(below for below in folder.iterdir() if (below / BEHAVIORS).is_file()) or parts
+    for part in parts:
+        for name in (BEHAVIORS, NEWS):
+            if not (part / name).is_file():
+                raise DataError(f"{part} has no {name}; a MIND folder holds {BEHAVIORS} and {NEWS}, or parts that do")
+    return parts
+
+
+def _import_news(job: Import, path: Path, file: str) -> None:
+    for numbers, lines in read_lines(path, file, job.reject, job.advance):
+        fields, numbers, lines = _columns(lines, numbers, N_NEWS_COLUMNS, file, job.reject)
+        faults = Faults(len(lines))
+        ids = job.numbers("post", fields[0], faults)
+        keep = _settle(faults, numbers, lines, file, job.reject)
+        category, subcategory, title, abstract = (field.filter(pa.array(keep)).to_pylist() for field in fields[1:5])
+        n = int(keep.sum())
+        columns = {
+            "author_id": pa.nulls(n, pa.int64()),
+            "topic": pa.array([topic or None for topic in category], pa.string()),
+            "language": pa.array(["en"] * n, pa.string()),
+            "media": pa.nulls(n, pa.string()),
+            "text": pa.array(map(_text, title, abstract, subcategory), pa.string()),
+            "created_at": pa.nulls(n, pa.timestamp("us", tz="UTC")),
+            "visible": pa.array([True] * n, pa.bool_()),
+        }
+        rows = pa.table([columns[name] for name in POST_COLUMNS], names=POST_COLUMNS)
+        job.described["posts"].add(ids[keep], np.zeros(n, np.int64), rows)
+
+
+def _text(title: str, abstract: str, subcategory: str) -> str:
+    text = ". ".join(part for part in (title, abstract) if part)
+    return text if subcategory.lower() in text.lower() else f"{text} {subcategory}".strip()
+
+
+def _behaviors(job: Import, part: Path, folder: Path, reject: Reject) -> Iterator[_Rows]:
+    file = str(part.relative_to(folder) / BEHAVIORS)
+    salt = stable_number(f"{job.name}/{file}")
+    ids_before = Seen()
+    for numbers, lines in read_lines(part / BEHAVIORS, file, reject, job.advance):
+        fields, numbers, lines = _columns(lines, numbers, N_BEHAVIOR_COLUMNS, file, reject)
+        faults = Faults(len(lines))
+        faults.add("empty_impression_id", pc.equal(fields[0], "").to_numpy(zero_copy_only=False))
+        user = job.numbers("user", fields[1], faults)
+        time, known = parse_mind_times(fields[2])
+        times_are_sound(faults, time, known, job.now)
+        request = mix(salt, hash_names(fields[0]))
+        sound = np.flatnonzero(faults.none())
+        repeated = np.zeros(len(lines), bool)
+        repeated[sound] = ids_before.repeated(request[sound])
+        faults.add("duplicate_impression_id", repeated)
+        keep = _settle(faults, numbers, lines, file, reject)
+        mask = pa.array(keep)
+        yield _Rows(
+            numbers[keep], request[keep], user[keep], time[keep], fields[3].filter(mask), fields[4].filter(mask)
+        )
+
+
+def _import_shown(job: Import, rows: _Rows, file: str) -> None:
+    entry, row = _entries(rows.shown)
+    clicked = pc.ends_with(entry, "-1").to_numpy(zero_copy_only=False)
+    labelled = clicked | pc.ends_with(entry, "-0").to_numpy(zero_copy_only=False)
+    faults = Faults(len(entry))
+    faults.add("impression_without_label", ~labelled)
+    post = job.numbers("post", pc.utf8_slice_codeunits(entry, 0, -2), faults)
+    keep = _settle(faults, rows.line[row], entry, file, job.reject)
+    post, row, clicked = post[keep], row[keep], clicked[keep]
+    request, user, time = rows.request[row], rows.user[row], rows.time[row]
+    job.add(request, user, post, 0, time)
+    job.add(request[clicked], user[clicked], post[clicked], CLICK, time[clicked])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(rows.line)))])
+    requests = {
+        "request_id": pa.array(rows.request),
+        "user_id": pa.array(rows.user),
+        "now": pa.array(rows.time).cast(pa.timestamp("us", tz="UTC")),
+        "candidates": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(post)),
+    }
+    job.partitions.add("requests", pa.table(requests), rows.time)
+    job.users.add(rows.user, rows.time)
+
+
+def _import_history(job: Import, rows: _Rows, first: Earliest, told: Seen, file: str) -> None:
+    """Each post of a history once per user, from the first line that lists it."""
+    name, row = _entries(rows.history)
+    faults = Faults(len(name))
+    post = job.numbers("post", name, faults)
+    length = np.bincount(row, minlength=len(rows.line))
+    place = np.arange(len(row)) - (np.cumsum(length) - length)[row]
+    time = first.of(rows.user, 0)[row] - (length[row] - place) * HISTORY_STEP
+    keep = _settle(faults, rows.line[row], name, file, job.reject)
+    pair = mix(rows.user[row][keep], post[keep])
+    new = np.flatnonzero(keep)[~told.repeated(pair)]
+    user = rows.user[row[new]]
+    job.add(mix(user, post[new], stable_number("history")), user, post[new], CLICK, time[new])
+    job.counts["history_clicks"] += len(new)
+
+
+def _columns(lines: pa.Array, numbers: Ids, n: int, file: str, reject: Reject) -> tuple[list[pa.Array], Ids, pa.Array]:
+    """The tab-separated columns of the lines that have `n` of them, with their numbers and texts."""
+    split = pc.split_pattern(lines, "\t")
+    whole = pc.equal(pc.list_value_length(split), n).to_numpy(zero_copy_only=False)
+    bad = np.flatnonzero(~whole)
+    reject("wrong_number_of_columns", file, numbers[bad], lines.take(pa.array(bad)))
+    split = split.filter(pa.array(whole))
+    return [pc.list_element(split, place) for place in range(n)], numbers[whole], lines.filter(pa.array(whole))
+
+
+def _entries(lists: pa.Array) -> tuple[pa.Array, Ids]:
+    """The words of each text and the row each stands in."""
+    split = pc.split_pattern(lists, " ")
+    words, row = pc.list_flatten(split), pc.list_parent_indices(split).to_numpy()
+    there = pc.not_equal(words, "")
+    return words.filter(there), row[there.to_numpy(zero_copy_only=False)]
+
+
+def _settle(faults: Faults, numbers: Ids, texts: pa.Array, file: str, reject: Reject) -> Mask:
+    for reason, rows in faults.each():
+        reject(reason, file, numbers[rows], texts.take(pa.array(rows)))
+    return faults.none()
+
+
+def _describe_users(job: Import) -> None:
+    """The format says nothing of a user but when they were seen."""
+    ids = job.users.ids()
+    kinds = {"language": pa.string(), "country": pa.string(), "created_at": pa.timestamp("us", tz="UTC")}
+    rows = pa.table({name: pa.nulls(len(ids), kind) for name, kind in kinds.items()})
+    job.described["users"].add(ids, np.zeros(len(ids), np.int64), rows)
+
+
+def _ignore(reason: str, file: str, lines: Ids, texts: Sequence[str]) -> None:
+    """The first pass sets nothing aside: the second one comes by the same lines."""

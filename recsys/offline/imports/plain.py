@@ -1,0 +1,126 @@
+"""Lists of items: a line is a user and what they took, `user item item ...`. Every item becomes a click.
+
+Takes a folder, fills a lake. There are no times in these formats, so they are made up from the data alone, over the
+same two weeks every time. It does not know what an item is.
+
+Layouts: `train.txt` and `test.txt` as in LightGCN (He et al., SIGIR 2020); `sequences.txt` as in S3-Rec
+(Zhou et al., CIKM 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.errors import DataError
+from recsys.offline.imports.faults import Faults
+from recsys.offline.imports.identity import mix
+from recsys.offline.imports.lines import read_lines
+from recsys.offline.imports.report import Imported, outcome
+from recsys.offline.imports.running import Seen
+from recsys.offline.imports.session import Import, importing
+from recsys.offline.labels import CLICK
+from recsys.offline.lake import Lake
+from recsys.progress import Progress
+from recsys.types import DAY, Doubles, Ids
+
+PERIOD = 14 * DAY
+"""Length of the made-up period: that of the synthetic world, so that its settings suit."""
+END = int(np.datetime64("2026-01-19", "D").astype(np.int64)) * DAY
+"""Where the made-up period ends."""
+
+Places = Callable[[Ids, Ids, Ids, Ids], Doubles]
+"""From user, post, place in the line and length of the line to a place in the period, in [0, 1); all (N,)."""
+
+
+def import_interactions(folder: Path, lake: Lake, now: int, progress: Progress) -> Imported:
+    """Import `train.txt` and, where it is there, `test.txt`: all of training comes before all of the test.
+
+    Raises: DataError when `train.txt` is missing or the lake may not be filled.
+    """
+    paths = [folder / "train.txt", folder / "test.txt"]
+    if not paths[0].is_file():
+        raise DataError(f"{folder} has no train.txt; a folder of interactions holds train.txt and may hold test.txt")
+    paths = [path for path in paths if path.is_file()]
+    sizes = [path.stat().st_size for path in paths]
+    ends = np.cumsum([0, *sizes]) / max(sum(sizes), 1)  # the test's share of the bytes is about its share of the items
+    with (
+        progress.stage("import interactions") as report,
+        importing(lake, "interactions", folder, now, report, sum(sizes), synthetic_times=True) as job,
+    ):
+        for part, path in enumerate(paths):
+            first, last = float(ends[part]), float(ends[part + 1])
+
+            def at_random(
+                user: Ids, post: Ids, place: Ids, _: Ids, part: int = part, first: float = first, last: float = last
+            ) -> Doubles:
+                share: Doubles = mix(user, post, place, part) / 2.0**63
+                return first + (last - first) * np.minimum(share, 1 - 1e-9)
+
+            _import_file(job, path, part, at_random, None)
+    return outcome(job, [path.name for path in paths], True)
+
+
+def import_sequences(folder: Path, lake: Lake, now: int, progress: Progress) -> Imported:
+    """Import `sequences.txt`: each user's items keep their order and spread evenly over the whole period.
+
+    Raises: DataError when `sequences.txt` is missing or the lake may not be filled.
+    """
+    path = folder / "sequences.txt"
+    if not path.is_file():
+        raise DataError(f"{folder} has no sequences.txt; a folder of sequences holds it")
+    size = path.stat().st_size
+    with (
+        progress.stage("import sequences") as report,
+        importing(lake, "sequences", folder, now, report, size, synthetic_times=True) as job,
+    ):
+        _import_file(job, path, 0, _in_order, Seen())
+    return outcome(job, [path.name], True)
+
+
+def _in_order(user: Ids, _: Ids, place: Ids, length: Ids) -> Doubles:
+    # Users start at moments of their own, or everybody's first clicks would fall together.
+    offset: Doubles = np.minimum(mix(user, 0) / 2.0**63, 1 - 1e-9)
+    return (place + offset) / length
+
+
+def _import_file(job: Import, path: Path, part: int, places: Places, users_before: Seen | None) -> None:
+    """Click on all items of a file.
+
+    Args:
+        part: number of the file, so that an item of two files is two clicks.
+        users_before: when given, a user may stand on one line only: the order of two lines is nowhere said.
+    """
+    for numbers, lines in read_lines(path, path.name, job.reject, job.advance):
+        words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(lines))
+        n_words = pc.list_value_length(words).to_numpy()
+        faults = Faults(len(lines))
+        faults.add("wrong_number_of_columns", n_words < 2)
+        user = job.numbers("user", pc.list_element(words, 0), faults)
+        if users_before is not None:
+            sound = np.flatnonzero(faults.none())
+            repeated = np.zeros(len(lines), bool)
+            repeated[sound] = users_before.repeated(user[sound])
+            faults.add("user_on_two_lines", repeated)
+        for reason, rows in faults.each():
+            job.reject(reason, path.name, numbers[rows], lines.take(pa.array(rows)))
+        keep = faults.none()
+        numbers, user, words = numbers[keep], user[keep], words.filter(pa.array(keep))
+        row, name = pc.list_parent_indices(words).to_numpy(), pc.list_flatten(words)
+        length = np.bincount(row, minlength=len(numbers)) - 1
+        place = np.arange(len(row)) - (np.cumsum(length + 1) - length - 1)[row] - 1
+        item = np.flatnonzero(place >= 0)
+        row, place, name = row[item], place[item], name.take(pa.array(item))
+        faults = Faults(len(row))
+        post = job.numbers("post", name, faults)
+        for reason, rows in faults.each():
+            job.reject(reason, path.name, numbers[row[rows]], name.take(pa.array(rows)))
+        good = faults.none()
+        row, place, post = row[good], place[good], post[good]
+        share = places(user[row], post, place, length[row])
+        time = END - PERIOD + (share * PERIOD).astype(np.int64)
+        job.add(mix(user[row], post, place, part), user[row], post, CLICK, time)

@@ -1,0 +1,198 @@
+"""One import on its way into the lake: what all formats share.
+
+Takes checked columns from a format, gives files in the lake, a quarantine and the counts of the report. Files are
+named after the source, so importing it again replaces what it brought, and removes what it no longer brings. It does
+not know formats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.errors import DataError
+from recsys.offline.ids import MAX_ID_CHARACTERS
+from recsys.offline.imports.faults import Faults
+from recsys.offline.imports.identity import Names, mix
+from recsys.offline.imports.partitions import Partitions
+from recsys.offline.imports.running import Earliest, Latest
+from recsys.offline.labels import ACTIONS, CLICK
+from recsys.offline.lake import Lake
+from recsys.progress import Report
+from recsys.types import Ids, Mask, Times
+
+_TIME = pa.timestamp("us", tz="UTC")
+_QUARANTINE_BYTES = 1 << 26
+"""Rejected lines kept in memory before a part of the quarantine is written."""
+
+POST_COLUMNS = ("author_id", "topic", "language", "media", "text", "created_at", "visible")
+USER_COLUMNS = ("language", "country", "created_at")
+
+
+class Import:
+    """What one source brings, as it comes."""
+
+    def __init__(self, lake: Lake, name: str, now: int, report: Report, total_bytes: int) -> None:
+        self.lake, self.name, self.now = lake, name, now
+        self.names = Names(lake.read("ids"))
+        self.posts, self.users = Earliest(), Earliest()
+        self.described: dict[str, Latest] = {"posts": Latest(), "users": Latest()}
+        self.counts: Counter[str] = Counter()
+        self.quarantined: Counter[str] = Counter()
+        self.partitions = Partitions(lake, name)
+        self._rejected: list[pa.Table] = []
+        self._report, self._done, self._total = report, 0, total_bytes
+
+    def advance(self, n_bytes: int) -> None:
+        """So much more of the source was read."""
+        self._done += n_bytes
+        self._report(min(self._done, self._total), self._total)
+
+    def reject(self, reason: str, file: str, lines: Ids, texts: Sequence[str] | pa.Array) -> None:
+        """Set lines of the source aside."""
+        if not len(lines):
+            return
+        self.quarantined[reason] += len(lines)
+        columns = {
+            "reason": pa.array([reason] * len(lines), pa.string()),
+            "file": pa.array([file] * len(lines), pa.string()),
+            "line": pa.array(lines, pa.int64()),
+            "text": pa.array(texts, pa.string()),
+        }
+        self._rejected.append(pa.table(columns))
+        if sum(rows.nbytes for rows in self._rejected) > _QUARANTINE_BYTES:
+            self._write_rejected()
+
+    def numbers(self, kind: str, names: pa.Array, faults: Faults) -> Ids:
+        """Ids of users or posts by name, (N,); a name that cannot be one is a fault of its row and gets 0."""
+        text = names.fill_null("")
+        length = pc.utf8_length(text).to_numpy()
+        faults.add(f"empty_{kind}_id", length == 0)
+        faults.add(f"{kind}_id_too_long", length > MAX_ID_CHARACTERS)
+        ids = np.zeros(len(text), np.int64)
+        sound = np.flatnonzero(faults.none())
+        ids[sound], collided = self.names.numbers(kind, text.take(pa.array(sound)))
+        faults.add(f"{kind}_id_hash_collision", _spread(collided, sound, len(text)))
+        return ids
+
+    def add(
+        self, request: Ids, user: Ids, post: Ids, code: Ids | int, time: Times, *,
+        ingest: Times | None = None, position: pa.Array | None = None, value: pa.Array | None = None,
+    ) -> None:  # fmt: skip
+        """Impressions and actions of known users on known posts; every column is (N,).
+
+        Args:
+            code: places in `ACTIONS`, or one for all.
+            ingest: when it arrived; without it, when it happened.
+        """
+        code = np.broadcast_to(np.asarray(code, np.int64), request.shape)
+        ingest = time if ingest is None else ingest
+        columns = {
+            "event_id": mix(request, post, code, time), "request_id": request, "user_id": user, "post_id": post,
+            "event_time": _times(time), "ingest_time": _times(ingest),
+        }  # fmt: skip
+        rows = pa.table(columns)
+        shown = code == 0
+        for table, mask, extra in (
+            ("impressions", shown, ("position", position)),
+            ("actions", ~shown, ("value", value)),
+        ):
+            place = np.flatnonzero(mask)
+            if not len(place):
+                continue
+            chosen = rows.take(pa.array(place))
+            if extra[1] is not None:
+                chosen = chosen.append_column(extra[0], extra[1].take(pa.array(place)))
+            if table == "actions":
+                chosen = chosen.append_column("type", pa.array(ACTIONS).take(pa.array(code[place])))
+            self.counts[table] += len(place)
+            self.partitions.add(table, chosen, time[place])
+        self.counts["clicks"] += int((code == CLICK).sum())
+        self.posts.add(post, time)
+        self.users.add(user, time)
+
+    def close(self) -> None:
+        """Write what is known of posts, users and names, then remove what an earlier import of this source left."""
+        times = self.posts.times()
+        start = int(times.min()) if len(times) else 0
+        self._write_described("posts", "post_id", self.posts, start)
+        self._write_described("users", "user_id", self.users, start)
+        names = self.names.table()
+        self.partitions.add("ids", names, np.full(len(names), start))
+        self.partitions.write()
+        self._write_rejected()
+        self.partitions.remove_stale()
+
+    def _write_described(self, table: str, key: str, seen: Earliest, missing: int) -> None:
+        ids, rows = self.described[table].rows()
+        if rows is None:
+            return
+        created = rows["created_at"].cast(pa.int64())
+        created = pc.coalesce(created, pa.array(seen.of(ids, missing))).to_numpy()
+        rows = rows.set_column(rows.column_names.index("created_at"), "created_at", _times(created))
+        self.partitions.add(table, rows.append_column(key, pa.array(ids)), created)
+
+    def _write_rejected(self) -> None:
+        if self._rejected:
+            self.partitions.quarantine(pa.concat_tables(self._rejected))
+            self._rejected = []
+
+
+@contextmanager
+def importing(
+    lake: Lake, kind: str, source: Path, now: int, report: Report, total_bytes: int, *, synthetic_times: bool
+) -> Iterator[Import]:
+    """An import of `source`: the lake is incomplete until the block ends without an error.
+
+    Args:
+        kind: name of the format.
+        now: wall clock, microseconds; times later than a day after it are not believed.
+    Raises: DataError when the lake is a world's, or another source's import into it was interrupted.
+    """
+    resolved = str(source.resolve())
+    name = f"import-{kind}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
+    before = _refuse(lake, name)
+    synthetic_times |= bool(before.get("synthetic_times"))
+    lake.begin({"origin": "import", "source": name, "path": resolved, "synthetic_times": synthetic_times})
+    job = Import(lake, name, now, report, total_bytes)
+    yield job
+    job.close()
+    lake.finish({"origin": "import", "format": kind, "synthetic_times": synthetic_times})
+
+
+def _refuse(lake: Lake, name: str) -> dict[str, Any]:
+    """What earlier imports noted about the lake. Raises: DataError when nothing may be imported into it."""
+    unfinished = lake.unfinished()
+    elsewhere = "import into another folder with --set data_dir=FOLDER"
+    if unfinished is None:
+        noted = lake.info()
+        if noted.get("origin") == "world":
+            raise DataError(f"the logs in {lake.url} are a simulated world's; {elsewhere}")
+        return noted
+    if unfinished.get("origin") != "import":
+        raise DataError(f"{lake.url} holds the logs of an interrupted simulation; {elsewhere}")
+    if unfinished.get("source") != name:
+        raise DataError(
+            f"the import of {unfinished.get('path')} into {lake.url} was interrupted; run that one again first, "
+            f"or {elsewhere}"
+        )
+    return unfinished
+
+
+def _times(values: Times) -> pa.Array:
+    return pa.array(values, pa.int64()).cast(_TIME)
+
+
+def _spread(mask: Mask, places: Ids, n: int) -> Mask:
+    """The mask of some rows as a mask of all."""
+    full = np.zeros(n, bool)
+    full[places] = mask
+    return full

@@ -1,0 +1,204 @@
+"""CSV and Parquet files in chunks of mapped columns, and the text of single records for the quarantine.
+
+Takes a path and which column is which field, gives Arrow columns with record numbers. It does not know what fields
+mean. A record is a line of a CSV unless a quoted value holds line ends; the header is record 1. Parquet counts from 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from recsys.errors import ConfigError, DataError
+from recsys.types import Ids
+
+CSV_BLOCK_BYTES = 1 << 24
+PARQUET_ROWS = 1 << 17
+"""Rows of Parquet read at a time."""
+
+RejectRecords = Callable[[str, Ids], None]
+"""Called with a reason and record numbers."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some records; every column is (N,), by field. CSV columns are bytes, Parquet columns as the file has them."""
+
+    record: Ids
+    columns: dict[str, pa.Array]
+
+
+class TableFile(Protocol):
+    """A file of rows with named columns."""
+
+    path: Path
+
+    def chunks(self, reject: RejectRecords, advance: Callable[[int], None]) -> Iterator[Chunk]:
+        """All records in order; `reject` gets those that are no rows, `advance` the bytes read since the last call."""
+
+    def texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
+        """Record number, line and text of these records, which are in ascending order."""
+
+
+class CsvFile:
+    """Comma-separated values with a header, UTF-8, quoted as RFC 4180 has it."""
+
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+        """Raises: DataError when there is no such file or header, ConfigError when the header lacks a column."""
+        self.path, self._columns = path, columns
+        if not path.is_file():
+            raise DataError(f"there is no file {path} to import")
+        with self._open() as stream:
+            lines = (line.decode(errors="replace").removeprefix("\ufeff") for line in stream)
+            header = next(csv.reader(lines), [])
+        if not header:
+            raise DataError(f"{path} is empty; its first line must name the columns")
+        _check_columns(path, columns, header)
+
+    def chunks(self, reject: RejectRecords, advance: Callable[[int], None]) -> Iterator[Chunk]:
+        skipped: list[int] = []
+
+        def skip(row: pacsv.InvalidRow) -> str:
+            skipped.append(row.number)
+            return "skip"
+
+        names = sorted(set(self._columns.values()))
+        try:
+            reader = pacsv.open_csv(
+                self.path,
+                # One thread: several do not say which row is invalid.
+                pacsv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
+                # An empty line counts as a row, or the numbers of those behind it would be wrong.
+                pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=skip),
+                pacsv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.binary())),
+            )
+            last = 1
+            for batch in reader:
+                invalid = np.array([number for number in skipped if number > last], np.int64)
+                numbers = np.setdiff1d(np.arange(last + 1, last + 1 + len(batch) + len(invalid)), invalid)[: len(batch)]
+                last = int(numbers[-1]) if len(numbers) else last
+                done = np.array([number for number in skipped if number < last], np.int64)
+                reject("wrong_number_of_columns", done)
+                skipped = skipped[len(done) :]
+                advance(min(CSV_BLOCK_BYTES, self.path.stat().st_size))
+                yield Chunk(numbers, {field: batch.column(name) for field, name in self._columns.items()})
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"{self.path} cannot be read as CSV: {' '.join(str(error).split())}; look for a quote that never closes"
+            ) from None
+        reject("wrong_number_of_columns", np.array(skipped, np.int64))
+
+    def texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
+        wanted = iter(records.tolist())
+        record = next(wanted, None)
+        number, line, start, parts = 1, 0, 1, list[bytes]()
+        inside = False
+        with self._open() as stream:
+            for text in stream:
+                line += 1
+                parts.append(text)
+                inside = _ends_inside_quotes(text.rstrip(b"\r\n"), inside)
+                if inside:
+                    continue
+                if number == record:
+                    yield number, start, b"".join(parts).rstrip(b"\r\n").decode(errors="replace")
+                    record = next(wanted, None)
+                if record is None:
+                    return
+                number, start, parts = number + 1, line + 1, []
+        if record is not None:
+            yield record, start, b"".join(parts).rstrip(b"\r\n").decode(errors="replace")
+
+    def _open(self) -> io.BufferedReader:
+        return io.BufferedReader(pa.input_stream(str(self.path)))
+
+
+class ParquetFile:
+    """A Parquet file, read in batches of rows."""
+
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+        """Raises: DataError when there is no such Parquet file, ConfigError when it lacks a column."""
+        self.path, self._columns = path, columns
+        if not path.is_file():
+            raise DataError(f"there is no file {path} to import")
+        try:
+            self._file = pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} is not a Parquet file: {' '.join(str(error).split())}") from None
+        _check_columns(path, columns, self._file.schema_arrow.names)
+        for field, name in columns.items():
+            kind = self._file.schema_arrow.field(name).type
+            if pa.types.is_nested(kind):
+                raise ConfigError(f"--map {field}={name}: {path} holds {kind} there; a field is one value per row")
+
+    def chunks(self, reject: RejectRecords, advance: Callable[[int], None]) -> Iterator[Chunk]:
+        names = sorted(set(self._columns.values()))
+        size, n_rows, last = self.path.stat().st_size, max(self._file.metadata.num_rows, 1), 0
+        for batch in self._batches(names):
+            advance(size * len(batch) // n_rows)
+            yield Chunk(
+                np.arange(last + 1, last + 1 + len(batch)),
+                {field: _plain(batch.column(name)) for field, name in self._columns.items()},
+            )
+            last += len(batch)
+
+    def texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
+        last = 0
+        for batch in self._batches(self._file.schema_arrow.names):
+            here = records[(records > last) & (records <= last + len(batch))]
+            rows: list[dict[str, Any]] = batch.take(pa.array(here - last - 1)).to_pylist()
+            for number, row in zip(here.tolist(), rows, strict=True):
+                yield number, number, json.dumps(row, default=str, ensure_ascii=False)
+            last += len(batch)
+
+    def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._file.iter_batches(PARQUET_ROWS, columns=names)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path} cannot be read to its end: {' '.join(str(error).split())}") from None
+
+
+def _check_columns(path: Path, columns: dict[str, str], present: list[str]) -> None:
+    for field, name in columns.items():
+        if present.count(name) != 1:
+            problem = "twice" if name in present else "no"
+            raise ConfigError(
+                f"--map {field}={name}: {path} has {problem} column {name!r}; its columns are {', '.join(present)}"
+            )
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The values themselves where the file keeps them as a dictionary."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _ends_inside_quotes(line: bytes, inside: bool) -> bool:
+    """Whether a quoted value goes on behind this line. A quote opens a value only where the value begins."""
+    place = 0
+    while b'"' in line[place:] or inside:
+        if not inside:
+            begins = [place] if line[place : place + 1] == b'"' else []
+            found = line.find(b',"', place)
+            start = begins[0] if begins else found + 1 if found >= 0 else -1
+            if start < 0:
+                return False
+            place, inside = start + 1, True
+        closing = line.find(b'"', place)
+        while closing >= 0 and line[closing + 1 : closing + 2] == b'"':
+            closing = line.find(b'"', closing + 2)
+        if closing < 0:
+            return True
+        # What follows the closing quote belongs to the value as it stands, up to the next comma.
+        comma = line.find(b",", closing + 1)
+        inside, place = False, comma + 1 if comma >= 0 else len(line)
+    return inside

@@ -1,0 +1,116 @@
+"""Lists of items: every item is a click, at a time that the data alone decide."""
+
+import pytest
+
+from recsys.errors import DataError
+from recsys.offline.ids import to_int64
+from recsys.offline.imports.plain import END, PERIOD
+
+from .conftest import rows, set_aside
+
+TRAIN = "0 1 2 3\n1 2 x\n2 5 6 7 8 9\n"
+TEST = "0 9\n1 1\n"
+
+
+def clicks(lake):
+    """(user, post) in order of time."""
+    return [(user, post) for _, user, post in rows(lake, "actions", "event_time", "user_id", "post_id")]
+
+
+def test_every_interaction_is_a_click_and_no_impression_is_invented(folder, bring, lake):
+    report = bring("interactions", folder(train__txt=TRAIN, test__txt=TEST))
+    assert report.as_json() == {
+        "rows": {"impressions": 0, "actions": 12},
+        "clicks": 12,
+        "users": 3,
+        "posts": 9,
+        "id_only_posts": 9,
+        "quarantined": {},
+        "synthetic_times": True,
+        "files": ["train.txt", "test.txt"],
+    }
+    x = to_int64("x")
+    assert sorted(clicks(lake)) == sorted(
+        [(0, 1), (0, 2), (0, 3), (1, 2), (1, x), (2, 5), (2, 6), (2, 7), (2, 8), (2, 9), (0, 9), (1, 1)]
+    )
+    assert set(rows(lake, "actions", "type")) == {"click"}
+    assert rows(lake, "ids", "kind", "id", "name") == [("post", x, "x")]
+    assert not lake.files("impressions")
+    assert lake.info()["synthetic_times"] is True
+
+
+def test_the_test_comes_after_all_of_training_and_everything_within_the_period(folder, bring, lake):
+    bring("interactions", folder(train__txt=TRAIN, test__txt=TEST))
+    assert set(clicks(lake)[-2:]) == {(0, 9), (1, 1)}
+    times = rows(lake, "actions", "event_time")
+    assert times[0] >= END - PERIOD
+    assert times[-1] < END
+    assert len(set(times)) == 12
+
+
+def test_made_up_times_depend_on_the_data_only(folder, bring, lake, tmp_path):
+    from recsys.offline.lake import Lake
+
+    bring("interactions", folder(train__txt=TRAIN, test__txt=TEST))
+    other = Lake(str(tmp_path / "other"))
+    bring("interactions", folder("elsewhere", train__txt=TRAIN, test__txt=TEST), into=other)
+    assert clicks(other) == clicks(lake)
+    assert rows(other, "actions", "event_time") == rows(lake, "actions", "event_time")
+
+
+def test_interactions_of_all_users_spread_over_the_whole_period(folder, bring, lake):
+    train = "".join(f"{user} {' '.join(str(item) for item in range(20))}\n" for user in range(50))
+    bring("interactions", folder(train__txt=train))
+    found = rows(lake, "actions", "event_time", "user_id")
+    for day in range(14):
+        start = END - PERIOD + day * PERIOD // 14
+        of_day = {user for time, user in found if start <= time < start + PERIOD // 14}
+        assert len(of_day) > 25
+
+
+def test_an_item_in_both_files_or_twice_on_a_line_is_a_click_each_time(folder, bring, lake):
+    bring("interactions", folder(train__txt="0 1 1\n", test__txt="0 1\n"))
+    assert clicks(lake) == [(0, 1)] * 3
+    assert len(set(rows(lake, "actions", "event_id"))) == 3
+
+
+def test_a_line_without_a_user_or_an_item_is_set_aside(folder, bring, lake):
+    report = bring("interactions", folder(train__txt="0 1\n\n7\n 2 3 \n" + "4 " + "y" * 201 + " 5\n"))
+    assert report.quarantined == {"post_id_too_long": 1, "wrong_number_of_columns": 2}
+    assert [found[:3] for found in set_aside(lake)] == [
+        ("wrong_number_of_columns", "train.txt", 2),
+        ("wrong_number_of_columns", "train.txt", 3),
+        ("post_id_too_long", "train.txt", 5),
+    ]
+    assert sorted(clicks(lake)) == [(0, 1), (2, 3), (4, 5)]
+
+
+def test_sequences_keep_the_order_of_each_user(folder, bring, lake):
+    text = "1 9 8 7 6 9\n2 3 1\n3 4\n"
+    report = bring("sequences", folder(sequences__txt=text))
+    assert (report.rows, report.clicks, report.users, report.posts) == ({"impressions": 0, "actions": 8}, 8, 3, 7)
+    found = clicks(lake)
+    for line in text.splitlines():
+        user, *items = map(int, line.split())
+        assert [post for who, post in found if who == user] == items
+    times = rows(lake, "actions", "event_time")
+    assert times[0] >= END - PERIOD
+    assert times[-1] < END
+
+
+def test_users_of_sequences_begin_at_moments_of_their_own(folder, bring, lake):
+    bring("sequences", folder(sequences__txt="".join(f"{user} 1 2\n" for user in range(30))))
+    assert len(set(rows(lake, "actions", "event_time"))) == 60
+
+
+def test_a_second_line_of_a_user_has_no_place_in_the_order(folder, bring, lake):
+    report = bring("sequences", folder(sequences__txt="1 2 3\n2 3\n1 4\n"))
+    assert report.quarantined == {"user_on_two_lines": 1}
+    assert set_aside(lake) == [("user_on_two_lines", "sequences.txt", 3, "1 4")]
+    assert 4 not in rows(lake, "actions", "post_id")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("interactions", "train.txt"), ("sequences", "sequences.txt")])
+def test_a_missing_file_is_named(folder, bring, kind, name):
+    with pytest.raises(DataError, match=f"has no {name}"):
+        bring(kind, folder())
