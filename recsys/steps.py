@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from recsys import release
-from recsys.config import Config, WorldConfig
-from recsys.errors import DataError, ReleaseError
+from recsys.config import Config
+from recsys.errors import ConfigError, DataError, ReleaseError
 from recsys.evaluation.report import evaluate, over_seeds
 from recsys.offline.lake import Lake
 from recsys.offline.schemas import TABLES
@@ -17,6 +17,7 @@ from recsys.online import generations
 from recsys.online.embedded import connect
 from recsys.progress import Progress
 from recsys.training import train
+from recsys.world.notes import read_notes
 from recsys.world.simulate import Written, simulate
 
 
@@ -37,14 +38,19 @@ def simulate_step(config: Config, progress: Progress) -> Written:
 
 def refuse_foreign_logs(lake: Lake, config: Config) -> None:
     """Before a lake is emptied for a world. Raises: DataError when no simulation wrote what it holds."""
-    if lake.interrupted():
-        return  # a world; it is written anew
-    origin = lake.info().get("origin")
-    if origin != "world" and any(lake.files(table) for table in TABLES):
+    if _foreign(lake):
         raise DataError(
             f"{config.lake_url} holds tables that no simulation wrote; "
             "pass --set data_dir=FOLDER (or offline.url) with an empty one"
         )
+
+
+def _foreign(lake: Lake) -> bool:
+    """Whether the lake holds logs that are not a world's, or the beginning of such."""
+    unfinished = lake.unfinished()
+    if unfinished is not None:
+        return bool(unfinished.get("origin", "world") != "world")
+    return lake.info().get("origin") != "world" and any(lake.files(table) for table in TABLES)
 
 
 def evaluate_step(config: Config, progress: Progress, n_seeds: int = 1) -> dict[str, Any]:
@@ -52,9 +58,15 @@ def evaluate_step(config: Config, progress: Progress, n_seeds: int = 1) -> dict[
 
     Args:
         n_seeds: more than one makes that many worlds, each in a data folder of its own below `data_dir`.
+    Raises: ConfigError when several worlds are asked for beside logs that are not a world's.
     """
     if n_seeds == 1:
         return _evaluate_one(config, progress)
+    if _foreign(Lake(config.lake_url)):
+        raise ConfigError(
+            f"--seeds must be left out where logs are not a world's, got {n_seeds}: it makes a world per seed, which "
+            f"says nothing of the logs in {config.lake_url}; pass --set data_dir=FOLDER for worlds"
+        )
     reports = {}
     for seed in range(config.world.seed, config.world.seed + n_seeds):
         progress.say(f"world with seed {seed}")
@@ -75,12 +87,13 @@ def evaluate_step(config: Config, progress: Progress, n_seeds: int = 1) -> dict[
 
 def _evaluate_one(config: Config, progress: Progress) -> dict[str, Any]:
     lake = Lake(config.lake_url)
-    if not any(lake.files(table) for table in ("impressions", "returned")) or lake.interrupted():
+    written = any(lake.files(table) for table in ("impressions", "returned", "actions")) and not lake.interrupted()
+    if not written and not _foreign(lake):
         progress.say(f"no logs in {config.lake_url} yet: simulating first")
         simulate_step(config, progress)
         train(config, progress)
     else:
-        if _settings_changed(config):
+        if lake.info().get("origin") == "world" and _settings_changed(config):
             progress.say(
                 f"the world in {config.data_dir} was simulated with other world settings than these and is evaluated "
                 "as it is; run `recsys simulate` for a new one"
@@ -96,9 +109,6 @@ def _evaluate_one(config: Config, progress: Progress) -> dict[str, Any]:
 def _settings_changed(config: Config) -> bool:
     """Whether a world was simulated here with other settings than these."""
     try:
-        noted = (config.world_path / "world.json").read_text()
-        return WorldConfig.model_validate_json(noted) != config.world
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        return True
+        return read_notes(config.world_path)[0] != config.world
+    except DataError:
+        return False  # no notes to compare with; what needs them says so

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys import release
 from recsys.config import Config
@@ -63,7 +65,7 @@ def train(config: Config, progress: Progress) -> release.Release:
         with LakeSink(connection.client, RedisStream(connection.client, config.online), lake).held() as watermark:
             learned = learn(config, lake, progress)
             with progress.stage("read what was returned"):
-                returned = lake.read("returned", ["user_id", "post_id", "now"])
+                returned = _returned(lake)
         info = lake.info()
         with progress.stage("release"), release.staging(config.releases_path) as folder:
             _save(learned, folder)
@@ -98,6 +100,11 @@ def learn(config: Config, lake: Lake, progress: Progress) -> Learned:
         progress.say(
             f"{catalogue.n_id_only_posts} posts are mentioned in events but described nowhere: known by id only"
         )
+    if logs.negatives == "sampled":
+        progress.say(
+            f"clicks outnumber impressions in these logs: each learns against {config.offline.sampled_negatives} "
+            "posts drawn at random (offline.sampled_negatives); probabilities are against those, not click rates"
+        )
     exposures = logs.exposures
     with progress.stage("train towers") as report:
         clicked = np.flatnonzero(split.rows(exposures, "towers") & exposures.click)
@@ -131,6 +138,7 @@ def learn(config: Config, lake: Lake, progress: Progress) -> Learned:
     }
     metrics = {
         "ranking": figures,
+        "negatives": logs.negatives,
         "cuts": list(split.cuts),
         "rows": {share: int(rows.sum()) for share, rows in shares.items()} | {"towers": len(clicks)},
         "posts": catalogue.n_posts,
@@ -138,6 +146,16 @@ def learn(config: Config, lake: Lake, progress: Progress) -> Learned:
         "quarantined": dict(lake.quarantined),
     }
     return Learned(catalogue, logs, split, towers, post_vectors, index, rankers, metrics, logs_end)
+
+
+def _returned(lake: Lake) -> pa.Table:
+    """What users were sent, as user_id, post_id, now; where the logs do not say, what they clicked, which is less."""
+    returned = lake.read("returned", ["user_id", "post_id", "now"])
+    if len(returned):
+        return returned
+    actions = lake.read("actions", ["user_id", "post_id", "type", "event_time"])
+    clicks = actions.filter(pc.equal(actions["type"], "click"))
+    return clicks.select(["user_id", "post_id", "event_time"]).rename_columns(returned.column_names)
 
 
 def _keep_newest(rows: np.ndarray, n: int) -> None:

@@ -46,6 +46,10 @@ def catalogue(author, *, group=None, visible=None, created_at=None) -> Catalogue
         languages=(),
         countries=(),
         texts=pa.array([""] * n),
+        labels=pa.nulls(n, pa.list_(pa.string())),
+        post_name=pa.nulls(n, pa.string()),
+        author_name=pa.nulls(max([*author, -1]) + 1, pa.string()),
+        user_name=pa.nulls(0, pa.string()),
         n_id_only_posts=0,
     )
 

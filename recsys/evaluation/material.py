@@ -6,6 +6,7 @@ Takes settings, gives arrays and models. It computes no figure.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import get_args
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from recsys import release
 from recsys.config import Config
 from recsys.errors import DataError, ReleaseError
 from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import Events, Exposures, Logs, read_logs
+from recsys.offline.labels import Events, Exposures, Logs, Negatives, read_logs
 from recsys.offline.lake import Lake
 from recsys.offline.split import SHARES, Split
 from recsys.ranking.rankers import Rankers
@@ -74,7 +75,7 @@ def gather(config: Config) -> Material:
     catalogue = Catalogue.load(loaded.path / "catalogue")
     lake = Lake(config.lake_url)
     world = World.open(config.world_path) if lake.info().get("origin") == "world" else None
-    logs = read_logs(lake, catalogue, config.offline)
+    logs = read_logs(lake, catalogue, config.offline, _negatives_of(loaded))
     if world is not None:
         logs = replace(logs, events=_before(logs.events, loaded.manifest.logs_end))
     material = Material(
@@ -96,6 +97,12 @@ def gather(config: Config) -> Material:
         problem = f"holds {unknown} exposures of posts or users that it does not know" if unknown else "has no click"
         raise DataError(f"the test share of release {loaded.version} in {lake.url} {problem}; run `recsys train` again")
     return material
+
+
+def _negatives_of(loaded: release.Release) -> Negatives | None:
+    """As the release was trained: the first impression that reaches the lake must not change what it is judged by."""
+    noted = loaded.manifest.metrics.get("negatives")
+    return next((kind for kind in get_args(Negatives) if kind == noted), None)
 
 
 def _split_of(loaded: release.Release, label_window_s: float) -> Split:

@@ -1,7 +1,8 @@
 """The ranking report: every ranker and the oracle on the test share, position as logged.
 
 The oracle is the true P(click) of each impression as shown; nothing that only knows what a server knows can beat it but
-by luck.
+by luck. Where logs hold clicks only, unclicked rows are posts drawn at random (`Logs.negatives`): figures then say how
+well clicks stand out from any posts, and say nothing about click rates.
 """
 
 from __future__ import annotations

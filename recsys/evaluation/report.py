@@ -20,7 +20,10 @@ from recsys.progress import Progress
 
 
 def evaluate(config: Config, progress: Progress) -> dict[str, Any]:
-    """The current release against baselines and, in a world, against the truth."""
+    """The current release against baselines and, in a world, against the truth.
+
+    `negatives` says what unclicked exposures are: `shown` to users, or `sampled` where logs do not say what was shown.
+    """
     with progress.stage("read release and lake"):
         material = gather(config)
     with progress.stage("evaluate retrieval") as report:
@@ -29,7 +32,13 @@ def evaluate(config: Config, progress: Progress) -> dict[str, Any]:
         ranking = ranking_report(material)
     with progress.stage("evaluate slates") as report:
         slate = slate_report(material, report)
-    return {"release": material.release.version, "retrieval": retrieval, "ranking": ranking, "slate": slate}
+    return {
+        "release": material.release.version,
+        "negatives": material.logs.negatives,
+        "retrieval": retrieval,
+        "ranking": ranking,
+        "slate": slate,
+    }
 
 
 def over_seeds(reports: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -49,6 +58,8 @@ def _mean(values: list[Any], example: Any) -> Any:
             else:
                 mean[key] = _mean([value[key] for value in values], example[key])
         return mean
+    if isinstance(example, str):
+        return example if all(value == example for value in values) else None
     return None if any(value is None for value in values) else float(np.mean(values))
 
 
@@ -66,15 +77,17 @@ def _mean_interval(intervals: list[Any], figures: list[Any]) -> Any:
 def show(report: dict[str, Any], console: Console) -> None:
     """The report as tables."""
     recall = next(key for key in report["retrieval"] if key.startswith("recall@") and not key.endswith("_ci"))
-    table = Table(
-        "retrieval", recall, "95%", title=f"clicks of {report['retrieval']['requests']:.0f} random-policy requests"
-    )
+    requests = f"{report['retrieval']['requests']:.0f} requests"
+    if report["retrieval"]["policy"] is not None:
+        requests = f"{report['retrieval']['requests']:.0f} {report['retrieval']['policy']}-policy requests"
+    table = Table("retrieval", recall, "95%", title=f"clicks of {requests}")
     for name, value in report["retrieval"][recall].items():
         table.add_row(name, _number(value), _interval((report["retrieval"][f"{recall}_ci"] or {}).get(name)))
     console.print(table)
-    table = Table(
-        "ranking", "AUC", "95%", "GAUC", "log loss", "NE", "ECE", "calibration error", title="test share of the logs"
-    )
+    title = "test share of the logs"
+    if report["negatives"] == "sampled":
+        title += ", clicks against sampled posts: no click rates"
+    table = Table("ranking", "AUC", "95%", "GAUC", "log loss", "NE", "ECE", "calibration error", title=title)
     for name, row in report["ranking"].items():
         columns = [_number(row[key]) for key in ("gauc", "log_loss", "ne", "ece", "calibration_error")]
         table.add_row(name, _number(row["auc"]), _interval(row["auc_ci"]), *columns)

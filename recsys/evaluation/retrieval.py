@@ -1,4 +1,5 @@
-"""The retrieval report: of clicks on random-policy impressions after the cut, how many lie among 500 candidates.
+"""The retrieval report: of clicks on random-policy impressions after the cut, how many lie among 500 candidates. Where
+the logs name no such policy: of all clicks, which favours what resembles the policy that showed them.
 
 Every row has a budget of exactly `sources.budget` posts, chosen from all posts that existed at the request's time,
 knowing what had arrived by then.
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.evaluation.material import Material
+from recsys.evaluation.material import RANDOM_POLICY, Material
 from recsys.evaluation.metrics import bootstrap_over_users
 from recsys.offline.labels import CLICK, Exposures
 from recsys.online import trending
@@ -26,7 +27,7 @@ _NOTHING = np.empty(0, np.int32)
 
 
 def retrieval_report(material: Material, report: Report) -> dict[str, Any]:
-    """`recall@500` by row, and its interval over users."""
+    """`recall@500` by row, and its interval over users; `policy` that showed the posts, None for any."""
     clicks = _sampled(material)
     found = _hits(material, clicks, report)
 
@@ -42,6 +43,7 @@ def retrieval_report(material: Material, report: Report) -> dict[str, Any]:
         f"recall@{k}_ci": intervals,
         "requests": len(np.unique(clicks.request_id)),
         "clicks": len(clicks),
+        "policy": RANDOM_POLICY if RANDOM_POLICY in material.logs.policies else None,
     }
 
 
@@ -91,11 +93,11 @@ class _Trends:
 
     def __init__(self, material: Material) -> None:
         events = material.logs.events
-        click = events.action == CLICK
+        click = (events.action == CLICK) & (events.post_row >= 0)
         self._post, self._time = events.post_row[click], events.time[click]
         self._arrival = events.ingest_time[click]
-        # Forward decay; the end of the logs as origin keeps the powers small.
-        self._origin = material.logs_end
+        # Forward decay; counted from the first moment asked about, powers stay small in logs of years too.
+        self._origin = material.split.bounds("test")[0]
         self._language = np.asarray(material.catalogue.language)
         self._visible = np.asarray(material.catalogue.visible)
         self._fast: Doubles = np.zeros(material.catalogue.n_posts)

@@ -66,7 +66,7 @@ def _clicks(
     )  # fmt: skip
     popular = _by_popularity(material)
     exists = catalogue.visible & (catalogue.created_at <= now)
-    of_world = catalogue.post_rows(world.population.post_id)
+    of_world = catalogue.post_rows(world.population.posts.id)
     exists &= world.post_rows(catalogue.post_id) >= 0  # what clients made up has no truth
     clicks = {name: np.empty(len(users)) for name in ROWS}
     for i, user_row in enumerate(users.tolist()):

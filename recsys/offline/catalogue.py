@@ -5,12 +5,12 @@ release and memory-mapped by every server process. Numbers that change (counters
 the online store.
 
 Row -1 means unknown everywhere: a missing topic, an author nobody described. A post that events mention but no row
-describes becomes an id-only post, counted in `n_id_only_posts`; a user likewise.
+describes becomes an id-only post, counted in `n_id_only_posts`; a user likewise. Names of ids are kept as Arrow
+columns beside the rows, so that answers can carry the ids that somebody brought.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,10 +25,8 @@ from numpy.typing import ArrayLike
 from recsys.errors import DataError
 from recsys.offline.lake import Lake
 from recsys.offline.schemas import MEDIA_TYPES
+from recsys.offline.words import duplicate_groups, stable_key, tokens_of
 from recsys.types import Ids, Mask, Rows, Times
-
-N_TOKENS = 12
-"""Words of a post that models read."""
 
 _ARRAYS = (
     "post_id", "author", "topic", "language", "media", "created_at", "group", "visible", "text_length", "tokens",
@@ -52,10 +50,11 @@ class Catalogue:
     group: Rows
     """Posts with the same text share a group number, (N,)."""
     visible: Mask
+    """False for what was taken down or breaks a rule (label `violation`)."""
     text_length: Rows
     """Characters of the text."""
     tokens: Rows
-    """Hashes of the first words, (N, 12), each in 0..2**31-1, -1 where there is no word."""
+    """Hashes of the first words, (N, 12), each in 0..2**31-1, -1 where there is no word; of the id without any."""
     author_id: Ids
     user_id: Ids
     user_language: Rows
@@ -70,6 +69,12 @@ class Catalogue:
     countries: tuple[str, ...]
     texts: pa.Array
     """Text of each post, for the page, (N,)."""
+    labels: pa.Array
+    """What moderation said of each post, lists of strings, null for nothing, (N,)."""
+    post_name: pa.Array
+    """The string that each post's id stands for, null where the number is the name, (N,)."""
+    author_name: pa.Array
+    user_name: pa.Array
     n_id_only_posts: int
 
     @property
@@ -141,15 +146,15 @@ class Catalogue:
         return np.array([stable_key(name) for name in self.topics], np.int64)
 
     def save(self, folder: Path) -> None:
-        """Write one `.npy` per array, the texts as an Arrow file, the names as JSON."""
+        """Write one `.npy` per array, strings as Arrow files, the names of rows as JSON."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", np.ascontiguousarray(getattr(self, name)))
         names = {"topics": self.topics, "languages": self.languages, "countries": self.countries}
         (folder / "names.json").write_text(json.dumps({**names, "n_id_only_posts": self.n_id_only_posts}, indent=1))
-        batch = pa.record_batch({"text": self.texts})
-        with pa.OSFile(str(folder / "texts.arrow"), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
+        _save_columns(folder / "posts.arrow", text=self.texts, labels=self.labels, name=self.post_name)
+        _save_columns(folder / "authors.arrow", name=self.author_name)
+        _save_columns(folder / "users.arrow", name=self.user_name)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -161,10 +166,14 @@ class Catalogue:
             raise DataError(f"no catalogue in {folder}; run `recsys train` to make one")
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
         names = json.loads((folder / "names.json").read_text())
-        texts = pa.ipc.open_file(pa.memory_map(str(folder / "texts.arrow"))).get_batch(0)["text"]
+        posts = _load_columns(folder / "posts.arrow")
         return cls(
             **arrays,
-            texts=texts,
+            texts=posts["text"],
+            labels=posts["labels"],
+            post_name=posts["name"],
+            author_name=_load_columns(folder / "authors.arrow")["name"],
+            user_name=_load_columns(folder / "users.arrow")["name"],
             topics=tuple(names["topics"]),
             languages=tuple(names["languages"]),
             countries=tuple(names["countries"]),
@@ -209,27 +218,40 @@ def build_catalogue(lake: Lake, mentioned_posts: Ids, mentioned_users: Ids) -> C
         return np.concatenate([values, np.full(n_new_users, -1, np.int32)])[user_order]
 
     user_id = user_id[user_order]
-    authors_of_posts = posts["author_id"].to_numpy()
-    author_id = np.unique(authors_of_posts)
+    has_author = pc.is_valid(posts["author_id"]).to_numpy(zero_copy_only=False)
+    authors_of_posts = posts["author_id"].fill_null(0).to_numpy()
+    author_id = np.unique(authors_of_posts[has_author])
     texts = posts["text"].combine_chunks().fill_null("")
     texts = pa.concat_arrays([texts, pa.repeat("", len(id_only)).cast(pa.string())]).take(pa.array(order))
     declared = pa.concat_arrays([posts["duplicate_group"].combine_chunks(), pa.nulls(len(id_only), pa.int64())]).take(
         pa.array(order)
     )
+    labels = pa.concat_arrays([posts["labels"].combine_chunks(), pa.nulls(len(id_only), pa.list_(pa.string()))]).take(
+        pa.array(order)
+    )
     media_row = pc.index_in(posts["media"], value_set=pa.array(MEDIA_TYPES)).fill_null(-1).to_numpy()
     follows_start, follows = _edges(lake, "follows", user_id, author_id)
     blocks_start, blocks = _edges(lake, "blocks", user_id, author_id)
+    named = lake.read("ids")
+
+    def names(kind: str, ids: Ids) -> pa.Array:
+        of_kind = _last_of_each(named.filter(pc.equal(named["kind"], kind)), "id")
+        order = np.argsort(of_kind["id"].to_numpy())
+        place = lookup(of_kind["id"].to_numpy()[order], ids)
+        rows = pa.array(order[place] if len(order) else place, mask=place < 0)
+        return of_kind["name"].combine_chunks().take(rows)
+
     return Catalogue(
         post_id=post_id[order],
-        author=column(lookup(author_id, authors_of_posts), -1),
+        author=column(np.where(has_author, lookup(author_id, authors_of_posts), np.int32(-1)), -1),
         topic=column(topic, -1),
         language=column(post_language, -1),
         media=column(media_row.astype(np.int32), -1),
         created_at=column(posts["created_at"].cast(pa.int64()).to_numpy(), 0),
-        group=_duplicate_groups(declared, texts),
-        visible=column(posts["visible"].to_numpy(), True),
+        group=duplicate_groups(declared, texts),
+        visible=column(posts["visible"].to_numpy(), True) & ~_labelled(labels, "violation"),
         text_length=pc.utf8_length(texts).to_numpy().astype(np.int32),
-        tokens=hash_words(texts, N_TOKENS),
+        tokens=tokens_of(texts, post_id[order]),
         author_id=author_id,
         user_id=user_id,
         user_language=user_column(to_shared[user_language]),
@@ -242,6 +264,10 @@ def build_catalogue(lake: Lake, mentioned_posts: Ids, mentioned_users: Ids) -> C
         languages=languages,
         countries=countries,
         texts=texts,
+        labels=labels,
+        post_name=names("post", post_id[order]),
+        author_name=names("user", author_id),
+        user_name=names("user", user_id),
         n_id_only_posts=len(id_only),
     )
 
@@ -255,27 +281,23 @@ def lookup(sorted_ids: Ids, ids: ArrayLike) -> Rows:
     return np.where(sorted_ids[place] == ids, place, -1).astype(np.int32)
 
 
-def stable_key(name: str) -> int:
-    """A non-negative int64 for a name, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
+def _save_columns(path: Path, **columns: pa.Array) -> None:
+    batch = pa.record_batch(columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
-def hash_words(texts: pa.Array, n_tokens: int) -> Rows:
-    """Hashes (0..2**31-1) of the first words of each text, lower-cased, -1 padded, (N, n_tokens)."""
-    tokens = np.full((len(texts), n_tokens), -1, np.int32)
-    words = pc.utf8_split_whitespace(pc.utf8_lower(pc.utf8_trim_whitespace(texts)))
-    starts = words.offsets.to_numpy()  # a text without words splits into one empty word, which hashes to -1
-    encoded = words.values.dictionary_encode()
-    hashes = np.array(
-        [stable_key(word) & 0x7FFFFFFF if word else -1 for word in encoded.dictionary.to_pylist()], np.int32
-    )
-    if not len(hashes):
-        return tokens
-    flat = hashes[encoded.indices.to_numpy()]
-    for place in range(n_tokens):
-        has = starts[:-1] + place < starts[1:]
-        tokens[has, place] = flat[starts[:-1][has] + place]
-    return tokens
+def _load_columns(path: Path) -> pa.RecordBatch:
+    """Memory-mapped, so that processes share the pages and only what is asked for is read."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+
+def _labelled(labels: pa.Array, label: str) -> Mask:
+    """Whether each list holds the label, (N,)."""
+    found = np.zeros(len(labels), bool)
+    places = pc.list_parent_indices(labels).to_numpy()
+    found[places[pc.equal(pc.list_flatten(labels), label).fill_null(False).to_numpy(zero_copy_only=False)]] = True
+    return found
 
 
 def _last_of_each(rows: pa.Table, key: str) -> pa.Table:
@@ -304,24 +326,3 @@ def _edges(lake: Lake, table: str, user_id: Ids, author_id: Ids) -> tuple[Ids, R
     pairs = np.unique(user[known].astype(np.int64) * max(len(author_id), 1) + author[known])
     start = np.searchsorted(pairs // max(len(author_id), 1), np.arange(len(user_id) + 1))
     return start.astype(np.int64), (pairs % max(len(author_id), 1)).astype(np.int32)
-
-
-def _duplicate_groups(declared: pa.Array, texts: pa.Array) -> Rows:
-    """A number per set of posts that are the same: declared so, with the same non-empty text, or a chain of both.
-
-    The number is the row of the group's first member, so a post that is alone carries its own row.
-    """
-    relations = []
-    for column, known in ((texts, pc.not_equal(texts, "")), (declared, pc.is_valid(declared))):
-        members = np.flatnonzero(known.to_numpy(zero_copy_only=False))
-        if len(members):
-            relations.append((members, column.take(pa.array(members)).dictionary_encode().indices.to_numpy()))
-    group = np.arange(len(texts), dtype=np.int32)
-    while True:  # the lowest row spreads along both relations until nothing moves: one more pass than the longest chain
-        before = group.copy()
-        for members, value in relations:
-            lowest = np.full(int(value.max()) + 1, len(texts), np.int32)
-            np.minimum.at(lowest, value, group[members])
-            group[members] = lowest[value]
-        if np.array_equal(group, before):
-            return group

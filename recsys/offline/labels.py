@@ -3,12 +3,15 @@
 Takes the lake and a catalogue. An exposure is an impression or, when `offline.impressions` is `implied`, everything
 the server returned; never both. Its labels are the actions of the same request on the same post that follow within the
 label window. Rows delivered twice (same event id) count once. It does not know what features or models do with them.
+
+Logs that hold clicks and no impression at all do not say what was not clicked. There the clicks are exposures, and
+beside each stand posts drawn at random (`sampling`); nobody saw those, so they are no events.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +19,23 @@ import pyarrow.compute as pc
 
 from recsys.config import OfflineConfig
 from recsys.errors import DataError
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue import Catalogue, lookup
 from recsys.offline.lake import Lake
+from recsys.offline.sampling import draw_negatives
 from recsys.offline.schemas import ACTION_TYPES
+from recsys.offline.words import mix
 from recsys.types import SECOND, Floats, Ids, Mask, Rows, Times
 
 ACTIONS = ("impression", *ACTION_TYPES)
 """Counted events by code: an impression is 0, the actions follow in the schema's order."""
 
 CLICK = ACTIONS.index("click")
+
+Negatives = Literal["shown", "sampled"]
+"""Where unclicked exposures come from: what users saw, or posts drawn at random."""
+
+SAMPLED_POLICY = "sampled"
+"""Policy of exposures that were made up."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,7 @@ class Logs:
     exposures: Exposures
     events: Events
     policies: tuple[str, ...]
+    negatives: Negatives = "shown"
 
 
 def mentioned_ids(lake: Lake) -> tuple[Ids, Ids]:
@@ -94,19 +106,28 @@ def mentioned_ids(lake: Lake) -> tuple[Ids, Ids]:
     return np.unique(np.concatenate(posts)), np.unique(np.concatenate(users))
 
 
-def read_logs(lake: Lake, catalogue: Catalogue, config: OfflineConfig) -> Logs:
+def read_logs(lake: Lake, catalogue: Catalogue, config: OfflineConfig, negatives: Negatives | None = None) -> Logs:
     """Exposures with labels and the counted events. Posts and users the catalogue does not know have row -1.
 
-    Raises: DataError when the lake holds no exposure.
+    Args:
+        negatives: where unclicked exposures come from; None takes what was shown, unless clicks are more than that.
+    Raises: DataError when the lake holds neither an exposure nor a click.
     """
-    impressions = _shown(lake, config)
-    if not len(impressions):
-        raise DataError(f"no impressions in {lake.url}; run `recsys simulate` to make a world, or import logs")
-    impressions = _once(impressions)
+    impressions = _once(_shown(lake, config))
     actions = _once(lake.read("actions"))
     kind = pc.index_in(actions["type"], value_set=pa.array(ACTION_TYPES)).to_numpy().astype(np.int32) + 1
-    exposures, policies = _exposures(lake, catalogue, config, impressions, actions, kind)
-    return Logs(exposures, _events(catalogue, impressions, actions, kind), policies)
+    # A lake of clicks that has been served from for a while holds a few impressions; they are not what it is about.
+    negatives = negatives or ("shown" if len(impressions) >= int((kind == CLICK).sum()) else "sampled")
+    if negatives == "shown":
+        exposures, policies = _exposures(lake, catalogue, config, impressions, actions, kind)
+    else:
+        clicks = actions.filter(pa.array(kind == CLICK))
+        exposures, policies = _sampled(lake, catalogue, config, clicks), (SAMPLED_POLICY,)
+    if not len(exposures):
+        raise DataError(
+            f"no impressions and no clicks in {lake.url}; run `recsys simulate` to make a world, or import logs"
+        )
+    return Logs(exposures, _events(catalogue, impressions, actions, kind), policies, negatives)
 
 
 def _shown(lake: Lake, config: OfflineConfig) -> pa.Table:
@@ -120,10 +141,7 @@ def _shown(lake: Lake, config: OfflineConfig) -> pa.Table:
 
 def _pair_hash(a: Ids, b: Ids) -> Ids:
     """An int64 for each pair, the same for the same pair (splitmix64 of both)."""
-    x = a.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + b.astype(np.uint64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (x ^ (x >> np.uint64(31))).view(np.int64)
+    return mix(a.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + b.astype(np.uint64)).view(np.int64)
 
 
 def _once(rows: pa.Table) -> pa.Table:
@@ -188,6 +206,36 @@ def _exposures(
         click=click,
     ).take(order)
     return exposures, tuple(name for name in policy_names.dictionary.to_pylist() if name is not None)
+
+
+def _sampled(lake: Lake, catalogue: Catalogue, config: OfflineConfig, clicks: pa.Table) -> Exposures:
+    """Clicks as exposures, each with posts of its request that the user did not click."""
+    requests = lake.read("requests", ["request_id", "now"])
+    order = np.argsort(requests["request_id"].to_numpy(), kind="stable")
+    place = lookup(requests["request_id"].to_numpy()[order], clicks["request_id"].to_numpy())
+    now = clicks["ingest_time"].cast(pa.int64()).to_numpy().copy()
+    now[place >= 0] = requests["now"].cast(pa.int64()).to_numpy()[order[place[place >= 0]]]
+    user_id = clicks["user_id"].to_numpy()
+    post_row = catalogue.post_rows(clicks["post_id"].to_numpy())
+    of_click, negative = draw_negatives(
+        clicks["event_id"].to_numpy(), user_id, post_row, now,
+        np.asarray(catalogue.created_at), np.asarray(catalogue.visible), config.sampled_negatives,
+    )  # fmt: skip
+    row = np.concatenate([np.arange(len(clicks)), of_click])
+    unknown = np.full(len(row), -1, np.int32)
+    request_id = clicks["request_id"].to_numpy()[row]
+    exposures = Exposures(
+        request_id=request_id,
+        user_row=catalogue.user_rows(user_id)[row],
+        post_row=np.concatenate([post_row, negative]),
+        position=unknown,
+        now=now[row],
+        shown_at=clicks["event_time"].cast(pa.int64()).to_numpy()[row],
+        policy=np.zeros(len(row), np.int32),
+        propensity=np.full(len(row), np.nan, np.float32),
+        click=np.arange(len(row)) < len(clicks),
+    )
+    return exposures.take(np.lexsort((request_id, exposures.now)))
 
 
 def _pair_keys(tables: list[pa.Table], known_requests: Ids) -> list[Ids]:

@@ -2,6 +2,9 @@
 
 Each later stage sees the earlier one's output as it will be in service, never on rows it was trained on. An exposure
 whose label window crosses the end of its share is dropped: its label would look into the next share.
+
+Time counts where something was shown: a share of the exposures, not of the calendar, so that a gap in the logs, or one
+late click, leaves no share empty.
 """
 
 from __future__ import annotations
@@ -39,21 +42,22 @@ class Split:
 
 
 def split_by_time(exposures: Exposures, shares: tuple[float, float, float, float], label_window_s: float) -> Split:
-    """Cut the span of the exposures in proportion to `shares`.
+    """Cut time so that the exposures fall into parts in proportion to `shares`; those of one moment stay together.
 
     Args:
+        exposures: in order of `now`.
         shares: of towers, rankers, calibrators and test, > 0, in any unit.
         label_window_s: seconds in which an action still labels its exposure.
     Raises: DataError when a share gets no clicked exposure, naming it.
     """
-    first, last = int(exposures.now.min()), int(exposures.now.max()) + 1
-    edges = np.concatenate([[0.0], np.cumsum(shares)]) / sum(shares)
-    cuts = [first + round(edge * (last - first)) for edge in edges]
-    split = Split((cuts[0], cuts[1], cuts[2], cuts[3], cuts[4]), int(label_window_s * SECOND))
+    now = exposures.now
+    edges = np.cumsum(shares[:-1]) / sum(shares)
+    rankers, calibrators, test = (int(now[min(round(edge * len(now)), len(now) - 1)]) for edge in edges)
+    split = Split((int(now[0]), rankers, calibrators, test, int(now[-1]) + 1), int(label_window_s * SECOND))
     for share in SHARES:
         if not exposures.click[split.rows(exposures, share)].any():
             raise DataError(
-                f"the {share} share of the logs has no click; offline.split needs more logs or a longer share, "
-                f"got {shares}"
+                f"the {share} share of the logs has no click; offline.split needs more logs, over more moments, or a "
+                f"longer share, got {shares}"
             )
     return split

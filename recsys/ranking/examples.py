@@ -89,8 +89,11 @@ def _personal_columns(
 ) -> Floats:
     """What needs the user's history: its language share, its media share and the two-tower similarity, (3, E)."""
     columns = np.empty((3, len(exposures)), np.float32)
-    # One history and one user vector per request: its exposures stand together, since they share `now`.
-    first = np.flatnonzero(np.diff(exposures.request_id, prepend=exposures.request_id[:1] - 1))
+    # One history and one user vector per request: its exposures stand together, since they share `now`. Outside logs
+    # may give one id to what several users asked for, or to a whole session.
+    change = np.ones(len(exposures), bool)
+    change[1:] = np.any([np.diff(c) != 0 for c in (exposures.request_id, exposures.user_row, exposures.now)], axis=0)
+    first = np.flatnonzero(change)
     ends = np.append(first, len(exposures))
     for start in range(0, len(first), _REQUESTS_AT_ONCE):
         requests = first[start : start + _REQUESTS_AT_ONCE]

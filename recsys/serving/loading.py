@@ -31,15 +31,16 @@ def open_service(config: Config, verify: bool = True) -> Service:
     loaded = release.load(config.releases_path, verify=verify)
     with ExitStack() as stack:
         client = stack.enter_context(connect(config.online, config.data_dir)).client
-        world = loaded.manifest.world
+        wanted = config.serving.clock
+        on_logs = wanted == "logs" or (wanted == "auto" and loaded.manifest.world)
         store = RedisStore(client, Catalogue.load(loaded.path / "catalogue"), config.online)
         return Service(
             Recommender.open(config, loaded, store),
             store,
             RedisStream(client, config.online),
-            Clock(client, loaded.manifest.logs_end if world else None),
+            Clock(client, loaded.manifest.logs_end if on_logs else None),
             Cursors(read_key(config.data_dir / "cursor.key"), config.serving.cursor_ttl_s),
             api_key=config.serving.api_key,
-            wall=(lambda: time.time_ns() // 1000) if world else None,
+            wall=(lambda: time.time_ns() // 1000) if on_logs else None,
             resources=stack.pop_all(),
         )

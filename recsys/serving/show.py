@@ -26,7 +26,7 @@ def show_feed(feed: dict[str, Any], console: Console) -> None:
             Text(item["topic"] or "?"),
             Text(item["author_id"] or "?"),
             age,
-            Text(item["text"]),  # never markup: anybody may have written it
+            Text(item["text"] or f"post {item['post_id']}"),  # never markup: anybody may have written it
         )
     console.print(table)
     for what in feed["degraded"]:

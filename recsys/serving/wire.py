@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 import orjson
+import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from recsys.errors import RequestError
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.ids import to_int64
-from recsys.types import SECOND, Slate, Source
+from recsys.types import SECOND, Ids, Rows, Slate, Source
 
 MAX_EVENTS = 1000
 """Events of one batch."""
@@ -53,7 +54,7 @@ class FeedItem(BaseModel):
     created_at: str | None
     """ISO-8601, UTC; null when the post was never described."""
     labels: list[str]
-    """Why it stands where it does, beyond its score."""
+    """What moderation said of the post, such as `spam`."""
     propensity: float
     """P(this post here | earlier positions, recorded candidates), in (0, 1]."""
 
@@ -190,23 +191,25 @@ def feed_body(slate: Slate, catalogue: Catalogue, user_id: str, release: str, cu
     """The body of a feed, as `Feed` describes it; float32 stay what they are, so that orjson writes them short.
 
     Args:
-        user_id: as the client wrote it.
+        user_id: as the client wrote it; the name of the id stands in its place where one is known.
     """
     candidates = slate.candidates
     rows = candidates.post_row
+    user_row = np.array([slate.context.user_row])
     # Columns are gathered once: reading them post by post takes ten times as long.
     columns = zip(
-        catalogue.post_id[rows].tolist(),
+        _outside(catalogue.post_id, catalogue.post_name, rows),
         candidates.sources.tolist(),
-        [str(catalogue.author_id[author]) if author >= 0 else None for author in catalogue.author[rows].tolist()],
+        _outside(catalogue.author_id, catalogue.author_name, catalogue.author[rows]),
         [catalogue.topics[topic] if topic >= 0 else None for topic in catalogue.topic[rows].tolist()],
         catalogue.texts.take(rows).to_pylist(),
         catalogue.created_at[rows].tolist(),
+        catalogue.labels.take(rows).to_pylist(),
         strict=True,
     )
     items = [
         {
-            "post_id": str(post_id),
+            "post_id": post_id,
             "position": position,
             "score": None if candidates.score is None else candidates.score[position],
             "probabilities": {} if candidates.probability is None else {"click": candidates.probability[position]},
@@ -215,19 +218,30 @@ def feed_body(slate: Slate, catalogue: Catalogue, user_id: str, release: str, cu
             "topic": topic,
             "text": text,
             "created_at": datetime.fromtimestamp(created_at / SECOND, UTC).isoformat() if created_at else None,
-            "labels": [],
+            "labels": labels or [],
             "propensity": slate.propensity[position],
         }
-        for position, (post_id, sources, author, topic, text, created_at) in enumerate(columns)
+        for position, (post_id, sources, author, topic, text, created_at, labels) in enumerate(columns)
     ]
     return {
         "request_id": str(slate.context.request.request_id),
-        "user_id": user_id,
+        "user_id": _named(catalogue.user_name, user_row)[0] or user_id,
         "release": release,
         "degraded": list(slate.degraded),
         "items": items,
         "cursor": cursor,
     }
+
+
+def _outside(ids: Ids, names: pa.Array, rows: Rows) -> list[str | None]:
+    """Ids as clients know them: the name where there is one, else the number; None for row -1."""
+    named = zip(rows.tolist(), _named(names, rows), strict=True)
+    return [None if row < 0 else str(ids[row]) if name is None else name for row, name in named]
+
+
+def _named(names: pa.Array, rows: Rows) -> list[str | None]:
+    found: list[str | None] = names.take(pa.array(rows, mask=rows < 0)).to_pylist()
+    return found
 
 
 def encode(body: Any) -> bytes:

@@ -25,8 +25,9 @@ def shown(report) -> str:
 
 
 def test_the_report_has_these_keys(report):
-    assert set(report) == {"release", "retrieval", "ranking", "slate"}
-    assert set(report["retrieval"]) == {"recall@500", "recall@500_ci", "requests", "clicks"}
+    assert set(report) == {"release", "negatives", "retrieval", "ranking", "slate"}
+    assert set(report["retrieval"]) == {"recall@500", "recall@500_ci", "requests", "clicks", "policy"}
+    assert (report["negatives"], report["retrieval"]["policy"]) == ("shown", "random")
     assert set(report["retrieval"]["recall@500"]) == {"popularity", "two_tower", "all_sources"}
     assert set(report["ranking"]) == {"popularity", "logistic", "lightgbm", "oracle"}
     assert all(set(row) == FIGURES for row in report["ranking"].values())
@@ -64,9 +65,17 @@ def test_without_a_world_everything_but_the_truth_is_reported(copied_world):
     assert "share of oracle" in shown(report)
 
 
+@pytest.mark.parametrize(("negatives", "said"), [("sampled", True), ("shown", False)])
+def test_the_table_says_when_unclicked_rows_were_drawn(report, negatives, said):
+    text = shown({**report, "negatives": negatives, "retrieval": {**report["retrieval"], "policy": None}})
+    assert ("clicks against sampled posts: no click rates" in text) == said
+    assert "random-policy" not in text
+
+
 def test_several_worlds_have_means_and_narrower_intervals():
     def one(value):
-        return {"release": "r", "ranking": {"auc": value, "auc_ci": [0, 1], "gauc": None}, "slate": {"share": value}}
+        ranking = {"auc": value, "auc_ci": [0, 1], "gauc": None}
+        return {"release": "r", "negatives": "shown", "ranking": ranking, "slate": {"share": value}}
 
     both = over_seeds({4: one(0.2), 5: one(0.6)})
     half = (0.5**2 + 0.5**2) ** 0.5 / 2
@@ -75,6 +84,7 @@ def test_several_worlds_have_means_and_narrower_intervals():
     }  # fmt: skip
     assert both["slate"]["share"] == pytest.approx(0.4)
     assert both["release"] is None
+    assert both["negatives"] == "shown"
     assert both["seeds"] == {"4": one(0.2), "5": one(0.6)}
 
 

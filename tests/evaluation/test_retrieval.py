@@ -25,7 +25,7 @@ def with_budget(material, budget):
 
 def test_recalls_are_shares_with_intervals_around_them(material):
     report = retrieval_report(material, quiet)
-    assert set(report) == {"recall@500", "recall@500_ci", "requests", "clicks"}
+    assert set(report) == {"recall@500", "recall@500_ci", "requests", "clicks", "policy"}
     assert tuple(report["recall@500"]) == ROWS
     for name, value in report["recall@500"].items():
         low, high = report["recall@500_ci"][name]
@@ -34,6 +34,14 @@ def test_recalls_are_shares_with_intervals_around_them(material):
     assert report["requests"] <= report["clicks"] <= len(material.random_test_clicks())
     assert report["recall@500"]["all_sources"] > 0.2
     assert report["recall@500"]["popularity"] > 0.05
+
+
+def test_without_a_random_policy_all_clicks_are_looked_for(material):
+    shown = replace(material.logs, policies=tuple(name.upper() for name in material.logs.policies))
+    report = retrieval_report(replace(with_settings(material, "evaluation", n_requests=10**6), logs=shown), quiet)
+    assert report["policy"] is None
+    assert report["clicks"] == material.test().click.sum()
+    assert retrieval_report(material, quiet)["policy"] == "random"
 
 
 def test_a_budget_of_everything_finds_everything_that_existed(material):

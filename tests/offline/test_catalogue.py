@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from recsys.errors import DataError
 from recsys.offline import catalogue as catalogue_module
-from recsys.offline.catalogue import N_TOKENS, Catalogue, _duplicate_groups, build_catalogue, hash_words, stable_key
+from recsys.offline.catalogue import Catalogue, build_catalogue
 from recsys.offline.labels import mentioned_ids
+from recsys.offline.words import N_TOKENS, duplicate_groups, hash_words, stable_key
 
 NOBODY = np.empty(0, np.int64)
 
@@ -21,7 +22,9 @@ def posts(put):
     """`posts({id: {column: value}})` describes posts; what is not given is author 1, time 0, visible."""
 
     def write(described, **where):
-        columns = ("author_id", "topic", "language", "media", "text", "created_at", "duplicate_group", "visible")
+        columns = (
+            "author_id", "topic", "language", "media", "text", "created_at", "duplicate_group", "visible", "labels",
+        )  # fmt: skip
         default = {"author_id": 1, "created_at": 0, "visible": True}
         rows = {name: [{**default, **post}.get(name) for post in described.values()] for name in columns}
         put("posts", post_id=list(described), **rows, **where)
@@ -84,11 +87,56 @@ def test_posts_and_users_that_are_only_mentioned_get_rows_with_nothing_known(lak
     for column in ("author", "topic", "likely_topic", "language", "media"):
         assert getattr(catalogue, column)[[0, 2]].tolist() == [-1, -1], column
         assert getattr(catalogue, column)[1] == 0, column
-    assert (catalogue.tokens[[0, 2]] == -1).all()
     assert catalogue.visible.all()
     assert catalogue.group.tolist() == [0, 1, 2]
     assert catalogue.user_id.tolist() == [1, 4]
     assert catalogue.user_language.tolist() == catalogue.user_country.tolist() == [0, -1]
+
+
+def test_posts_without_an_author_have_none_in_common(lake, posts):
+    posts({1: {"author_id": None}, 2: {"author_id": 0}, 3: {"author_id": None}, 4: {"author_id": -9}})
+    catalogue = build(lake)
+    assert catalogue.author_id.tolist() == [-9, 0]
+    assert catalogue.author.tolist() == [-1, 1, -1, 0]
+    assert catalogue.posts_of_author[0].tolist() == [3, 1]
+
+
+def test_a_lake_without_any_author_has_none(lake, posts):
+    posts({1: {"author_id": None, "topic": "chess"}, 2: {"author_id": None}})
+    catalogue = build(lake)
+    assert catalogue.n_authors == 0
+    assert catalogue.author.tolist() == catalogue.author_rows([0, 1]).tolist() == [-1, -1]
+    assert catalogue.likely_topic.tolist() == [0, -1]
+
+
+def test_violations_are_not_visible_and_spam_is(lake, posts):
+    labels = [None, [], ["spam"], ["violation"], ["spam", "violation"], [None, "violation"]]
+    posts({n: {"labels": of_post} for n, of_post in enumerate(labels)})
+    catalogue = build(lake, [9])
+    assert catalogue.visible.tolist() == [True, True, True, False, False, False, True]
+    assert catalogue.labels.to_pylist() == [*labels, None]
+
+
+def test_a_post_without_words_is_told_apart_by_its_id(lake, posts):
+    posts({1: {"text": ""}, 2: {}, 3: {"text": "chess"}})
+    tokens = build(lake, [7]).tokens
+    alone = build(lake, [7, 8]).tokens
+    assert (tokens[[0, 1, 3], :2] >= 0).all()
+    assert len(np.unique(tokens[[0, 1, 3], :2])) == 6
+    assert (tokens[[0, 1, 3], 2:] == -1).all()
+    assert tokens[2].tolist() == [stable_key("chess") & 0x7FFFFFFF, *[-1] * 11]
+    assert (alone[:4] == tokens).all(), "the same in every catalogue"
+
+
+def test_names_that_ids_stand_for_are_kept_beside_the_rows(lake, posts, put):
+    posts({-5: {"author_id": -3}, 7: {"author_id": 2}})
+    put("users", user_id=[2, -3], created_at=[0, 0])
+    put("ids", name="a", kind=["post"], id=[-5], name_=["N"])
+    put("ids", name="b", kind=["user", "post", "user", "user"], id=[-3, -5, -8, -5], name_=["Ann", "N5", "X", "Y"])
+    catalogue = build(lake, [-6])
+    assert catalogue.post_id.tolist() == [-6, -5, 7]
+    assert catalogue.post_name.to_pylist() == [None, "N5", None]
+    assert catalogue.user_name.to_pylist() == catalogue.author_name.to_pylist() == ["Ann", None]
 
 
 def test_logs_alone_without_any_description_make_a_catalogue(lake):
@@ -196,7 +244,7 @@ def test_groups_are_the_connected_posts_named_by_their_first_row(described):
                     group[i] = group[j] = min(group[i], group[j])
     texts = pa.array([text for text, _ in described], pa.string())
     declared = pa.array([declared for _, declared in described], pa.int64())
-    assert _duplicate_groups(declared, texts).tolist() == group
+    assert duplicate_groups(declared, texts).tolist() == group
 
 
 def test_words_hash_alike_whatever_their_case_and_stop_at_the_first_twelve():
@@ -223,6 +271,7 @@ def test_a_saved_catalogue_loads_the_same_and_memory_mapped(lake, posts, put, tm
     posts({n: {"author_id": n % 3, "topic": f"t{n % 2}", "language": "en", "text": f"text {n}"} for n in range(9)})
     put("users", user_id=[1, 2], language=["en", "fr"], country=["US", None], created_at=[0, 0])
     put("follows", user_id=[1, 2], author_id=[0, 2], created_at=[0, 0])
+    put("ids", kind=["post", "user"], id=[1, 1], name_=["one", "U1"])
     saved = build(lake, [100])
     saved.save(tmp_path / "catalogue")
     loaded = Catalogue.load(tmp_path / "catalogue")
@@ -233,7 +282,10 @@ def test_a_saved_catalogue_loads_the_same_and_memory_mapped(lake, posts, put, tm
         assert isinstance(after, np.memmap), name
         assert not after.flags.writeable, name
     assert (loaded.topics, loaded.languages, loaded.countries) == (saved.topics, saved.languages, saved.countries)
-    assert loaded.texts.to_pylist() == saved.texts.to_pylist()
+    for name in ("texts", "labels", "post_name", "author_name", "user_name"):
+        assert getattr(loaded, name).equals(getattr(saved, name)), name
+    assert loaded.post_name.to_pylist() == [None, "one", *[None] * 8]
+    assert loaded.author_name.to_pylist() == [None, "U1", None]
     assert loaded.n_id_only_posts == 1
     assert loaded.likely_topic.tolist() == saved.likely_topic.tolist()
 

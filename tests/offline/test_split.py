@@ -4,6 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.errors import DataError
 from recsys.offline.labels import Exposures
@@ -32,7 +34,7 @@ def exposures(now, click=True, screen_delay=0):
 EVERY_MINUTE = START + np.arange(0, 14 * DAY, 60 * SECOND)
 
 
-def test_shares_take_their_part_of_the_time_in_order():
+def test_shares_take_their_part_of_the_exposures_in_order():
     split = split_by_time(exposures(EVERY_MINUTE), (9, 3, 1, 1), 60)
     assert split.bounds("towers")[0] == START
     lengths = [(end - start) / DAY for start, end in map(split.bounds, SHARES)]
@@ -66,6 +68,34 @@ def test_the_window_begins_on_screen_not_at_the_request():
     for share in SHARES[:-1]:
         assert rows.shown_at[split.rows(rows, share)].max() + HOUR < split.bounds(share)[1]
     assert split.rows(rows, "test")[-1]
+
+
+def test_a_gap_in_the_logs_and_one_late_click_leave_no_share_empty():
+    first, second = EVERY_MINUTE[: len(EVERY_MINUTE) // 2], EVERY_MINUTE[len(EVERY_MINUTE) // 2 :] + 60 * DAY
+    rows = exposures(np.append(np.concatenate([first, second]), second[-1] + 30 * DAY))
+    split = split_by_time(rows, (6, 5, 1, 2), 60)
+    sizes = np.array([split.rows(rows, share).sum() for share in SHARES])
+    assert sizes / sizes.sum() == pytest.approx(np.array([6, 5, 1, 2]) / 14, abs=0.001)
+    assert split.rows(rows, "test")[-1]
+
+
+@pytest.mark.parametrize("moments", [1, 2, 3])
+def test_exposures_at_too_few_moments_for_four_shares_are_refused_by_name(moments):
+    rows = exposures(START + np.repeat(np.arange(moments) * DAY, 100))
+    with pytest.raises(DataError, match=r"the \w+ share of the logs has no click; offline.split needs .* moments"):
+        split_by_time(rows, (6, 5, 1, 2), 60)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=200))
+def test_exposures_of_one_moment_are_in_one_share(days):
+    rows = exposures(START + np.sort(np.array(days)) * DAY)
+    try:
+        split = split_by_time(rows, (6, 5, 1, 2), 60)
+    except DataError:
+        return
+    for moment in np.unique(rows.now):
+        found = [int(split.rows(rows, share)[rows.now == moment].sum()) for share in SHARES]
+        assert sorted(found) == [0, 0, 0, int((rows.now == moment).sum())]
 
 
 @pytest.mark.parametrize("empty", SHARES)

@@ -32,6 +32,19 @@ def test_a_world_starts_at_the_end_of_its_logs_and_goes_on_after_a_restart(
     assert Clock(None, START).now() == START
 
 
+def test_logs_that_end_later_move_it_ahead_and_logs_that_end_earlier_do_not_turn_it_back(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = [1_000 * SECOND]
+    monkeypatch.setattr(clock, "_wall", lambda: wall[0])
+    Clock(client, START)
+    wall[0] += 60 * SECOND
+    assert Clock(client, START + 59 * SECOND).now() == START + 60 * SECOND
+    assert Clock(client, START + 3600 * SECOND + 1).now() == START + 3600 * SECOND + 1
+    wall[0] += SECOND
+    assert Clock(client, START).now() == START + 3601 * SECOND + 1
+
+
 def test_it_never_runs_backwards_when_the_wall_clock_is_set_back(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

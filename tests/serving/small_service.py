@@ -17,6 +17,7 @@ from recsys.features.decay import States
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import ENTITIES
 from recsys.offline.catalogue import Catalogue, build_catalogue
+from recsys.offline.ids import to_int64
 from recsys.offline.lake import Lake
 from recsys.online.clock import Clock
 from recsys.online.store import RedisStore, load_snapshot
@@ -33,7 +34,9 @@ WORLD_END = 1_768_780_800_000_000
 
 
 def make_catalogue(folder) -> Catalogue:
-    """130 posts of 7 authors on 3 topics and none, and one post that only events mention; user 1 follows author 900."""
+    """130 posts of 7 authors on 3 topics and none, and one post that only events mention; user 1 follows author 900.
+
+    Post 5129 is spam; post 5060 and its author 904 have names."""
     lake = Lake(str(folder))
     day = datetime(2026, 1, 18, tzinfo=UTC)
     n = np.arange(N_POSTS)
@@ -45,10 +48,13 @@ def make_catalogue(folder) -> Catalogue:
         "text": [f"post number {i}" for i in n],
         "created_at": [day.replace(hour=i % 24) for i in n],
         "visible": [True] * N_POSTS,
+        "labels": [["spam"] if i == 129 else None for i in n],
     }
     users = {"user_id": [1, 2], "language": ["en", None], "created_at": [day, day]}
     lake.write("posts", pa.table(posts), "2026-01-18", "posts")
     lake.write("users", pa.table(users), "2026-01-18", "users")
+    names = {"kind": ["post", "user", "user"], "id": [5060, 904, to_int64("Ann")], "name": ["N60", "Bob", "Ann"]}
+    lake.write("ids", pa.table(names), "2026-01-18", "ids")
     lake.write("follows", pa.table({"user_id": [1], "author_id": [900], "created_at": [day]}), "2026-01-18", "follows")
     return build_catalogue(lake, np.array([7000]), NONE)
 

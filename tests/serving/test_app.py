@@ -54,10 +54,18 @@ def test_a_feed_has_the_promised_shape_and_values(http):
     assert (newest.post_id, newest.author_id, newest.topic) == ("5129", "903", "art")
     assert (newest.text, newest.created_at) == ("post number 129", "2026-01-18T09:00:00+00:00")
     assert newest.sources == ["two_tower", "trending"]
-    assert newest.labels == []
+    assert newest.labels == ["spam"]
+    assert mentioned.labels == page.items[2].labels == []
     assert newest.propensity == 0.5
     assert mentioned.score == 0.9
     assert mentioned.probabilities == {"click": 0.9}
+
+
+def test_posts_and_authors_go_by_the_names_they_came_with(http):
+    items = {item["post_id"]: item["author_id"] for item in feed(http, limit=100)["items"]}
+    assert items["N60"] == items["5053"] == "Bob"
+    assert items["5061"] == "905"
+    assert "5060" not in items
 
 
 @pytest.mark.parametrize("user", ["2", "987654321", "somebody new", "-17", "ü" * 200])

@@ -40,6 +40,10 @@ def test_what_users_write_is_never_markup():
     assert "[bold]topic" in shown(topic="[bold]topic")
 
 
+def test_a_post_without_text_is_shown_by_its_id():
+    assert "post N7" in shown(text="", post_id="N7")
+
+
 def test_what_is_not_known_is_not_made_up():
     text = shown(topic=None, author_id=None, created_at=None, probabilities={})
     assert "?" in text

@@ -1,0 +1,85 @@
+"""Texts as numbers: words as hashes, repeats as groups.
+
+Takes Arrow arrays of texts and what is declared about them, gives arrays of rows. A post without any word gets the
+hashes of its own id instead, so that a model can tell it from others. It does not know which model reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from recsys.types import Ids, Rows
+
+N_TOKENS = 12
+"""Words of a post that models read."""
+
+N_ID_TOKENS = 2
+"""Hashes of its id that a post without words has: two posts that share one bucket rarely share both."""
+
+
+def stable_key(name: str) -> int:
+    """A non-negative int64 for a name, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """An unrelated-looking number for each, the same for the same (splitmix64's finaliser)."""
+    x = numbers
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def tokens_of(texts: pa.Array, post_id: Ids) -> Rows:
+    """What models read of each post: its first words, or its id where it has none, (N, 12), -1 padded."""
+    tokens = hash_words(texts, N_TOKENS)
+    silent = np.flatnonzero(tokens[:, 0] < 0)
+    number = post_id[silent].astype(np.uint64)
+    for place in range(N_ID_TOKENS):
+        number = mix(number + np.uint64(0x9E3779B97F4A7C15))
+        tokens[silent, place] = (number >> np.uint64(33)).astype(np.int32)
+    return tokens
+
+
+def hash_words(texts: pa.Array, n_tokens: int) -> Rows:
+    """Hashes (0..2**31-1) of the first words of each text, lower-cased, -1 padded, (N, n_tokens)."""
+    tokens = np.full((len(texts), n_tokens), -1, np.int32)
+    words = pc.utf8_split_whitespace(pc.utf8_lower(pc.utf8_trim_whitespace(texts)))
+    starts = words.offsets.to_numpy()  # a text without words splits into one empty word, which hashes to -1
+    encoded = words.values.dictionary_encode()
+    hashes = np.array(
+        [stable_key(word) & 0x7FFFFFFF if word else -1 for word in encoded.dictionary.to_pylist()], np.int32
+    )
+    if not len(hashes):
+        return tokens
+    flat = hashes[encoded.indices.to_numpy()]
+    for place in range(n_tokens):
+        has = starts[:-1] + place < starts[1:]
+        tokens[has, place] = flat[starts[:-1][has] + place]
+    return tokens
+
+
+def duplicate_groups(declared: pa.Array, texts: pa.Array) -> Rows:
+    """A number per set of posts that are the same: declared so, with the same non-empty text, or a chain of both.
+
+    The number is the row of the group's first member, so a post that is alone carries its own row.
+    """
+    relations = []
+    for column, known in ((texts, pc.not_equal(texts, "")), (declared, pc.is_valid(declared))):
+        members = np.flatnonzero(known.to_numpy(zero_copy_only=False))
+        if len(members):
+            relations.append((members, column.take(pa.array(members)).dictionary_encode().indices.to_numpy()))
+    group = np.arange(len(texts), dtype=np.int32)
+    while True:  # the lowest row spreads along both relations until nothing moves: one more pass than the longest chain
+        before = group.copy()
+        for members, value in relations:
+            lowest = np.full(int(value.max()) + 1, len(texts), np.int32)
+            np.minimum.at(lowest, value, group[members])
+            group[members] = lowest[value]
+        if np.array_equal(group, before):
+            return group
