@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,3 +34,85 @@ def bench_feed(
     console_for(as_json).print(table)
     if as_json:
         print_json(figures)
+
+
+@app.command("simulate")
+def bench_simulate(
+    impressions: Annotated[int, typer.Option(min=1000, help="Impressions to write.")] = 1_000_000,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Impressions a second, memory and bytes of a world's logs, beside the floor of writing them."""
+    settings = load(config, overrides or ())
+    from recsys.bench.simulate import bench_simulate as run
+    from recsys.progress import Progress
+
+    figures = run(settings, impressions, Progress())
+    table = Table("figure", "value")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,}")
+    console_for(as_json).print(table)
+    if as_json:
+        print_json(figures)
+
+
+@app.command("public")
+def bench_public(
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder with train.txt and test.txt, or with sequences.txt.")
+    ],
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Models on a public data set, by the definitions under which results are published."""
+    load(config, overrides or ())
+    from recsys.bench.public import bench_public as run
+    from recsys.progress import Progress
+
+    figures = run(data, Progress())
+    console = console_for(as_json)
+    table = Table("model", *(names := ["recall@20", "ndcg@20", "hr@10", "ndcg@10"]))
+    for model, values in figures["models"].items():
+        table.add_row(model, *(f"{values[name]:.4f}" for name in names))
+    console.print(table)
+    console.print(
+        f"{figures['dataset']} ({figures['layout']}): {figures['users']} users, {figures['items']} items; "
+        f"lines left out: {figures['skipped_lines'] or 'none'}"
+    )
+    if as_json:
+        print_json(figures)
+
+
+@app.command("difficulty")
+def bench_difficulty(
+    sizes: Annotated[str, typer.Option(help="Impressions of the learning curve's worlds, as 1000,2000.")] = (
+        "125000,250000,500000,1000000,2000000"
+    ),
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """AUC of the rankers and the oracle with more logs, and without each of the world's difficulties; takes a while."""
+    settings = load(config, overrides or ())
+    from recsys.bench.difficulty import DIFFICULTIES, costs, learning_curve
+    from recsys.progress import Progress
+    from recsys.ranking.rankers import RANKERS
+
+    try:
+        wanted = [int(size) for size in sizes.split(",") if size]
+    except ValueError:
+        raise typer.BadParameter(f"--sizes takes numbers with commas between, got {sizes!r}") from None
+    curve = learning_curve(settings, wanted, Progress())
+    cost = costs(settings, list(DIFFICULTIES), Progress())
+    console = console_for(as_json)
+    table = Table("impressions", *RANKERS, "oracle")
+    for point in curve:
+        table.add_row(f"{point['impressions']:,}", *(f"{point[name]:.4f}" for name in (*RANKERS, "oracle")))
+    console.print(table)
+    table = Table("without", *RANKERS, "oracle", *(f"cost to {name}" for name in RANKERS))
+    table.add_row("nothing", *(f"{cost['whole'][name]:.4f}" for name in (*RANKERS, "oracle")))
+    for name, row in cost["without"].items():
+        table.add_row(
+            name,
+            *(f"{row[key]:.4f}" for key in (*RANKERS, "oracle")),
+            *(f"{row[f'{key}_cost']:+.4f}" for key in RANKERS),
+        )
+    console.print(table)
+    if as_json:
+        print_json({"learning_curve": curve, "difficulties": cost})

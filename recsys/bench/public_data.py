@@ -1,0 +1,232 @@
+"""Public data sets of users and items as dense rows: lines `user item item ...` in one of two layouts.
+
+`interactions`: `train.txt` and `test.txt`, the order within a line means nothing. `sequences`: `sequences.txt`, items
+in order of time; the last item is the test, the one before it validation, the rest is for training.
+
+Takes a folder, gives a `Dataset`. Nothing depends on the folder's name or on known sizes. Ids are any words without
+white space; they become rows in order of their text, so the order of lines matters only for a sequence that is given
+twice: nobody says which comes first, and the later line is left out. It does not know models or figures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.errors import DataError
+from recsys.types import Ids, Rows
+
+MIN_SEQUENCE = 3
+"""A shorter sequence has no item to train on beside its validation and test; it all goes into training."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What the lines of one file say."""
+
+    user: pa.Array
+    """One word a line, (L,)."""
+    n_items: Ids
+    """Items of each line, (L,)."""
+    item: pa.Array
+    """Items of all lines, one after the other, (n_items.sum(),)."""
+    number: Ids
+    """Number of each line in the file, from 1, (L,)."""
+    skipped: list[tuple[int, str]]
+    """Lines left out: number and reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interactions:
+    """Items of each user, one user after the other (CSR)."""
+
+    start: Ids
+    """Where each user begins, (U + 1,)."""
+    item: Rows
+    """Item rows, (n,)."""
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @property
+    def size(self) -> Ids:
+        """Items of each user, (U,)."""
+        return np.diff(self.start)
+
+    @property
+    def user(self) -> Rows:
+        """The user of each item, (n,)."""
+        return np.repeat(np.arange(len(self.start) - 1, dtype=np.int32), self.size)
+
+    def of(self, users: Rows) -> tuple[Rows, Rows]:
+        """Of some users, (B,): for each of their items its place in `users`, and the item, both (n,)."""
+        size = self.size[users]
+        nth = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+        rows = np.repeat(np.arange(len(users), dtype=np.int32), size)
+        return rows, self.item[np.repeat(self.start[users], size) + nth]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Users and items as rows, and who had what when."""
+
+    layout: str
+    user_ids: pa.Array
+    """Id of each user row, (U,)."""
+    item_ids: pa.Array
+    """Id of each item row: everything in any of the files, (N,)."""
+    train: Interactions
+    validation: Interactions
+    """Empty for `interactions`."""
+    test: Interactions
+    seen: Interactions
+    """Training and validation: what a list for the test must not repeat."""
+    skipped: dict[str, int]
+    """Reason to number of lines that were left out."""
+    n_repeats: int
+    """Items named again in a user's lines of one file; dropped from `interactions`, kept in `sequences`."""
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read a folder of either layout.
+
+    Raises: DataError when the folder has neither layout or both, or a file cannot be read, or no user has a test item.
+    """
+    pairs, sequences = [folder / "train.txt", folder / "test.txt"], folder / "sequences.txt"
+    there = [path.name for path in pairs if path.exists()]
+    if sequences.exists() == bool(there):
+        raise DataError(
+            f"{folder} must hold either train.txt and test.txt or sequences.txt, "
+            f"got {', '.join([*there, sequences.name]) if there else 'none of them'}; pass the folder of one data set"
+        )
+    paths = pairs if there else [sequences]
+    files = [read_lines(path) if there else _first_of_each_user(read_lines(path)) for path in paths]
+    user_ids, user = _rows(pa.concat_arrays([lines.user for lines in files]))
+    item_ids, item = _rows(pa.concat_arrays([lines.item for lines in files]))
+    if not len(item_ids):
+        raise DataError(f"{folder} must have at least one line `user item ...`, got none in {paths[0].name}")
+    lines_before = np.cumsum([0, *(len(lines.user) for lines in files)])
+    items_before = np.cumsum([0, *(len(lines.item) for lines in files)])
+    parts = [
+        _by_user(
+            np.repeat(user[lines_before[number] : lines_before[number + 1]], lines.n_items),
+            item[items_before[number] : items_before[number + 1]],
+            len(user_ids),
+        )
+        for number, lines in enumerate(files)
+    ]
+    unique = [_without_repeats(part, len(item_ids)) for part in parts]
+    n_repeats = sum(map(len, parts)) - sum(map(len, unique))
+    if there:
+        train, test = unique
+        validation = _by_user(np.empty(0, np.int32), np.empty(0, np.int32), len(user_ids))
+        seen = train
+    else:
+        train, validation, test, seen = _leave_last_out(parts[0])
+    if not len(test):
+        raise DataError(
+            f"{folder} must have at least one user with a test item, got none in {paths[-1].name}; "
+            f"a sequence needs {MIN_SEQUENCE} items"
+        )
+    skipped = Counter(reason for lines in files for _, reason in lines.skipped)
+    return Dataset(
+        "interactions" if there else "sequences",
+        user_ids, item_ids, train, validation, test, seen, dict(sorted(skipped.items())), n_repeats,
+    )  # fmt: skip
+
+
+def read_lines(path: Path) -> Lines:
+    """Read lines `user item item ...`, words parted by white space; a user without items counts as a user.
+
+    Empty lines, lines that are not UTF-8 and lines with control characters are left out and told.
+    Raises: DataError when the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); it must hold lines `user item item ...`") from None
+    texts: list[str] = []
+    numbers: list[int] = []
+    skipped: list[tuple[int, str]] = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError:
+            skipped.append((number, "invalid_utf8"))
+            continue
+        if _CONTROL.search(text):
+            skipped.append((number, "control_character"))
+        elif text:
+            texts.append(text)
+            numbers.append(number)
+        else:
+            skipped.append((number, "empty_line"))
+    words = pc.utf8_split_whitespace(pa.array(texts, pa.large_string()))
+    offsets = words.offsets.to_numpy().astype(np.int64)
+    word = words.flatten()
+    is_user = np.zeros(len(word), bool)
+    is_user[offsets[:-1]] = True
+    return Lines(
+        word.filter(pa.array(is_user)),
+        np.diff(offsets) - 1,
+        word.filter(pa.array(~is_user)),
+        np.array(numbers, np.int64),
+        skipped,
+    )
+
+
+def _first_of_each_user(lines: Lines) -> Lines:
+    first = np.zeros(len(lines.user), bool)
+    first[np.unique(_rows(lines.user)[1], return_index=True)[1]] = True
+    if first.all():
+        return lines
+    return Lines(
+        lines.user.filter(pa.array(first)),
+        lines.n_items[first],
+        lines.item.filter(pa.array(np.repeat(first, lines.n_items))),
+        lines.number[first],
+        [*lines.skipped, *((number, "user_on_two_lines") for number in lines.number[~first].tolist())],
+    )
+
+
+def _rows(ids: pa.Array) -> tuple[pa.Array, Rows]:
+    """The different ids in order of their text, and the place of each given one among them."""
+    encoded = ids.dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    row = np.empty(len(order), np.int32)
+    row[order] = np.arange(len(order))
+    return encoded.dictionary.take(pa.array(order)), row[encoded.indices.to_numpy()]
+
+
+def _by_user(user: Rows, item: Rows, n_users: int) -> Interactions:
+    """Lines of one user are joined in the order of the file."""
+    order = np.argsort(user, kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n_users))]).astype(np.int64)
+    return Interactions(start, item[order])
+
+
+def _without_repeats(part: Interactions, n_items: int) -> Interactions:
+    user = part.user
+    first = np.sort(np.unique(user.astype(np.int64) * n_items + part.item, return_index=True)[1])
+    return _by_user(user[first], part.item[first], len(part.start) - 1)
+
+
+def _leave_last_out(all_items: Interactions) -> tuple[Interactions, Interactions, Interactions, Interactions]:
+    """Training, validation, test and everything before the test. Source: Kang, McAuley, "SASRec", ICDM 2018."""
+    user, size = all_items.user, all_items.size
+    from_end = all_items.start[1:][user] - np.arange(len(all_items))
+    long = size[user] >= MIN_SEQUENCE
+    tests, validates = long & (from_end == 1), long & (from_end == 2)
+    train, validation, test, seen = (
+        _by_user(user[rows], all_items.item[rows], len(size))
+        for rows in (~tests & ~validates, validates, tests, ~tests)
+    )
+    return train, validation, test, seen
