@@ -96,7 +96,7 @@ class WorldConfig(Section):
     n_posts: int = Field(100_000, ge=200)
     """Posts by the end of the period."""
     n_impressions: int = Field(2_000_000, ge=1000)
-    """Impressions to write at least."""
+    """Impressions to write: at least as many, as long as there are posts enough to fill the slates."""
     n_days: int = Field(14, ge=4)
     """Days of logs."""
     n_authors: int = Field(2_000, ge=10)
@@ -120,6 +120,10 @@ class WorldConfig(Section):
     """Share of users that are programs: they look at everything and click at one rate, whatever it is."""
     reach: float = Field(1.0, ge=0)
     """Strength of the inequality between authors in readers and productivity; 0 makes them equal."""
+    spread: float = Field(1.0, ge=0)
+    """Log-normal sigma of how far posts travel, beyond their author's reach: a few are offered to everybody."""
+    crowding: float = Field(0.1, ge=0, le=0.5)
+    """Share of candidates that come from the last day's clicks, more clicked posts more often: the rich get richer."""
     follows_per_user: float = Field(12.0, gt=0)
     """Mean number of followed authors."""
     homophily: float = Field(1.0, ge=0, le=1)

@@ -1,7 +1,7 @@
-"""Outcomes as rows of the lake's tables, with delivery as it is: delayed, sometimes late by hours, sometimes twice.
+"""Blocks of requests as rows of the lake's tables, and beside them the truth about every impression.
 
-Takes what happened in a chunk of sessions, gives Arrow tables by name, `truth` among them. It does not know where they
-are written.
+Takes what happened, gives Arrow tables by name, `truth` among them, without copying the columns. It does not know where
+they are written.
 """
 
 from __future__ import annotations
@@ -11,135 +11,100 @@ import pyarrow as pa
 
 from recsys.config import WorldConfig
 from recsys.offline.schemas import ACTION_TYPES
-from recsys.types import HOUR, SECOND, Ids, Mask, Times
-from recsys.world.choice import Truth, examination
+from recsys.types import Ids
+from recsys.world.events import Acts, Requests, Returned, Shown, events_of
 from recsys.world.policies import POLICIES
 from recsys.world.population import Population
-from recsys.world.sessions import CLICKED, HIDDEN, LIKED, SHARED, Outcome, Sessions
+from recsys.world.sessions import Block, Sessions
 
 _TIME = pa.timestamp("us", "UTC")
 FIRST_REQUEST_ID = 1 << 50
 """Clients of a server over this world number their own requests and events from 1; the world's ids lie far above."""
-_EVENTS_PER_POSITION = 8
-"""Event ids are request id, position and kind packed together; 0 is the impression."""
+LOG_TABLES = ("requests", "returned", "impressions", "actions")
 
 
 def log_tables(
-    population: Population, truth: Truth, sessions: Sessions, outcome: Outcome, first_request: int,
-    config: WorldConfig, rng: np.random.Generator,
+    population: Population, sessions: Sessions, begin: int, end: int, block: Block,
+    filled: tuple[int, int, int, int], first_request: int, config: WorldConfig,
 ) -> dict[str, pa.Table]:  # fmt: skip
-    """Tables `requests`, `returned`, `impressions`, `actions` and `truth` of one chunk.
+    """Tables `requests`, `returned`, `impressions`, `actions` and `truth` of sessions begin .. end - 1.
 
     Args:
+        filled: requests, candidates, returned and shown posts of the block.
         first_request: requests written before; request ids continue from there, starting above `FIRST_REQUEST_ID`.
     """
-    n, slate_size = outcome.post.shape
-    request_id = FIRST_REQUEST_ID + first_request + 1 + np.arange(n, dtype=np.int64)
-    user_id = population.user_id[np.repeat(sessions.user, np.diff(sessions.first))]
-    row, position = np.nonzero(outcome.post >= 0)
-    post_id = population.post_id[outcome.post[row, position]]
-    returned = pa.table(
-        {
-            "request_id": request_id[row],
-            "user_id": user_id[row],
-            "post_id": post_id,
-            "position": position.astype(np.int16),
-            "now": pa.array(sessions.now[row], _TIME),
-            "propensity": outcome.propensity[row, position],
-        }
+    n, n_candidates, n_returned, n_shown = filled
+    of_request = slice(int(sessions.first[begin]), int(sessions.first[end]))
+    turns = np.diff(sessions.first[begin : end + 1])
+    requests = Requests(
+        id=FIRST_REQUEST_ID + first_request + 1 + np.arange(n, dtype=np.int64),
+        user_id=population.users.id[np.repeat(sessions.user[begin:end], turns)],
+        now=sessions.now[of_request],
     )
-    shown = position < outcome.depth[row]
-    event_base = (request_id[row] * slate_size + position) * _EVENTS_PER_POSITION
-    # The first post is on screen after a second, each further one two seconds later, give or take.
-    shown_at = sessions.now[row] + SECOND + position * 2 * SECOND + rng.integers(0, SECOND, len(row))
-    impressions = pa.table(
-        {
-            "event_id": event_base,
-            "request_id": request_id[row],
-            "user_id": user_id[row],
-            "post_id": post_id,
-            "position": position.astype(np.int16),
-            "event_time": pa.array(shown_at, _TIME),
-            "ingest_time": pa.array(_arrival(shown_at, config, rng), _TIME),
-        }
-    ).filter(pa.array(shown))
-    examined = examination(position, truth.position_bias)
-    relevant = outcome.relevance[row, position]
-    truths = pa.table(
-        {
-            "request_id": request_id[row],
-            "position": position.astype(np.int16),
-            "post_id": post_id,
-            "n_same_topic": outcome.n_same_topic[row, position].astype(np.int16),
-            "relevance": relevant,
-            "examination": examined.astype(np.float32),
-            "click_probability": (relevant * examined).astype(np.float32),
-        }
-    ).filter(pa.array(shown))
+    session_id = FIRST_REQUEST_ID + 1 + np.repeat(sessions.number[begin:end], turns)
+    returned, shown, acts = events_of(block, requests, n_returned, n_shown, population.posts.id, config)
     return {
-        "requests": _requests(population, sessions, outcome, request_id, user_id),
-        "returned": returned,
-        "impressions": impressions,
-        "actions": _actions(outcome, row, position, request_id, user_id, post_id, event_base, shown_at, config, rng),
-        "truth": truths,
+        "requests": _requests(requests, session_id, block, population.posts.id, n_candidates),
+        "returned": _returned(returned, block),
+        "impressions": _impressions(shown),
+        "actions": _actions(acts),
+        "truth": _truth(shown, block, n_shown),
     }
 
 
-def _requests(population: Population, sessions: Sessions, outcome: Outcome, request_id: Ids, user_id: Ids) -> pa.Table:
-    filled = outcome.candidates >= 0
-    offsets = np.concatenate([[0], np.cumsum(filled.sum(axis=1))]).astype(np.int32)
-    candidates = pa.ListArray.from_arrays(pa.array(offsets), pa.array(population.post_id[outcome.candidates[filled]]))
-    policy = pa.DictionaryArray.from_arrays(pa.array(outcome.policy), pa.array(POLICIES)).cast(pa.string())
+def _times(values: np.ndarray) -> pa.Array:
+    return pa.array(values, pa.int64()).cast(_TIME)
+
+
+def _requests(requests: Requests, session_id: Ids, block: Block, post_id: Ids, n_candidates: int) -> pa.Table:
+    offsets = np.concatenate([[0], np.cumsum(block.n_candidates)]).astype(np.int32)
+    candidates = pa.ListArray.from_arrays(pa.array(offsets), pa.array(post_id[block.candidates[:n_candidates]]))
+    policy = pa.DictionaryArray.from_arrays(pa.array(block.policy), pa.array(POLICIES)).cast(pa.string())
     return pa.table(
         {
-            "request_id": request_id,
-            "user_id": user_id,
-            "now": pa.array(sessions.now, _TIME),
+            "request_id": requests.id,
+            "user_id": requests.user_id,
+            "now": _times(requests.now),
             "policy": policy,
             "candidates": candidates,
+            "session_id": session_id,
         }
     )
 
 
-def _actions(
-    outcome: Outcome, row: np.ndarray, position: np.ndarray, request_id: Ids, user_id: Ids, post_id: Ids,
-    event_base: Ids, shown_at: Times, config: WorldConfig, rng: np.random.Generator,
-) -> pa.Table:  # fmt: skip
-    bits, dwell = outcome.actions[row, position], outcome.dwell[row, position]
-    delay = SECOND + (3 * SECOND * rng.exponential(size=len(row))).astype(np.int64)
-    clicked = (bits & CLICKED) > 0
-    kinds: tuple[tuple[str, Mask, Times], ...] = (
-        ("click", clicked, delay),
-        ("like", (bits & LIKED) > 0, 2 * delay),
-        ("share", (bits & SHARED) > 0, 3 * delay),
-        ("hide", (bits & HIDDEN) > 0, delay),
-        ("dwell", clicked, delay + (dwell * SECOND).astype(np.int64)),
+def _returned(returned: Returned, block: Block) -> pa.Table:
+    columns = returned._asdict() | {"now": _times(returned.now)}
+    return pa.table(columns | {"propensity": block.propensity[: len(returned.now)]})
+
+
+def _impressions(shown: Shown) -> pa.Table:
+    times = {name: _times(getattr(shown, name)) for name in ("event_time", "ingest_time")}
+    return pa.table(shown._asdict() | times)
+
+
+def _actions(acts: Acts) -> pa.Table:
+    times = {name: _times(getattr(acts, name)) for name in ("event_time", "ingest_time")}
+    kind = pa.DictionaryArray.from_arrays(pa.array(acts.type), pa.array(ACTION_TYPES)).cast(pa.string())
+    value = pa.array(acts.value, mask=np.isnan(acts.value))
+    return pa.table(acts._asdict() | times | {"type": kind, "value": value})
+
+
+def _truth(shown: Shown, block: Block, n: int) -> pa.Table:
+    """Probabilities of what the user did, examination included; `dwell_s` is the mean after a click."""
+    examined, relevant = block.examination[:n], block.relevance[:n]
+    clicked = examined * relevant
+    return pa.table(
+        {
+            "request_id": shown.request_id[:n],
+            "position": shown.position[:n],
+            "post_id": shown.post_id[:n],
+            "n_same_topic": block.n_same_topic[:n],
+            "examination": examined,
+            "relevance": relevant,
+            "click_probability": clicked,
+            "like_probability": clicked * block.like[:n],
+            "share_probability": clicked * block.share[:n],
+            "hide_probability": examined * (1 - relevant) * block.hide[:n],
+            "dwell_s": block.dwell[:n],
+        }
     )
-    parts = []
-    for name, happened, after in kinds:
-        chosen = np.flatnonzero(happened)
-        at = shown_at[chosen] + after[chosen]
-        part = pa.table(
-            {
-                "event_id": event_base[chosen] + 1 + ACTION_TYPES.index(name),
-                "request_id": request_id[row[chosen]],
-                "user_id": user_id[row[chosen]],
-                "post_id": post_id[chosen],
-                "type": pa.repeat(name, len(chosen)),
-                "value": pa.array(dwell[chosen], mask=np.full(len(chosen), name != "dwell")),
-                "event_time": pa.array(at, _TIME),
-                "ingest_time": pa.array(_arrival(at, config, rng), _TIME),
-            }
-        )
-        again = part.filter(pa.array(rng.random(len(chosen)) < config.redelivered_share))
-        later = again["ingest_time"].cast(pa.int64()).to_numpy() + rng.integers(SECOND, 600 * SECOND, len(again))
-        parts += [part, again.set_column(7, "ingest_time", pa.array(later, _TIME))]
-    return pa.concat_tables(parts)
-
-
-def _arrival(event_time: Times, config: WorldConfig, rng: np.random.Generator) -> Times:
-    """When events reach the store: about a second later, a few minutes to hours late."""
-    delay = 0.2 * SECOND + rng.exponential(SECOND, len(event_time))
-    late = rng.random(len(event_time)) < config.late_share
-    delay[late] += rng.exponential(HOUR, int(late.sum()))
-    return event_time + delay.astype(np.int64)

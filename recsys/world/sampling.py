@@ -8,6 +8,7 @@ Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OO
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.world.kernels import JIT
 
@@ -26,10 +27,15 @@ def mix(x):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def seeded(seed, stream):  # type: ignore[no-untyped-def]
+def restart(state, seed, stream):  # type: ignore[no-untyped-def]
+    """Make `state`, an array of one uint64, the generator of this (seed, stream) at its beginning."""
+    state[0] = mix(mix(np.uint64(seed) + _GOLDEN) ^ (np.uint64(stream) * _GOLDEN))
+
+
+def seeded(seed: int, stream: int) -> NDArray[np.uint64]:
     """State of a generator of its own for each (seed, stream): an array of one uint64."""
     state = np.empty(1, np.uint64)
-    state[0] = mix(mix(np.uint64(seed) + _GOLDEN) ^ (np.uint64(stream) * _GOLDEN))
+    restart(state, seed, stream)
     return state
 
 
@@ -53,6 +59,6 @@ def normal(state):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def gumbel(state):  # type: ignore[no-untyped-def]
-    """Next standard Gumbel number."""
-    return -np.log(-np.log(uniform(state)))
+def exponential(state):  # type: ignore[no-untyped-def]
+    """Next standard exponential number."""
+    return -np.log(uniform(state))

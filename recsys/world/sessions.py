@@ -1,6 +1,6 @@
 """The kernel that lives through sessions: candidates, a slate by policy, what the user looks at and does.
 
-Takes the truth, sessions in order of time and what was popular before them; fills arrays with one row per request.
+Takes the truth, sessions in order of time and what was popular before them; fills the columns of a block of requests.
 Sessions are independent of each other and each has random numbers of its own, so any split over threads gives the same
 result. It does not know how outcomes are logged.
 """
@@ -11,17 +11,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recsys.types import HOUR, Doubles, Floats, Ids, Rows, Times
-from recsys.world.choice import appeal, examination, relevance
-from recsys.world.kernels import JIT
-from recsys.world.policies import mixture_propensities, order_by, score_candidates
-from recsys.world.sampling import below, seeded, uniform
+from recsys.types import SECOND, Doubles, Floats, Ids, Mask, Rows, Times
+from recsys.world.candidates import FOLLOWED, collect, relate
+from recsys.world.choice import after_click, appeal, examination, hiding, moment_of, relevance
+from recsys.world.kernels import JIT, JIT_ALLOCATING
+from recsys.world.policies import mixture_propensities, order_by, weigh_candidates
+from recsys.world.sampling import below, exponential, restart, uniform
 
 MORE = 0.94
 """P(the user scrolls on to the next position)."""
 
 CLICKED, LIKED, SHARED, HIDDEN = 1, 2, 4, 8
 """Bits of what a user did to a post."""
+RESENT = 16
+"""Bit of a post whose events the client sent twice."""
+
+_SEEN = 640
+"""Posts of a session that are remembered, so as not to be shown in it again."""
 
 
 class Sessions(NamedTuple):
@@ -31,181 +37,196 @@ class Sessions(NamedTuple):
     """Number over the whole period: names the random stream."""
     user: Rows
     first: Ids
-    """(S + 1,), counted within this chunk."""
+    """(S + 1,), counted within these sessions."""
     now: Times
     """Time of each request, (R,)."""
 
 
-class Outcome(NamedTuple):
-    """What happened, one row per request; K positions, M candidates."""
-
-    policy: np.ndarray
-    candidates: Rows
-    """Post rows, (R, M), -1 padded."""
-    post: Rows
-    """Returned posts by position, (R, K), -1 where the slate was short."""
-    propensity: Floats
-    n_same_topic: Rows
-    """Earlier posts of the same topic on screen in the session, (R, K)."""
-    relevance: Floats
-    depth: Rows
-    """Positions that came on screen, (R,)."""
-    actions: np.ndarray
-    """Bits, (R, K)."""
-    dwell: Floats
-    """Seconds, 0 without a click, (R, K)."""
-
-    @classmethod
-    def empty(cls, n_requests: int, slate_size: int, n_candidates: int) -> Outcome:
-        slate = (n_requests, slate_size)
-        return cls(
-            policy=np.zeros(n_requests, np.int8),
-            candidates=np.full((n_requests, n_candidates), -1, np.int32),
-            post=np.full(slate, -1, np.int32),
-            propensity=np.zeros(slate, np.float32),
-            n_same_topic=np.zeros(slate, np.int32),
-            relevance=np.zeros(slate, np.float32),
-            depth=np.zeros(n_requests, np.int32),
-            actions=np.zeros(slate, np.uint8),
-            dwell=np.zeros(slate, np.float32),
-        )
-
-
 class Stage(NamedTuple):
-    """What a chunk of sessions finds: the mixture, who may be shown what, what was popular."""
+    """What a chunk of sessions finds: the mixture of policies, and clicks of late."""
 
     mixture: Doubles
     """Shares of the policies, sum 1."""
-    visible: np.ndarray
-    blocks_start: Ids
-    blocks: Rows
-    author_posts: Rows
-    """Posts grouped by author, by time within each."""
-    author_posts_start: Ids
-    clicks: Floats
-    """Clicks so far of each post, (N,)."""
     recent_clicks: Rows
     """Posts of the last day's clicks, one entry per click: drawing one draws by popularity."""
+    crowding: float
+    """Share of candidates that are drawn from them."""
+    resent_share: float
+    """Of the posts on screen."""
+
+
+class Block(NamedTuple):
+    """What happened in R requests, with room for K returned posts and M candidates each; columns fill up in order."""
+
+    policy: np.ndarray
+    """(R,)."""
+    n_candidates: Rows
+    """(R,)."""
+    candidates: Rows
+    """Post rows, request after request, (R M,)."""
+    n_returned: Rows
+    """(R,)."""
+    returned: Rows
+    """Post rows, request after request, by position, (R K,)."""
+    propensity: Floats
+    """Of the returned, (R K,)."""
+    depth: Rows
+    """Positions that came on screen, (R,)."""
+    shown_at: Times
+    """Of the posts on screen, request after request, as are all columns below, (R K,)."""
+    n_same_topic: np.ndarray
+    """Earlier posts of the same topic on screen in the session."""
+    examination: Floats
+    relevance: Floats
+    like: Floats
+    """P(like | click); `share` likewise."""
+    share: Floats
+    hide: Floats
+    """P(hide | examined, not clicked)."""
+    dwell: Floats
+    """Mean seconds after a click."""
+    actions: np.ndarray
+    """Bits of what was done."""
+    dwelt: Floats
+    """Seconds, 0 without a click."""
+
+    @classmethod
+    def empty(cls, n_requests: int, slate_size: int, n_candidates: int) -> Block:
+        n = n_requests * slate_size
+        return cls(
+            policy=np.empty(n_requests, np.int8),
+            n_candidates=np.zeros(n_requests, np.int32),
+            candidates=np.empty(n_requests * n_candidates, np.int32),
+            n_returned=np.zeros(n_requests, np.int32),
+            returned=np.empty(n, np.int32),
+            propensity=np.empty(n, np.float32),
+            depth=np.zeros(n_requests, np.int32),
+            shown_at=np.empty(n, np.int64),
+            n_same_topic=np.empty(n, np.int16),
+            **{name: np.empty(n, np.float32) for name in _PROBABILITIES},
+            actions=np.empty(n, np.uint8),
+            dwelt=np.empty(n, np.float32),
+        )
+
+
+_PROBABILITIES = ("examination", "relevance", "like", "share", "hide", "dwell")
 
 
 @JIT
-def act(relevant, position, position_bias, state):  # type: ignore[no-untyped-def]
-    """What the user does to a post on screen: (bits, dwell seconds)."""
-    bits, dwell = 0, 0.0
-    if uniform(state) >= examination(position, position_bias):
-        return bits, dwell
+def look(truth, user, post, following, position, moment, n_same_topic):  # type: ignore[no-untyped-def]
+    """The laws of one post on screen: (examination, relevance, like, share, hide, dwell), as in `Block`."""
+    relevant = relevance(truth, user, appeal(truth, user, post, following, moment), n_same_topic)
+    like, share, dwell = after_click(truth, user, post, relevant)
+    return examination(truth, user, position), relevant, like, share, hiding(truth, user, post, relevant), dwell
+
+
+@JIT
+def act(laws, state):  # type: ignore[no-untyped-def]
+    """What the user does to a post on screen under the laws of `look`: (bits, dwell seconds)."""
+    examined, relevant, like, share, hide, dwell = laws
+    bits, dwelt = 0, 0.0
+    if uniform(state) >= examined:
+        return bits, dwelt
     if uniform(state) < relevant:
         bits |= CLICKED
-        dwell = 12.0 * np.exp(1.5 * relevant) * -np.log(uniform(state))
-        if uniform(state) < 0.08 + 0.3 * relevant:
+        dwelt = dwell * exponential(state)
+        if uniform(state) < like:
             bits |= LIKED
-        if uniform(state) < 0.02 + 0.1 * relevant:
+        if uniform(state) < share:
             bits |= SHARED
-    elif uniform(state) < 0.012 * (1.0 - relevant) ** 4:
+    elif uniform(state) < hide:
         bits |= HIDDEN
-    return bits, dwell
+    return bits, dwelt
 
 
 @JIT
-def _propose(truth, stage, user, now, n_existing, state):  # type: ignore[no-untyped-def]
-    """One post as a candidate, whatever its fitness: fresh, by a followed author, popular, or any."""
-    kind = uniform(state)
-    if kind < 0.55:
-        moment = now + np.int64(10.0 * HOUR * np.log(uniform(state)))
-        return np.searchsorted(truth.post_created_at[:n_existing], moment, side="right") - 1
-    if kind < 0.75:
-        n_followed = truth.follows_start[user + 1] - truth.follows_start[user]
-        if n_followed > 0:
-            author = truth.follows[truth.follows_start[user] + below(state, n_followed)]
-            start, end = stage.author_posts_start[author], stage.author_posts_start[author + 1]
-            written = start + np.searchsorted(stage.author_posts[start:end], n_existing)
-            if written > start:
-                back = np.int64(-2.0 * np.log(uniform(state)))
-                return np.int64(stage.author_posts[max(written - 1 - back, start)])
-    elif kind < 0.85 and stage.recent_clicks.shape[0] > 0:
-        return np.int64(stage.recent_clicks[below(state, stage.recent_clicks.shape[0])])
-    return np.int64(below(state, n_existing))
+def scroll(truth, user, k, state):  # type: ignore[no-untyped-def]
+    """How many of k positions come on screen; a bot reads to the end."""
+    if truth.users[user].bot or k == 0:
+        return k
+    return min(1 + int(exponential(state) / -np.log(MORE)), k)
 
 
 @JIT
-def _blocked(stage, user, author):  # type: ignore[no-untyped-def]
-    blocked = False
-    for i in range(stage.blocks_start[user], stage.blocks_start[user + 1]):
-        blocked |= stage.blocks[i] == author
-    return blocked
+def on_screen_at(now, position, state):  # type: ignore[no-untyped-def]
+    """When a position comes on screen: the first after a second, each further one two seconds later, give or take."""
+    return now + SECOND + position * 2 * SECOND + below(state, SECOND)
 
 
-@JIT
-def _collect(truth, stage, user, now, seen, n_seen, state, candidates):  # type: ignore[no-untyped-def]
-    """Fill `candidates` with distinct fit posts; gives how many there are."""
-    n_existing = np.searchsorted(truth.post_created_at, now, side="right")
-    n = 0
-    for _ in range(20 * candidates.shape[0]):
-        if n == candidates.shape[0]:
-            break
-        post = _propose(truth, stage, user, now, n_existing, state)
-        if post < 0 or not stage.visible[post] or _blocked(stage, user, truth.post_author[post]):
-            continue
-        # Most posts a user cannot read are left out; some slip through, as in life.
-        if not truth.user_reads[user, truth.post_language[post]] and uniform(state) < 0.7:
-            continue
-        known = False
-        for i in range(n):
-            known |= candidates[i] == post
-        for i in range(n_seen):
-            known |= seen[i] == post
-        if not known:
-            candidates[n] = post
-            n += 1
-    return n
+@JIT_ALLOCATING
+def live(truth, shelves, stage, sessions, seed, begin, end, out):  # type: ignore[no-untyped-def]
+    """Live through sessions begin .. end - 1 and fill the block with their requests; gives what it holds.
 
-
-@JIT
-def live(truth, stage, sessions, seed, begin, end, out):  # type: ignore[no-untyped-def]
-    """Live through sessions begin .. end - 1 and fill their requests' rows of `out`."""
-    n_candidates, slate_size = out.candidates.shape[1], out.post.shape[1]
-    scores = np.empty((stage.mixture.shape[0], n_candidates))
-    keys, order = np.empty(n_candidates), np.empty(slate_size, np.int64)
-    propensity = np.empty(slate_size)
-    n_shown_of_topic = np.zeros(truth.taste_start.shape[1], np.int64)
-    seen = np.empty(64 * slate_size, np.int64)
+    Gives: (requests, candidates, returned, on screen).
+    """
+    n_requests = out.policy.shape[0]
+    room, slate_size = out.candidates.shape[0] // n_requests, out.returned.shape[0] // n_requests
+    weights = np.empty((stage.mixture.shape[0], room))
+    keys, order = np.empty(room), np.empty(slate_size, np.int64)
+    propensity, scratch = np.empty(slate_size), np.empty((3, stage.mixture.shape[0]))
+    state, n_shown_of_topic = np.empty(1, np.uint64), np.zeros(truth.topics.shape[0], np.int64)
+    seen, relation = np.empty(_SEEN, np.int64), np.zeros(truth.author_style.shape[0], np.int8)
+    n_candidates, n_returned, n_shown = 0, 0, 0
+    first = sessions.first[begin]
     for i in range(begin, end):
-        state = seeded(seed, sessions.number[i])
+        restart(state, seed, sessions.number[i])
         user = sessions.user[i]
         n_shown_of_topic[:] = 0
         n_seen = 0
-        for r in range(sessions.first[i], sessions.first[i + 1]):
-            now = sessions.now[r]
-            n = _collect(truth, stage, user, now, seen, n_seen, state, out.candidates[r])
+        relate(truth, shelves, user, relation, False)
+        for request in range(sessions.first[i], sessions.first[i + 1]):
+            r, moment = request - first, moment_of(truth, sessions.now[request])
+            now = moment.now
+            candidates = out.candidates[n_candidates : n_candidates + room]
+            n = collect(
+                truth,
+                shelves,
+                stage.recent_clicks,
+                stage.crowding,
+                user,
+                relation,
+                now,
+                seen,
+                n_seen,
+                state,
+                candidates,
+            )
             k = min(slate_size, n)
             draw, policy = uniform(state), 0
             while policy < stage.mixture.shape[0] - 1 and draw >= stage.mixture[policy]:
                 draw -= stage.mixture[policy]
                 policy += 1
-            out.policy[r] = policy
-            if k == 0:
-                continue
-            score_candidates(truth, stage.clicks, user, now, out.candidates[r], n, state, scores)
-            order_by(scores[policy], n, k, state, order, keys)
-            mixture_propensities(scores, stage.mixture, n, k, order, propensity)
-            depth = 1
-            while depth < k and uniform(state) < MORE:
-                depth += 1
-            out.depth[r] = depth
+            weigh_candidates(truth, user, relation, now, candidates, n, state, weights)
+            order_by(weights[policy], n, k, state, order, keys)
+            mixture_propensities(weights, stage.mixture, n, k, order, scratch, propensity)
+            depth = scroll(truth, user, k, state)
+            out.policy[r], out.n_candidates[r], out.n_returned[r], out.depth[r] = policy, n, k, depth
             for position in range(k):
-                post = out.candidates[r, order[position]]
-                out.post[r, position] = post
-                out.propensity[r, position] = propensity[position]
+                post = candidates[order[position]]
+                out.returned[n_returned + position] = post
+                out.propensity[n_returned + position] = propensity[position]
                 if position >= depth:
                     continue
-                topic = truth.post_topic[post]
-                relevant = relevance(truth, appeal(truth, user, post, now), n_shown_of_topic[topic])
-                out.n_same_topic[r, position] = n_shown_of_topic[topic]
-                out.relevance[r, position] = relevant
-                bits, dwell = act(relevant, position, truth.position_bias, state)
-                out.actions[r, position] = bits
-                out.dwell[r, position] = dwell
-                n_shown_of_topic[topic] += 1
-                if n_seen < seen.shape[0]:
+                topic, author = truth.posts[post].topic, truth.posts[post].author
+                same = n_shown_of_topic[topic]
+                laws = look(truth, user, post, relation[author] == FOLLOWED, position, moment, same)
+                bits, dwelt = act(laws, state)
+                at = n_shown + position
+                out.shown_at[at] = on_screen_at(now, position, state)
+                out.n_same_topic[at] = same
+                out.examination[at], out.relevance[at], out.like[at] = laws[0], laws[1], laws[2]
+                out.share[at], out.hide[at], out.dwell[at] = laws[3], laws[4], laws[5]
+                resent = RESENT if uniform(state) < stage.resent_share else 0
+                out.actions[at], out.dwelt[at] = bits | resent, dwelt
+                n_shown_of_topic[topic] = same + 1
+                if n_seen < _SEEN:
                     seen[n_seen] = post
                     n_seen += 1
+            n_candidates, n_returned, n_shown = n_candidates + n, n_returned + k, n_shown + depth
+        relate(truth, shelves, user, relation, True)
+    return n_requests, n_candidates, n_returned, n_shown
+
+
+def bits_of(actions: np.ndarray, bit: int) -> Mask:
+    """Where a bit is set."""
+    return (actions & bit) > 0

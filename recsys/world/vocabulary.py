@@ -4,6 +4,8 @@ Data only. A topic's first ten words are English, then six each of German, Frenc
 """
 
 LANGUAGES = ("en", "de", "fr", "es")
+COUNTRIES = ("US", "GB", "DE", "AT", "FR", "BE", "ES", "MX")
+"""Two for each language, in the order of LANGUAGES."""
 
 _WORDS = {
     "football": "penalty striker derby goalkeeper stadium transfer midfield coach league header"
@@ -144,3 +146,19 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "Vuelve el {noun}: {name} explica el {other} en {number} minutos",
     ),
 }
+
+SALES_TALK: dict[str, tuple[str, ...]] = {
+    "en": ("Only today {number}% off, click the link!", "Earn {number}00 a week from home!", "FREE gift for you:"),
+    "de": ("Nur heute {number}% Rabatt, jetzt klicken!", "GRATIS für dich:", "Verdiene {number}00 die Woche!"),
+    "fr": ("Seulement aujourd'hui -{number}%, cliquez vite !", "Cadeau GRATUIT :", "Gagnez {number}00 par semaine !"),
+    "es": ("¡Solo hoy {number}% menos, haz clic ya!", "Regalo GRATIS:", "¡Gana {number}00 por semana!"),
+}
+"""What spam opens with, by language."""
+
+RUMOURS: dict[str, tuple[str, ...]] = {
+    "en": ("They are hiding the truth, hunt them down:", "Miracle cure the doctors forbid:"),
+    "de": ("Die Wahrheit wird verschwiegen, jagt sie fort:", "Wundermittel, das Ärzte verbieten:"),
+    "fr": ("On nous cache la vérité, chassez-les :", "Remède miracle interdit :"),
+    "es": ("Nos ocultan la verdad, échenlos:", "Cura milagrosa prohibida:"),
+}
+"""What posts that break the rules open with, by language."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +17,70 @@ import pyarrow.dataset as ds
 from recsys.config import WorldConfig
 from recsys.errors import DataError
 from recsys.offline.catalogue import lookup
+from recsys.offline.schemas import ACTION_TYPES
 from recsys.types import Doubles, Ids, Mask, Rows
-from recsys.world.choice import appeal_of, appeals_of_user, examination, post_appeals, relevance, truth_of
+from recsys.world.choice import (
+    appeal_of,
+    appeals_of_user,
+    examination,
+    is_following,
+    moment_of,
+    post_appeals,
+    relevance,
+    truth_of,
+)
+from recsys.world.events import DWELL, first_delay, followed_by
 from recsys.world.kernels import JIT
 from recsys.world.logs import FIRST_REQUEST_ID
+from recsys.world.notes import checksum, read_notes
 from recsys.world.population import draw_population
-from recsys.world.sessions import MORE
+from recsys.world.sampling import seeded
+from recsys.world.sessions import MORE, act, look, on_screen_at, scroll
+
+
+class Session(NamedTuple):
+    """What a user has seen since the app was opened."""
+
+    n_shown_of_topic: Ids
+    """(T,)."""
+
+
+class Probabilities(NamedTuple):
+    """What is true about C posts on screen, each (C,) float64; see `choice`."""
+
+    examination: Doubles
+    relevance: Doubles
+    """P(click | examined)."""
+    click: Doubles
+    """P(click), as are `like`, `share` and `hide`: nothing is given but that the post is on screen."""
+    like: Doubles
+    share: Doubles
+    hide: Doubles
+    dwell_s: Doubles
+    """Mean seconds after a click."""
+
+
+class Act(NamedTuple):
+    """One thing a user did."""
+
+    position: int
+    post: int
+    """Row in the population."""
+    type: str
+    value: float | None
+    """Seconds of a dwell."""
+    event_time: int
+    """Microseconds."""
+
+
+class Response(NamedTuple):
+    """What a user did with a slate."""
+
+    shown: list[Act]
+    """Impressions, by position: what came on screen."""
+    actions: list[Act]
+    session: Session
+    """The session as it goes on."""
 
 
 class World:
@@ -37,12 +96,15 @@ class World:
 
     @classmethod
     def open(cls, folder: Path) -> World:
-        """Raises: DataError when no simulation left its truth in `folder`."""
-        try:
-            config = WorldConfig.model_validate_json((folder / "world.json").read_text())
-        except (OSError, ValueError):
-            raise DataError(f"no world in {folder}; run `recsys simulate` to make one") from None
-        return cls(config, folder / "truth")
+        """Raises: DataError when no simulation left its truth in `folder`, or another version of the code did."""
+        config, drawn = read_notes(folder)
+        world = cls(config, folder / "truth")
+        if checksum(world.population) != drawn:
+            raise DataError(
+                f"the world in {folder} was drawn by another version of this program, which this one cannot repeat; "
+                "run `recsys simulate` again"
+            )
+        return world
 
     def knows(self, request_id: Ids, position: Rows, post_id: Ids) -> Mask:
         """Whether the world itself wrote these impressions: only then have they a truth, (E,)."""
@@ -67,10 +129,10 @@ class World:
     @cached_property
     def _written(self) -> pa.Table:
         """The truth table, in order of request and position."""
-        if not self._truth_folder.is_dir():
+        if not (self._truth_folder / "impressions").is_dir():
             raise DataError(f"no truth in {self._truth_folder}; run `recsys simulate` to make a world")
         columns = ["request_id", "position", "post_id", "relevance", "click_probability"]
-        table: pa.Table = ds.dataset(self._truth_folder).to_table(columns=columns)
+        table: pa.Table = ds.dataset(self._truth_folder / "impressions").to_table(columns=columns)
         return table.sort_by([("request_id", "ascending"), ("position", "ascending")]).combine_chunks()
 
     @cached_property
@@ -88,14 +150,14 @@ class World:
 
     def user_row(self, user_id: int) -> int:
         """Raises: DataError for a user this world does not have."""
-        row = int(lookup(self.population.user_id, [user_id])[0])
+        row = int(lookup(self.population.users.id, [user_id])[0])
         if row < 0:
             raise DataError(f"user {user_id} does not live in this world")
         return row
 
     def post_rows(self, post_id: Ids) -> Rows:
         """Rows in the population, -1 for posts of elsewhere."""
-        return lookup(self.population.post_id, post_id)
+        return lookup(self.population.posts.id, post_id)
 
     def expected_clicks(self, user: int, posts: Rows, now: int) -> float:
         """True expected clicks on a slate at the start of a session, in order of position.
@@ -107,8 +169,76 @@ class World:
             now: microseconds.
         """
         logit = appeal_of(self.truth, user, posts, now)
-        topic = self.population.post_topic[posts]
-        return float(_slate_clicks(self.truth, logit, topic, np.float64(MORE)))
+        topic = self.population.posts.topic[posts]
+        return float(_slate_clicks(self.truth, user, logit, topic, np.float64(MORE), self._no_topic_yet()))
+
+    def new_session(self) -> Session:
+        """A session in which nothing was shown yet."""
+        return Session(self._no_topic_yet())
+
+    def true_probability(
+        self, user: int, posts: Rows, now: int, position: int | Rows = 0, session: Session | None = None
+    ) -> Probabilities:
+        """What this user would do with posts on screen, exactly.
+
+        Args:
+            user, posts: rows in the population, posts (C,).
+            now: microseconds.
+            position: place of each in its slate, from 0, one for all or (C,).
+            session: what was shown before each; None is a new session.
+        Raises: DataError for a row that the population does not have.
+        """
+        self._check_rows(user, posts)
+        shown = (session or self.new_session()).n_shown_of_topic[self.population.posts.topic[posts]]
+        out = np.empty((len(posts), 6))
+        places = np.broadcast_to(np.asarray(position, np.int32), (len(posts),))
+        _look_many(self.truth, user, np.asarray(posts, np.int32), places, now, shown, out)
+        examined, relevant, like, share, hide, dwell = out.T
+        click = examined * relevant
+        return Probabilities(
+            examined, relevant, click, click * like, click * share, examined * (1 - relevant) * hide, dwell
+        )
+
+    def respond(
+        self, user: int, slate: Rows, now: int, rng: np.random.Generator, session: Session | None = None
+    ) -> Response:
+        """Live through one slate as the logs' users did, with the same laws.
+
+        Args:
+            user, slate: rows in the population, slate by position, (K,).
+            now: when it was answered, microseconds.
+            rng: the same state gives the same response.
+            session: what was shown before; None is a new session.
+        Raises: DataError for a row that the population does not have.
+        """
+        self._check_rows(user, slate)
+        session = session or self.new_session()
+        counts, slate = session.n_shown_of_topic.copy(), np.asarray(slate, np.int32)
+        state = seeded(int(rng.integers(1 << 62)), 0)
+        depth = scroll(self.truth, user, len(slate), state)
+        bits, dwelt = np.zeros(depth, np.uint8), np.zeros(depth)
+        shown_at = np.zeros(depth, np.int64)
+        _respond(self.truth, user, slate, now, counts, state, bits, dwelt, shown_at)
+        shown, actions = [], []
+        for position in range(depth):
+            post, at = int(slate[position]), int(shown_at[position])
+            shown.append(Act(position, post, "impression", None, at))
+            delay = first_delay(self.config.delayed_share, state)
+            for kind, after in followed_by(bits[position], delay, dwelt[position]):
+                value = float(dwelt[position]) if kind == DWELL else None
+                actions.append(Act(position, post, ACTION_TYPES[kind], value, at + after))
+        return Response(shown, actions, Session(counts))
+
+    def _no_topic_yet(self) -> Ids:
+        return np.zeros(len(self.truth.topics), np.int64)
+
+    def _check_rows(self, user: int, posts: Rows) -> None:
+        if not 0 <= user < self.population.n_users:
+            raise DataError(f"user row {user} is not in this world; rows are 0 to {self.population.n_users - 1}")
+        if len(posts) and (np.min(posts) < 0 or np.max(posts) >= self.population.n_posts):
+            raise DataError(
+                f"a post row must be 0 to {self.population.n_posts - 1}, got {np.min(posts)} to {np.max(posts)}"
+            )
 
     def best_slate(self, user: int, now: int, allowed: Mask, k: int) -> Rows:
         """Greedy on true marginal clicks: at each position the most relevant allowed post given those above, (<= k,).
@@ -121,13 +251,13 @@ class World:
         if self._shared[0] != now:
             self._shared = now, post_appeals(self.truth, now)
         # Fatigue moves all posts of a topic alike, so only a topic's best k can ever be chosen.
-        rows = np.empty((self.truth.taste_start.shape[1], k), np.int32)
+        rows = np.empty((len(self.truth.topics), k), np.int32)
         everything = appeals_of_user(self.truth, self._shared[1], user, now)
-        exists = allowed & (self.population.post_created_at <= now)
-        _best_of_topics(everything, self.population.post_topic, exists, rows)
+        exists = allowed & (self.population.posts.created_at <= now)
+        _best_of_topics(everything, self.population.posts.topic, exists, rows, self._no_topic_yet())
         rows = rows[rows >= 0]
-        topic, logit = self.population.post_topic[rows], everything[rows]
-        n_of_topic = np.zeros(self.truth.taste_start.shape[1], np.int64)
+        topic, logit = self.population.posts.topic[rows], everything[rows]
+        n_of_topic = self._no_topic_yet()
         slate = []
         left = np.ones(len(rows), bool)
         for _ in range(min(k, len(rows))):
@@ -140,11 +270,37 @@ class World:
 
 
 @JIT
-def _best_of_topics(logit, topic, allowed, rows):  # type: ignore[no-untyped-def]
-    """The allowed posts with the highest logits of each topic, best first, -1 padded, into rows (T, k)."""
+def _look_many(truth, user, posts, positions, now, n_same_topic, out):  # type: ignore[no-untyped-def]
+    moment = moment_of(truth, now)
+    for i in range(posts.shape[0]):
+        following = is_following(truth, user, truth.posts[posts[i]].author)
+        laws = look(truth, user, posts[i], following, positions[i], moment, n_same_topic[i])
+        for j in range(6):
+            out[i, j] = laws[j]
+
+
+@JIT
+def _respond(truth, user, slate, now, n_shown_of_topic, state, bits, dwelt, shown_at):  # type: ignore[no-untyped-def]
+    moment = moment_of(truth, now)
+    for position in range(bits.shape[0]):
+        post = slate[position]
+        facts = truth.posts[post]
+        following = is_following(truth, user, facts.author)
+        laws = look(truth, user, post, following, position, moment, n_shown_of_topic[facts.topic])
+        bits[position], dwelt[position] = act(laws, state)
+        shown_at[position] = on_screen_at(now, position, state)
+        n_shown_of_topic[facts.topic] += 1
+
+
+@JIT
+def _best_of_topics(logit, topic, allowed, rows, filled):  # type: ignore[no-untyped-def]
+    """The allowed posts with the highest logits of each topic, best first, -1 padded, into rows (T, k).
+
+    Args:
+        filled: zeros, (T,).
+    """
     k = rows.shape[1]
     rows[:] = -1
-    filled = np.zeros(rows.shape[0], np.int64)
     for post in range(logit.shape[0]):
         of = topic[post]
         n = filled[of]
@@ -159,11 +315,10 @@ def _best_of_topics(logit, topic, allowed, rows):  # type: ignore[no-untyped-def
 
 
 @JIT
-def _slate_clicks(truth, logit, topic, more):  # type: ignore[no-untyped-def]
-    n_of_topic = np.zeros(truth.taste_start.shape[1], np.int64)
+def _slate_clicks(truth, user, logit, topic, more, n_of_topic):  # type: ignore[no-untyped-def]
     clicks = 0.0
     for position in range(logit.shape[0]):
-        seen = more**position * examination(position, truth.position_bias)
-        clicks += seen * relevance(truth, logit[position], n_of_topic[topic[position]])
+        seen = more**position * examination(truth, user, position)
+        clicks += seen * relevance(truth, user, logit[position], n_of_topic[topic[position]])
         n_of_topic[topic[position]] += 1
     return clicks

@@ -15,6 +15,7 @@ import pytest
 
 from recsys.config import WorldConfig
 from recsys.offline.lake import Lake
+from recsys.offline.schemas import ACTION_TYPES
 from recsys.world.simulate import Written, simulate
 from recsys.world.world import World
 
@@ -23,7 +24,7 @@ SMALL = {"n_users": 300, "n_posts": 2000, "n_impressions": 40_000, "n_days": 4, 
 NO_EFFECTS = dict.fromkeys(
     (
         "position_bias", "fatigue", "drift", "ageing", "missing_topic", "missing_country", "hidden_share",
-        "duplicate_share", "late_share", "redelivered_share",
+        "duplicate_share", "edited_share", "bot_share", "delayed_share", "late_share", "redelivered_share",
     ),
     0,
 )  # fmt: skip
@@ -45,9 +46,12 @@ class Simulated:
         return World.open(self.folder / "world")
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table of the lake, or the truth, with times as integers."""
-        rows = pq.read_table(self.folder / "world" / "truth") if name == "truth" else self.lake.read(name)
-        frame = rows.to_pandas()
+        """A table of the lake, or `truth/impressions`, `truth/users`, `truth/posts`, with times as integers."""
+        if name.startswith("truth/"):
+            path = self.folder / "world" / name
+            frame = pq.read_table(path if path.is_dir() else path.with_suffix(".parquet")).to_pandas()
+        else:
+            frame = self.lake.read(name).to_pandas()
         for column in frame.select_dtypes("datetimetz"):
             frame[column] = frame[column].astype("int64")
         return frame
@@ -89,12 +93,17 @@ def shown(small: Simulated) -> pd.DataFrame:
 
 
 def exposures(of: Simulated) -> pd.DataFrame:
-    """One row per impression with its request's policy, its truth, and whether it was clicked."""
-    rows = of.table("impressions").merge(of.table("truth"), on=["request_id", "position", "post_id"], validate="1:1")
-    rows = rows.merge(of.table("requests")[["request_id", "now", "policy"]], on="request_id", validate="m:1")
-    actions = of.table("actions")
-    clicked = actions[actions.type == "click"].drop_duplicates("event_id")[["request_id", "post_id"]]
-    return rows.merge(clicked.assign(click=1), on=["request_id", "post_id"], how="left").fillna({"click": 0})
+    """One row per impression: request, truth, whether a bot saw it, what was done; `dwell` is seconds or NaN."""
+    rows = of.table("impressions").drop_duplicates("event_id")
+    rows = rows.merge(of.table("truth/impressions"), on=["request_id", "position", "post_id"], validate="1:1")
+    requests = of.table("requests")[["request_id", "now", "policy", "session_id"]]
+    rows = rows.merge(requests, on="request_id", validate="m:1")
+    rows = rows.merge(of.table("truth/users"), on="user_id", validate="m:1")
+    actions = of.table("actions").drop_duplicates("event_id")
+    actions["done"] = actions.value.fillna(1)  # only a dwell has a value
+    done = actions.pivot(index=["request_id", "post_id"], columns="type", values="done").reindex(columns=ACTION_TYPES)
+    rows = rows.merge(done.reset_index(), on=["request_id", "post_id"], how="left", validate="1:1")
+    return rows.fillna(dict.fromkeys(ACTION_TYPES[:-1], 0))
 
 
 @pytest.fixture(scope="session")

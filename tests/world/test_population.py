@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from recsys.config import WorldConfig
-from recsys.world.population import DAYS_BEFORE, draw_population
+from recsys.types import DAY
+from recsys.world.population import draw_population
+from recsys.world.posts import DAYS_BEFORE
 from recsys.world.text import write_texts
 from recsys.world.vocabulary import LANGUAGES, NOUNS, PATTERNS, TOPICS
 
@@ -20,48 +22,56 @@ def population():
 
 def test_the_same_settings_draw_the_same_people_and_another_seed_others(population):
     again, other = (draw_population(WorldConfig.model_validate(SMALL | {"seed": seed})) for seed in (0, 1))
-    for column in fields(population):
-        np.testing.assert_array_equal(getattr(population, column.name), getattr(again, column.name), column.name)
-    assert not np.array_equal(population.taste_start, other.taste_start)
-    assert population.texts != other.texts
+    for of in ("users", "posts"):
+        one, two = getattr(population, of), getattr(again, of)
+        for column in fields(one):
+            np.testing.assert_array_equal(getattr(one, column.name), getattr(two, column.name), column.name)
+    for edges in ("follows", "blocks"):
+        one, two = getattr(population, edges), getattr(again, edges)
+        np.testing.assert_array_equal(one.start, two.start, edges)
+        np.testing.assert_array_equal(one.authors, two.authors, edges)
+    for name in ("topic_pace", "topic_peak", "topic_sharing", "topic_flips_at"):
+        np.testing.assert_array_equal(getattr(population, name), getattr(again, name), name)
+    assert population.start == again.start
+    assert not np.array_equal(population.users.taste_start, other.users.taste_start)
+    assert population.posts.texts != other.posts.texts
 
 
 def test_posts_are_in_order_of_birth_and_some_are_older_than_the_logs(population):
-    born = population.post_created_at
+    born = population.posts.created_at
     assert (np.diff(born) >= 0).all()
-    share = DAYS_BEFORE / (DAYS_BEFORE + SMALL["n_days"])
-    assert (born < population.start).mean() == pytest.approx(share, abs=0.001)
+    assert (born < population.start).mean() == pytest.approx(1 - WorldConfig().new_post_share, abs=0.001)
+    assert population.start - DAYS_BEFORE * DAY <= born[0]
+    assert born[-1] < population.start + SMALL["n_days"] * DAY
 
 
 def test_authors_are_users_and_write_in_their_own_language(population):
     assert population.n_authors == SMALL["n_authors"]
-    assert (population.post_language == population.user_language[population.post_author])[
-        population.post_group == population.post_id
-    ].all()
-    assert (population.user_created_at[: population.n_authors] < population.start).all()
+    posts, users = population.posts, population.users
+    assert (posts.language == users.language[posts.author])[posts.group == posts.id].all()
+    assert (users.created_at[: population.n_authors] < population.start).all()
 
 
 def test_users_read_their_own_language(population):
-    assert population.user_reads[np.arange(population.n_users), population.user_language].all()
+    assert population.users.reads[np.arange(population.n_users), population.users.language].all()
 
 
 def test_lists_of_follows_ascend_without_repeats(population):
-    for start, authors in (
-        (population.follows_start, population.follows),
-        (population.blocks_start, population.blocks),
-    ):
+    for start, authors in (population.follows, population.blocks):
+        assert len(start) == population.n_users + 1
+        assert start[-1] == len(authors) > 50
         for user in range(population.n_users):
             assert (np.diff(authors[start[user] : start[user + 1]]) > 0).all()
-    assert population.follows_start[-1] == len(population.follows)
 
 
 def test_users_mostly_follow_authors_of_topics_they_like(population):
-    user = np.repeat(np.arange(population.n_users), np.diff(population.follows_start))
+    user = np.repeat(np.arange(population.n_users), np.diff(population.follows.start))
     posts_of = np.zeros((population.n_authors, len(TOPICS)))
-    np.add.at(posts_of, (population.post_author, population.post_topic), 1)
+    np.add.at(posts_of, (population.posts.author, population.posts.topic), 1)
     usual = posts_of.argmax(axis=1)
-    followed = population.taste_start[user, usual[population.follows]].mean()
-    assert followed > population.taste_start[:, usual].mean() + 0.1
+    taste = population.users.taste_start
+    followed = taste[user, usual[population.follows.authors]].mean()
+    assert followed > taste[:, usual].mean() + 0.1
 
 
 def test_a_population_of_authors_only_is_possible():

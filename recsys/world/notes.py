@@ -1,0 +1,57 @@
+"""What a simulation leaves beside its truth: the settings it was drawn from, and how to tell that they still draw it.
+
+Takes a folder, gives settings back. The population is not stored; a checksum says whether this version of the code
+draws the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from recsys.config import WorldConfig
+from recsys.errors import DataError
+from recsys.world.population import Population
+
+_FILE = "world.json"
+
+
+def write_notes(folder: Path, config: WorldConfig, population: Population) -> None:
+    """Whoever finds them may rely on the truth beside them being complete."""
+    notes = {"population": checksum(population), "settings": config.model_dump(mode="json")}
+    temporary = folder / f".{_FILE}.tmp"
+    temporary.write_text(json.dumps(notes, indent=1))
+    temporary.replace(folder / _FILE)
+
+
+def remove_notes(folder: Path) -> None:
+    (folder / _FILE).unlink(missing_ok=True)
+
+
+def read_notes(folder: Path) -> tuple[WorldConfig, str]:
+    """The settings, and the checksum of the population.
+
+    Raises: DataError when no simulation left its notes in `folder`, or an older version did.
+    """
+    try:
+        notes = json.loads((folder / _FILE).read_text())
+        return WorldConfig.model_validate(notes["settings"]), str(notes["population"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"no world in {folder} that this version can read; run `recsys simulate` to make one") from None
+
+
+def checksum(population: Population) -> str:
+    """The same for the same people and posts; texts and ids follow from the same draws and are left out."""
+    digest = hashlib.sha256()
+    for part in (population.users, population.posts):
+        for column in fields(part):
+            values = getattr(part, column.name)
+            if isinstance(values, np.ndarray):
+                digest.update(column.name.encode() + np.ascontiguousarray(values).tobytes())
+    for edges in (population.follows, population.blocks):
+        digest.update(edges.start.tobytes() + edges.authors.tobytes())
+    return digest.hexdigest()
