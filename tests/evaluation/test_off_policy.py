@@ -1,0 +1,193 @@
+"""Estimates of one policy from the logs of another, held against values that are computed exactly."""
+
+import shutil
+from itertools import permutations
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.config import WorldConfig
+from recsys.evaluation.off_policy import importance_weights, inverse_propensity, self_normalised
+from recsys.offline.catalogue import lookup
+from recsys.offline.lake import Lake
+from recsys.world.sessions import MORE
+from recsys.world.simulate import simulate
+from recsys.world.world import Session, World
+
+N_WORLDS = 200
+N_CANDIDATES, SLATE = 6, 3
+ORDERS = np.array(list(permutations(range(N_CANDIDATES), SLATE)))
+UNIFORM = 1.0 / len(ORDERS)
+LOGGED = {"random": 0.3, "popularity": 0.3, "personalised": 0.4}
+
+
+def small_world(folder, seed, mixture):
+    """A world of some 450 requests: three of six candidates each."""
+    policy = {**mixture, "n_candidates": N_CANDIDATES, "slate_size": SLATE}
+    config = WorldConfig(seed=seed, n_users=100, n_posts=400, n_authors=20, n_impressions=1000, n_days=4, policy=policy)
+    lake = Lake(str(folder / "lake"))
+    simulate(config, lake, folder / "world" / "truth", 1, lambda done, total: None)
+    return World.open(folder / "world"), lake, folder / "world" / "truth"
+
+
+def requests_of(world, lake, truth_folder):
+    """Of each request with all six candidates: its slate's propensity, its clicks, the true value of a random slate.
+
+    The value is that of answering the request with three of its candidates in any order, all orders alike, given what
+    its session had shown before.
+    """
+    requests = lake.read("requests", ["request_id", "user_id", "now", "candidates", "session_id"])
+    request_id = requests["request_id"].to_numpy()
+    returned = lake.read("returned", ["request_id", "propensity"])
+    place, chance = lookup(request_id, returned["request_id"].to_numpy()), returned["propensity"].to_numpy()
+    propensity = np.exp(np.bincount(place, np.log(chance.astype(float))))
+    actions = lake.read("actions", ["event_id", "request_id", "type"]).to_pandas().drop_duplicates("event_id")
+    clicks = np.bincount(lookup(request_id, actions[actions.type == "click"].request_id), minlength=len(request_id))
+    shown = shown_before(world, requests, truth_folder)
+
+    full = pc.equal(pc.list_value_length(requests["candidates"]), N_CANDIDATES)
+    requests, kept = requests.filter(full), full.to_numpy()
+    user = lookup(world.population.users.id, requests["user_id"].to_numpy())
+    candidates = world.post_rows(requests["candidates"].combine_chunks().flatten().to_numpy()).reshape(-1, N_CANDIDATES)
+    value = values_of_random(world, user, candidates, requests["now"].cast("int64").to_numpy(), shown[kept])
+    return propensity[kept], clicks[kept], value
+
+
+def shown_before(world, requests, truth_folder):
+    """Posts of each topic that a request's session had shown before it, (R, T)."""
+    truth = pq.read_table(truth_folder / "impressions", columns=["request_id", "post_id"])
+    topic = world.population.posts.topic[world.post_rows(truth["post_id"].to_numpy())]
+    place = lookup(requests["request_id"].to_numpy(), truth["request_id"].to_numpy())
+    shown = np.zeros((len(requests), len(world.truth.topics)), np.int64)
+    np.add.at(shown, (place, topic), 1)
+    session = requests["session_id"].to_numpy()
+    first = np.flatnonzero(np.diff(session, prepend=-1))
+    before = np.cumsum(shown, axis=0) - shown
+    return before - np.repeat(before[first], np.diff(np.append(first, len(session))), axis=0)
+
+
+def values_of_random(world, user, candidates, now, shown):
+    """True expected clicks on three of each request's candidates in random order, from all their orders, (R,)."""
+    relevance = np.empty((len(user), SLATE, N_CANDIDATES))
+    seen = np.empty((len(user), SLATE))
+    positions = np.arange(SLATE)
+    for i, (who, posts, at) in enumerate(zip(user.tolist(), candidates, now.tolist(), strict=True)):
+        for more in range(SLATE):
+            laws = world.true_probability(who, posts, at, np.arange(N_CANDIDATES), Session(shown[i] + more))
+            relevance[i, more] = laws.relevance
+        seen[i] = laws.examination[:SLATE]
+    seen *= np.where(world.population.users.bot[user], 1.0, MORE)[:, None] ** positions
+    on = world.population.posts.topic[candidates][:, ORDERS]
+    value = np.zeros(len(user))
+    for k in positions:
+        earlier = (on[:, :, :k] == on[:, :, k : k + 1]).sum(axis=2)
+        value += seen[:, k] * relevance[np.arange(len(user))[:, None], earlier, ORDERS[:, k]].mean(axis=1)
+    return value
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """Of each of 200 worlds: weights for the random policy, clicks and true values, by request."""
+    folder, found = tmp_path_factory.mktemp("worlds"), []
+    for seed in range(N_WORLDS):
+        propensity, clicks, value = requests_of(*small_world(folder / str(seed), seed, LOGGED))
+        found.append((importance_weights(np.full(len(clicks), UNIFORM), propensity), clicks, value))
+        shutil.rmtree(folder / str(seed))
+    return found
+
+
+def errors(worlds, estimator):
+    """Of each world, how far the estimate is off in half-widths of its interval."""
+    estimates = [(estimator(clicks, weight), value.mean()) for weight, clicks, value in worlds]
+    return np.array([(estimate.value - true) / (estimate.high - estimate.value) for estimate, true in estimates])
+
+
+def bias(worlds, estimator):
+    """Mean error over the worlds, in its own standard errors."""
+    found = errors(worlds, estimator)
+    return found.mean() / found.std() * len(found) ** 0.5
+
+
+@pytest.mark.parametrize("estimator", [inverse_propensity, self_normalised])
+def test_intervals_cover_the_true_value_as_often_as_they_say(worlds, estimator):
+    assert 0.91 <= (abs(errors(worlds, estimator)) <= 1).mean() <= 0.98
+
+
+def test_weights_take_away_the_bias_that_is_plain_without_them(worlds):
+    unweighted = [(np.ones(len(clicks)), clicks, value) for _, clicks, value in worlds]
+    assert abs(bias(worlds, inverse_propensity)) < 3
+    assert bias(unweighted, inverse_propensity) > 5
+
+
+def test_weights_are_one_on_average_where_the_logs_support_the_target(worlds):
+    means = np.array([weight.mean() for weight, *_ in worlds])
+    assert abs(means.mean() - 1) < 4 * means.std() / len(means) ** 0.5
+    assert means.std() < 0.1
+
+
+def test_a_policy_estimated_from_its_own_logs_has_their_mean():
+    clicks = np.array([0.0, 1.0, 1.0, 0.0, 2.0])
+    own = inverse_propensity(clicks, importance_weights(np.full(5, 0.2), np.full(5, 0.2)))
+    assert own.value == pytest.approx(0.8)
+    assert own.effective_sample_size == pytest.approx(5)
+    half = 1.96 * clicks.std(ddof=1) / 5**0.5
+    assert (own.low, own.high) == pytest.approx((0.8 - half, 0.8 + half), abs=1e-3)
+
+
+def test_a_target_that_does_only_one_thing_is_valued_by_the_rows_that_did_it():
+    target, logged, reward = np.array([1.0, 0.0, 1.0, 0.0]), np.full(4, 0.5), np.array([3.0, 9.0, 1.0, 9.0])
+    weight = importance_weights(target, logged)
+    assert inverse_propensity(reward, weight).value == pytest.approx(2.0)
+    assert self_normalised(reward, weight).value == pytest.approx(2.0)
+    assert inverse_propensity(reward, weight).effective_sample_size == pytest.approx(2.0)
+
+
+def test_self_normalised_estimates_stay_within_the_rewards():
+    weight = np.array([10.0, 0.1, 0.1])
+    assert inverse_propensity(np.ones(3), weight).value > 3
+    assert self_normalised(np.ones(3), weight).value == pytest.approx(1.0)
+
+
+def test_rows_of_one_unit_that_repeat_each_other_widen_the_interval():
+    reward, ones = np.tile([0.0, 1.0, 0.0, 1.0], 25), np.ones(100)
+    alone = inverse_propensity(reward, ones)
+    together = inverse_propensity(np.repeat(reward[:25], 4), ones, np.repeat(np.arange(25), 4))
+    assert together.n_units == 25
+    assert together.high - together.low > 1.8 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("propensity", [0.0, -0.1, 1.0001, np.nan, np.inf])
+def test_a_logged_propensity_outside_its_range_is_refused(propensity):
+    with pytest.raises(ValueError, match=r"logged propensities must lie in \(0, 1\], got"):
+        importance_weights([0.5, 0.5], [0.5, propensity])
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.5, np.nan])
+def test_a_target_probability_outside_its_range_is_refused(probability):
+    with pytest.raises(ValueError, match=r"target probabilities must lie in \[0, 1\], got"):
+        importance_weights([probability], [0.5])
+
+
+@pytest.mark.parametrize("weight", [[1.0, -1.0], [1.0, np.nan], [1.0, np.inf]])
+def test_a_weight_that_cannot_be_one_is_refused(weight):
+    with pytest.raises(ValueError, match="weights must be finite and at least 0"):
+        inverse_propensity([1.0, 1.0], weight)
+
+
+def test_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="one shape"):
+        inverse_propensity([1.0, 1.0], [1.0])
+    with pytest.raises(ValueError, match="one shape"):
+        importance_weights([1.0, 1.0], [1.0])
+
+
+def test_one_unit_has_no_interval():
+    with pytest.raises(ValueError, match="at least two units"):
+        inverse_propensity([1.0, 1.0], [1.0, 1.0], [7, 7])
+
+
+def test_logs_that_never_did_what_the_target_does_are_refused():
+    with pytest.raises(ValueError, match="the logs never did"):
+        self_normalised([1.0, 1.0], [0.0, 0.0])
