@@ -145,7 +145,7 @@ def test_every_shipped_file_loads_and_has_a_data_folder_of_its_own(path):
 
 
 def test_the_shipped_files_are_these():
-    assert [path.name for path in CONFIGS] == ["demo.yaml", "million.yaml", "tiny.yaml"]
+    assert [path.name for path in CONFIGS] == ["demo.yaml", "million.yaml", "sample.yaml", "tiny.yaml"]
     assert load() == load(DEFAULT_PATH)
 
 

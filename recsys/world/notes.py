@@ -45,12 +45,17 @@ def read_notes(folder: Path) -> tuple[WorldConfig, str]:
 
 
 def checksum(population: Population) -> str:
-    """The same for the same people and posts; texts and ids follow from the same draws and are left out."""
+    """The same for the same people and posts, also where another processor rounds the last digits otherwise.
+
+    Texts follow from the same draws and are left out.
+    """
     digest = hashlib.sha256()
     for part in (population.users, population.posts):
         for column in fields(part):
             values = getattr(part, column.name)
             if isinstance(values, np.ndarray):
+                if values.dtype.kind == "f":
+                    values = np.round(values.astype(np.float64), 4) + 0.0  # no minus zero
                 digest.update(column.name.encode() + np.ascontiguousarray(values).tobytes())
     for edges in (population.follows, population.blocks):
         digest.update(edges.start.tobytes() + edges.authors.tobytes())
