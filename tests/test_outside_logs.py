@@ -144,7 +144,7 @@ def test_training_says_that_negatives_are_drawn(data_folder, capsys):
     config = settings(data_folder / "said")
     clicks_only(config.data_dir / "lake", n_clicks=600)
     made = train(config, Progress())
-    assert "each click learns against 4 posts drawn at random (offline.sampled_negatives)" in capsys.readouterr().err
+    assert "each learns against 4 posts drawn at random (offline.sampled_negatives)" in capsys.readouterr().err
     assert made.manifest.metrics["negatives"] == "sampled"
     assert made.manifest.metrics["id_only_posts"] > 0
 

@@ -98,6 +98,8 @@ def bench_difficulty(
         wanted = [int(size) for size in sizes.split(",") if size]
     except ValueError:
         raise typer.BadParameter(f"--sizes takes numbers with commas between, got {sizes!r}") from None
+    if not wanted or min(wanted) < 1000:
+        raise typer.BadParameter(f"--sizes takes numbers from 1000 up, got {sizes!r}")
     curve = learning_curve(settings, wanted, Progress())
     cost = costs(settings, list(DIFFICULTIES), Progress())
     console = console_for(as_json)

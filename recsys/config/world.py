@@ -21,7 +21,7 @@ class PolicyConfig(Section):
     """Share of requests served by a noisy guess of the user's taste."""
     n_candidates: int = Field(30, ge=2)
     """Posts recorded as candidates of one request."""
-    slate_size: int = Field(10, ge=1)
+    slate_size: int = Field(10, ge=1, le=100)
     """Posts returned to one request."""
 
     @model_validator(mode="after")
@@ -71,10 +71,15 @@ class BrokenFeature(Section):
         "impressions.position", "actions.value",
     ]  # fmt: skip
     """Table and column."""
-    how: Literal["null", "scale"] = "null"
-    """Gone, or in another unit; only `actions.value` has one."""
+    how: Literal["missing", "scale"] = "missing"
+    """Gone (null), or in another unit; only `actions.value` has one."""
     factor: float = Field(1000.0, gt=0)
     """What `scale` multiplies by: seconds become milliseconds."""
+
+    @field_validator("how", mode="before")
+    @classmethod
+    def _null_is_missing(cls, value: Any) -> Any:
+        return "missing" if value is None else value  # what YAML makes of the word null
 
     @model_validator(mode="after")
     def _only_numbers_have_a_unit(self) -> Self:
@@ -191,10 +196,9 @@ class WorldConfig(Section):
         if isinstance(value, date):  # what YAML makes of it without quotes
             return value.isoformat()
         try:
-            date.fromisoformat(value)
+            return date.fromisoformat(value).isoformat()
         except (TypeError, ValueError):
             raise ValueError("must be a date such as 2026-01-05") from None
-        return value
 
     @model_validator(mode="after")
     def _changes_lie_within_the_period(self) -> Self:

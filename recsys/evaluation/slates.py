@@ -131,7 +131,7 @@ def _returned(material: Material) -> dict[int, Rows]:
 def _by_popularity(material: Material) -> Rows:
     """All posts, most clicked first, half-life a day; posts without a click follow, newest first."""
     events = material.logs.events
-    click = events.action == CLICK
+    click = (events.action == CLICK) & (events.post_row >= 0)
     weight = np.exp2((events.time[click] - material.logs_end) / DAY)
     score = np.bincount(events.post_row[click], weight, material.catalogue.n_posts)
     return np.lexsort((-material.catalogue.created_at, -score)).astype(np.int32)

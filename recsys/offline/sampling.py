@@ -21,7 +21,9 @@ _AT_ONCE = 1_000_000
 def draw_negatives(
     click_id: Ids, user: Ids, post_row: Rows, now: Times, created_at: Times, visible: Mask, n: int
 ) -> tuple[Ids, Rows]:
-    """Up to `n` different posts per click, each visible, created by `now` and never clicked by the same user.
+    """Up to `n` different posts per click, each visible, created by `now` and not clicked by the same user by then.
+
+    What a user clicks later may be drawn: to leave it out would tell what is still to come.
 
     Args:
         click_id: what the draws depend on, (M,).
@@ -36,18 +38,26 @@ def draw_negatives(
     n_offered = np.searchsorted(created_at[offered], now, side="right").astype(np.int64)
     n_posts = np.int64(len(created_at) + 1)
     person = np.unique(user, return_inverse=True)[1].astype(np.int64) * n_posts
-    clicked = np.unique(person + post_row)
+    order = np.lexsort((now, person + post_row))
+    clicked, first = np.unique((person + post_row)[order], return_index=True)
+    clicked_at = now[order][first]
     found = [np.empty((0, n), np.int32)]
     for start in range(0, len(click_id), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        found.append(_draw(click_id[part], person[part], n_offered[part], offered, clicked, n))
+        found.append(_draw(click_id[part], person[part], now[part], n_offered[part], offered, clicked, clicked_at, n))
     rows = np.concatenate(found)
     click, place = np.nonzero(rows >= 0)
     return click, rows[click, place]
 
 
-def _draw(click_id: Ids, person: Ids, n_offered: Ids, offered: Rows, clicked: Ids, n: int) -> Rows:
-    """Post rows, -1 where none was found, (M, n)."""
+def _draw(
+    click_id: Ids, person: Ids, now: Times, n_offered: Ids, offered: Rows, clicked: Ids, clicked_at: Times, n: int
+) -> Rows:  # fmt: skip
+    """Post rows, -1 where none was found, (M, n).
+
+    Args:
+        clicked, clicked_at: person and post of every click, ascending, and when it was first made.
+    """
     chosen = np.full((len(click_id), n), -1, np.int32)
     for place in range(n):
         open_rows = np.flatnonzero(n_offered > 0)
@@ -59,7 +69,8 @@ def _draw(click_id: Ids, person: Ids, n_offered: Ids, offered: Rows, clicked: Id
             post = offered[(number % n_offered[open_rows].astype(np.uint64)).astype(np.int64)]
             key = person[open_rows] + post
             at = np.minimum(np.searchsorted(clicked, key), len(clicked) - 1)
-            good = (clicked[at] != key) & (chosen[open_rows, :place] != post[:, None]).all(axis=1)
+            by_then = (clicked[at] == key) & (clicked_at[at] <= now[open_rows])
+            good = ~by_then & (chosen[open_rows, :place] != post[:, None]).all(axis=1)
             chosen[open_rows[good], place] = post[good]
             open_rows = open_rows[~good]
     return chosen

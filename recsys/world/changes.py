@@ -70,6 +70,6 @@ def broken(table: str, rows: pa.Table, day: int, config: WorldConfig) -> pa.Tabl
         if of_table == table:
             place = rows.column_names.index(column)
             values = rows[column]
-            spoilt = pa.nulls(len(rows), values.type) if change.how == "null" else pc.multiply(values, change.factor)
+            spoilt = pa.nulls(len(rows), values.type) if change.how == "missing" else pc.multiply(values, change.factor)
             rows = rows.set_column(place, column, spoilt.cast(values.type))
     return rows

@@ -172,17 +172,27 @@ def draw_follows(config: WorldConfig, users: Users, rng: np.random.Generator) ->
     before = np.concatenate([[0.0], np.cumsum(total)])[author_group[order]]
     line = author_group[order] + (cumulative - before) / np.maximum(total[author_group[order]], 1e-12)
     filled = total[group] > 0
-    user, group = user[filled], group[filled]
+    user, group, without_group = user[filled], group[filled], user[~filled]
     picks = []
     for _ in range(2):
         place = np.searchsorted(line, group + rng.random(len(group)) * (1 - 1e-9))
         picks.append(order[np.minimum(place, len(order) - 1)])
     match = [(users.style[user] * users.author_style[choice]).sum(axis=1) for choice in picks]
     chosen = np.where(match[0] >= match[1], picks[0], picks[1])
-    anyone = np.searchsorted(np.cumsum(users.author_reach), rng.random(len(user)) * users.author_reach.sum())
-    indifferent = rng.random(len(user)) >= config.homophily
-    chosen = np.where(indifferent, np.minimum(anyone, n_authors - 1), chosen)
-    return _as_lists(user, chosen, config.n_users, n_authors)
+    anyone = _by_reach(users, len(user), rng)
+    chosen = np.where(rng.random(len(user)) >= config.homophily, anyone, chosen)
+    # Nobody writes for these; who does not care about that follows all the same.
+    rest_rng = rng.spawn(1)[0]
+    rest = without_group[rest_rng.random(len(without_group)) >= config.homophily]
+    authors = np.concatenate([chosen, _by_reach(users, len(rest), rest_rng)])
+    return _as_lists(np.concatenate([user, rest]), authors, config.n_users, n_authors)
+
+
+def _by_reach(users: Users, n: int, rng: np.random.Generator) -> Ids:
+    """Authors drawn by their reach, (n,)."""
+    place = np.searchsorted(np.cumsum(users.author_reach), rng.random(n) * users.author_reach.sum())
+    drawn: Ids = np.minimum(place, len(users.author_reach) - 1).astype(np.int64)
+    return drawn
 
 
 def draw_blocks(users: Users, follows: Follows, rng: np.random.Generator) -> Follows:

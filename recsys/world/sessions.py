@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.types import SECOND, Doubles, Floats, Ids, Mask, Rows, Times
 from recsys.world.candidates import FOLLOWED, collect, relate
-from recsys.world.choice import after_click, appeal, examination, hiding, moment_of, relevance
+from recsys.world.choice import Truth, after_click, appeal, examination, hiding, is_following, moment_of, relevance
 from recsys.world.kernels import JIT, JIT_ALLOCATING
 from recsys.world.policies import mixture_propensities, order_by, weigh_candidates
 from recsys.world.sampling import below, exponential, restart, uniform
@@ -148,6 +148,12 @@ def scroll(truth, user, k, state):  # type: ignore[no-untyped-def]
 
 
 @JIT
+def on_screen(truth, user, position):  # type: ignore[no-untyped-def]
+    """P(a position comes on screen)."""
+    return 1.0 if truth.users[user].bot else MORE**position
+
+
+@JIT
 def on_screen_at(now, position, state):  # type: ignore[no-untyped-def]
     """When a position comes on screen: the first after a second, each further one two seconds later, give or take."""
     return now + SECOND + position * 2 * SECOND + below(state, SECOND)
@@ -230,3 +236,24 @@ def live(truth, shelves, stage, sessions, seed, begin, end, out):  # type: ignor
 def bits_of(actions: np.ndarray, bit: int) -> Mask:
     """Where a bit is set."""
     return (actions & bit) > 0
+
+
+@JIT
+def _look_many(truth, user, posts, positions, now, n_same_topic, out):  # type: ignore[no-untyped-def]
+    moment = moment_of(truth, now)
+    for i in range(posts.shape[0]):
+        following = is_following(truth, user, truth.posts[posts[i]].author)
+        laws = look(truth, user, posts[i], following, positions[i], moment, n_same_topic[i])
+        for j in range(6):
+            out[i, j] = laws[j]
+
+
+def laws_of(truth: Truth, user: int, posts: Rows, positions: Rows, now: int, n_same_topic: Ids) -> Doubles:
+    """`look` at many posts for one user at `now` (microseconds), (C, 6).
+
+    Args:
+        posts, positions, n_same_topic: of each, (C,).
+    """
+    out = np.empty((len(posts), 6))
+    _look_many(truth, user, posts, positions, now, n_same_topic, out)
+    return out

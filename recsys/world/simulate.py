@@ -9,20 +9,24 @@ session began. It does not know what anyone learns from it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 
 from recsys.config import WorldConfig
 from recsys.offline.encoding import encodings
 from recsys.offline.lake import Lake
 from recsys.offline.schemas import TABLES
+from recsys.offline.storage import write_parquet
 from recsys.types import DAY, HOUR, SECOND, Doubles, Ids, Rows
 from recsys.world.calendar import hourly_use
 from recsys.world.candidates import Shelves, shelve
@@ -41,9 +45,13 @@ AGAIN = 0.5
 """P(another request follows in the session)."""
 _BLOCK = 2048
 """Sessions lived through in one go: few enough for a core's cache; fixed, so that no byte depends on threads."""
+_AHEAD = 8
+"""Blocks begun before the oldest of them is taken: enough for every thread, few enough for memory."""
 _FILE_ROWS = 1_000_000
 """Impressions after which a day goes on in another file."""
 
+Lived: TypeAlias = tuple[dict[str, pa.Table], Rows]
+"""Tables of a block, and the post row of each click in it."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) in impressions."""
 
@@ -103,18 +111,17 @@ def _live_through(
         truth.posts["popular"] = (1.0 + clicks) ** 0.8
         stage = Stage(
             mixture=mixture / mixture.sum(),
-            recent_clicks=np.concatenate([*recent, np.empty(0, np.int32)])[: 1 << 22],
+            recent_clicks=np.concatenate([*recent, np.empty(0, np.int32)])[-(1 << 22) :],
             crowding=config.crowding,
             resent_share=config.redelivered_share,
         )
         cuts = [*range(0, len(sessions.user), _BLOCK), len(sessions.user)]
-        blocks = [
-            pool.submit(_live_block, population, truth, shelves, stage, sessions, begin, end, n_requests, config)
-            for begin, end in pairwise(cuts)
-        ]
         clicked = [np.empty(0, np.int32)]
-        for block in blocks:
-            tables, clicked_posts = block.result()
+        jobs = (
+            partial(_live_block, population, truth, shelves, stage, sessions, begin, end, n_requests, config)
+            for begin, end in pairwise(cuts)
+        )
+        for tables, clicked_posts in _in_order(jobs, pool):
             written.add(chunk * CHUNK // DAY, tables)
             clicked.append(clicked_posts)
             n_impressions += len(tables["truth"])
@@ -125,10 +132,21 @@ def _live_through(
     return n_impressions, int(clicks.sum(dtype=np.float64)), n_requests
 
 
+def _in_order(jobs: Iterable[Callable[[], Lived]], pool: ThreadPoolExecutor) -> Iterator[Lived]:
+    """Results in the order of the jobs; only a few of them are begun or waiting at a time."""
+    begun: deque[Future[Lived]] = deque()
+    for job in jobs:
+        begun.append(pool.submit(job))
+        if len(begun) > _AHEAD:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
 def _live_block(
     population: Population, truth: Truth, shelves: Shelves, stage: Stage, sessions: Sessions,
     begin: int, end: int, first_request: int, config: WorldConfig,
-) -> tuple[dict[str, pa.Table], Rows]:  # fmt: skip
+) -> Lived:  # fmt: skip
     """Sessions begin .. end - 1: their tables, and the post row of each click in order."""
     before = int(sessions.first[begin])
     n_requests = int(sessions.first[end]) - before
@@ -190,8 +208,8 @@ class _Writer:
     def _write(self, name: str, rows: pa.Table, day: int, part: int) -> None:
         date = date_of(self.start + day * DAY)
         if name == "truth":
-            path = self.truth_folder / f"{date}-{part}.parquet"
-            pq.write_table(rows, path, **encodings(rows.schema))
+            path = str(self.truth_folder / f"{date}-{part}.parquet")
+            write_parquet(LocalFileSystem(), path, rows, encodings(rows.schema))
         else:
             self.lake.write(name, broken(name, rows, day, self.config), date, f"world-{part}")
 

@@ -35,7 +35,7 @@ from recsys.world.logs import FIRST_REQUEST_ID
 from recsys.world.notes import checksum, read_notes
 from recsys.world.population import draw_population
 from recsys.world.sampling import seeded
-from recsys.world.sessions import MORE, act, look, on_screen_at, scroll
+from recsys.world.sessions import act, laws_of, look, on_screen, on_screen_at, scroll
 
 
 class Session(NamedTuple):
@@ -99,7 +99,7 @@ class World:
         """Raises: DataError when no simulation left its truth in `folder`, or another version of the code did."""
         config, drawn = read_notes(folder)
         world = cls(config, folder / "truth")
-        if checksum(world.population) != drawn:
+        if checksum(world.population, config) != drawn:
             raise DataError(
                 f"the world in {folder} was drawn by another version of this program, which this one cannot repeat; "
                 "run `recsys simulate` again"
@@ -170,7 +170,7 @@ class World:
         """
         logit = appeal_of(self.truth, user, posts, now)
         topic = self.population.posts.topic[posts]
-        return float(_slate_clicks(self.truth, user, logit, topic, np.float64(MORE), self._no_topic_yet()))
+        return float(_slate_clicks(self.truth, user, logit, topic, self._no_topic_yet()))
 
     def new_session(self) -> Session:
         """A session in which nothing was shown yet."""
@@ -186,14 +186,14 @@ class World:
             now: microseconds.
             position: place of each in its slate, from 0, one for all or (C,).
             session: what was shown before each; None is a new session.
-        Raises: DataError for a row that the population does not have.
+        Raises: DataError for a row that the population does not have, a post not yet born, or a position below 0.
         """
-        self._check_rows(user, posts)
-        shown = (session or self.new_session()).n_shown_of_topic[self.population.posts.topic[posts]]
-        out = np.empty((len(posts), 6))
+        posts = self._checked(user, posts, now)
         places = np.broadcast_to(np.asarray(position, np.int32), (len(posts),))
-        _look_many(self.truth, user, np.asarray(posts, np.int32), places, now, shown, out)
-        examined, relevant, like, share, hide, dwell = out.T
+        if len(places) and np.min(places) < 0:
+            raise DataError(f"a position must be >= 0, got {np.min(places)}")
+        shown = (session or self.new_session()).n_shown_of_topic[self.population.posts.topic[posts]]
+        examined, relevant, like, share, hide, dwell = laws_of(self.truth, user, posts, places, now, shown).T
         click = examined * relevant
         return Probabilities(
             examined, relevant, click, click * like, click * share, examined * (1 - relevant) * hide, dwell
@@ -209,11 +209,11 @@ class World:
             now: when it was answered, microseconds.
             rng: the same state gives the same response.
             session: what was shown before; None is a new session.
-        Raises: DataError for a row that the population does not have.
+        Raises: DataError for a row that the population does not have, or a post not yet born.
         """
-        self._check_rows(user, slate)
+        slate = self._checked(user, slate, now)
         session = session or self.new_session()
-        counts, slate = session.n_shown_of_topic.copy(), np.asarray(slate, np.int32)
+        counts = session.n_shown_of_topic.copy()
         state = seeded(int(rng.integers(1 << 62)), 0)
         depth = scroll(self.truth, user, len(slate), state)
         bits, dwelt = np.zeros(depth, np.uint8), np.zeros(depth)
@@ -232,13 +232,18 @@ class World:
     def _no_topic_yet(self) -> Ids:
         return np.zeros(len(self.truth.topics), np.int64)
 
-    def _check_rows(self, user: int, posts: Rows) -> None:
+    def _checked(self, user: int, posts: Rows, now: int) -> Rows:
+        """The posts, once it is clear that the user is there and the posts are by then."""
         if not 0 <= user < self.population.n_users:
             raise DataError(f"user row {user} is not in this world; rows are 0 to {self.population.n_users - 1}")
-        if len(posts) and (np.min(posts) < 0 or np.max(posts) >= self.population.n_posts):
-            raise DataError(
-                f"a post row must be 0 to {self.population.n_posts - 1}, got {np.min(posts)} to {np.max(posts)}"
-            )
+        rows = np.asarray(posts)
+        if len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= self.population.n_posts):
+            raise DataError(f"post rows must be integers from 0 to {self.population.n_posts - 1}, got {posts}")
+        rows = rows.astype(np.int32)
+        unborn = rows[self.population.posts.created_at[rows] > now]
+        if len(unborn):
+            raise DataError(f"post row {unborn[0]} is not born by {now}; nobody can see it yet")
+        return rows
 
     def best_slate(self, user: int, now: int, allowed: Mask, k: int) -> Rows:
         """Greedy on true marginal clicks: at each position the most relevant allowed post given those above, (<= k,).
@@ -267,16 +272,6 @@ class World:
             left[best] = False
             n_of_topic[topic[best]] += 1
         return np.array(slate, np.int32)
-
-
-@JIT
-def _look_many(truth, user, posts, positions, now, n_same_topic, out):  # type: ignore[no-untyped-def]
-    moment = moment_of(truth, now)
-    for i in range(posts.shape[0]):
-        following = is_following(truth, user, truth.posts[posts[i]].author)
-        laws = look(truth, user, posts[i], following, positions[i], moment, n_same_topic[i])
-        for j in range(6):
-            out[i, j] = laws[j]
 
 
 @JIT
@@ -315,10 +310,10 @@ def _best_of_topics(logit, topic, allowed, rows, filled):  # type: ignore[no-unt
 
 
 @JIT
-def _slate_clicks(truth, user, logit, topic, more, n_of_topic):  # type: ignore[no-untyped-def]
+def _slate_clicks(truth, user, logit, topic, n_of_topic):  # type: ignore[no-untyped-def]
     clicks = 0.0
     for position in range(logit.shape[0]):
-        seen = more**position * examination(truth, user, position)
+        seen = on_screen(truth, user, position) * examination(truth, user, position)
         clicks += seen * relevance(truth, user, logit[position], n_of_topic[topic[position]])
         n_of_topic[topic[position]] += 1
     return clicks

@@ -111,6 +111,13 @@ def test_a_random_slate_is_of_different_allowed_posts_each_as_likely(n_allowed):
         )
 
 
+def test_clicks_on_posts_that_the_release_does_not_know_count_for_none(material):
+    events = material.logs.events
+    strange = replace(events, post_row=np.where(np.arange(len(events)) % 3 == 0, -1, events.post_row))
+    rows = _by_popularity(replace(material, logs=replace(material.logs, events=strange)))
+    assert np.sort(rows).tolist() == list(range(material.catalogue.n_posts))
+
+
 def test_popularity_orders_every_post(material):
     rows = _by_popularity(material)
     assert np.sort(rows).tolist() == list(range(material.catalogue.n_posts))

@@ -19,7 +19,7 @@ FLOOD = {"kind": "covariate_shift", "day": 2, "country": "BR", "language": "es",
 FLIP = {"kind": "concept_shift", "day": 2, "topic": "football"}
 
 
-def broken(field, how="null", day=2, **others):
+def broken(field, how="missing", day=2, **others):
     return {"kind": "broken_feature", "day": day, "field": field, "how": how} | others
 
 

@@ -74,6 +74,13 @@ def test_users_mostly_follow_authors_of_topics_they_like(population):
     assert followed > taste[:, usual].mean() + 0.1
 
 
+def test_who_does_not_care_follows_somebody_even_where_nobody_writes_on_what_they_like():
+    """Ten authors cannot write on all topics in all languages."""
+    few = SMALL | {"n_authors": 10}
+    picky, indifferent = (draw_population(WorldConfig.model_validate(few | {"homophily": h})) for h in (1, 0))
+    assert len(indifferent.follows.authors) > 1.5 * len(picky.follows.authors)
+
+
 def test_a_population_of_authors_only_is_possible():
     config = WorldConfig(n_users=20, n_posts=200, n_authors=500, n_impressions=1000, n_days=4)
     assert draw_population(config).n_authors == 20

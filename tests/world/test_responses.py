@@ -93,8 +93,9 @@ def test_positions_may_be_one_for_all_or_one_each(eager, slate, now):
     [
         (-1, [0], "user row -1 is not in this world; rows are 0 to 299"),
         (300, [0], "user row 300 is not in this world; rows are 0 to 299"),
-        (0, [5, -1], "a post row must be 0 to 1999, got -1 to 5"),
-        (0, [5, 2000], "a post row must be 0 to 1999, got 5 to 2000"),
+        (0, [5, -1], r"post rows must be integers from 0 to 1999, got \[ 5 -1\]"),
+        (0, [5, 2000], r"post rows must be integers from 0 to 1999, got \[   5 2000\]"),
+        (0, [5, 1999], r"post row 1999 is not born by \d+; nobody can see it yet"),
     ],
 )
 def test_a_row_that_is_not_there_is_named(eager, now, user, posts, message):
@@ -103,6 +104,13 @@ def test_a_row_that_is_not_there_is_named(eager, now, user, posts, message):
         eager.true_probability(user, posts, now)
     with pytest.raises(DataError, match=message):
         eager.respond(user, posts, now, np.random.default_rng(0))
+
+
+def test_neither_a_place_above_the_slate_nor_half_a_post_is_guessed_at(eager, slate, now):
+    with pytest.raises(DataError, match="a position must be >= 0, got -1"):
+        eager.true_probability(0, slate, now, np.arange(10) - 1)
+    with pytest.raises(DataError, match="post rows must be integers"):
+        eager.true_probability(0, slate + 0.5, now)
 
 
 def test_the_same_generator_gives_the_same_response_and_it_goes_on(eager, slate, now):

@@ -65,6 +65,18 @@ def test_the_world_is_drawn_again_as_it_was_logged(world, small):
         world.user_row(3)
 
 
+def test_a_world_drawn_by_other_laws_or_other_people_is_refused(simulated, monkeypatch):
+    folder = simulated(n_impressions=1000).folder / "world"
+    World.open(folder)
+    monkeypatch.setattr("recsys.world.choice.MEDIA_DWELL", (0.0, -0.6, 0.5, -0.3))
+    with pytest.raises(DataError, match=r"drawn by another version of this program.*run `recsys simulate` again"):
+        World.open(folder)
+    monkeypatch.undo()
+    monkeypatch.setattr("recsys.world.people.FIRST_USER_ID", 7)
+    with pytest.raises(DataError, match="drawn by another version"):
+        World.open(folder)
+
+
 @pytest.mark.parametrize(("n_posts", "k"), [(250, 8), (2000, 2)], ids=["long slate", "many posts per topic"])
 @pytest.mark.parametrize("user", [0, 17, 299])
 def test_the_best_slate_adds_the_post_with_most_clicks_at_every_position(simulated, user, n_posts, k):
@@ -97,12 +109,16 @@ def test_the_best_slate_of_few_posts_holds_them_all(world, now):
     assert set(world.best_slate(3, now, allowed, 5)) == {4, 9}
 
 
-def test_expected_clicks_are_the_mean_of_what_users_do(world, now):
+@pytest.mark.parametrize("who", ["a person", "a bot"])
+def test_expected_clicks_are_the_mean_of_what_users_do(simulated, who):
     """One slate with six posts of one topic, lived through many times."""
+    world = simulated(n_impressions=1000, bot_share=0.05).world()
+    now = world.population.start + 4 * DAY
+    user = 11 if who == "a person" else int(np.flatnonzero(world.population.users.bot)[0])
     tired = np.flatnonzero(world.population.posts.topic == np.argmax(world.truth.users["taste_end"][11]))[-6:]
     slate = np.concatenate([tired, np.arange(1000, 1004)]).astype(np.int32)
     rng, n = np.random.default_rng(1), 6000
     clicks = np.zeros(n)
     for i in range(n):
-        clicks[i] = sum(act.type == "click" for act in world.respond(11, slate, now, rng).actions)
-    assert abs(clicks.mean() - world.expected_clicks(11, slate, now)) < 4 * clicks.std() / np.sqrt(n)
+        clicks[i] = sum(act.type == "click" for act in world.respond(user, slate, now, rng).actions)
+    assert abs(clicks.mean() - world.expected_clicks(user, slate, now)) < 4 * clicks.std() / np.sqrt(n)
