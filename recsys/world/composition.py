@@ -16,20 +16,25 @@ import pyarrow.parquet as pq
 from recsys.errors import DataError
 from recsys.offline.lake import Lake
 from recsys.offline.schemas import POST_LABELS
+from recsys.types import Doubles, Mask
 from recsys.world.posts import COPY_KINDS
 from recsys.world.statistics import WILSON, Figure, quantile, wilson
+from recsys.world.text import FINE
 from recsys.world.world import World
 
 _MAX_COMPARED = 20_000
 """Copies of each kind whose words are compared."""
+_REPEATABLE = 99
+"""Posts before a copy that it may repeat."""
 
 
 def composition(world: World, lake: Lake, truth_folder: Path) -> tuple[Figure, dict[str, Any]]:
     """Shares of posts and users that are special in some way, and the groups of repeated texts.
 
-    Gives: the shares beside those of the settings; and of duplicates, `groups`, `largest`, `sizes` (texts by how many
-        posts carry them) and by kind of copy `posts`, `declared` (in one group with their original in the lake too)
-        and `word_overlap` (mean Jaccard index of the lower-case words with the original's, null for originals).
+    Gives: the shares beside those that the settings make (of copies: given the labels); and of duplicates, `groups`,
+        `largest`, `sizes` (texts by how many posts carry them) and by kind of copy `posts`, `declared` (in one group
+        with their original in the lake too) and `word_overlap` (mean Jaccard index of the lower-case words with the
+        original's, null for originals).
     Raises: DataError when the truth about posts is missing or the lake holds other posts.
     """
     posts = lake.read("posts", ["post_id", "topic", "text", "duplicate_group", "visible", "labels"]).sort_by("post_id")
@@ -48,11 +53,9 @@ def _shares(world: World, lake: Lake, posts: pa.Table, kind: np.ndarray) -> Figu
     config = world.config
     n_posts, countries = len(posts), lake.read("users", ["country"])["country"]
     labels = pc.list_flatten(posts["labels"])
-    # Neither is a copy labelled nor what it repeats; and nobody repeats a changed copy to the letter.
-    fine = (1 - config.spam_share - config.violation_share) ** 2
-    copies = [config.duplicate_share * (1 - config.edited_share), *[config.edited_share / 3] * 3]
+    copied = expected_copies(world.population.posts.label == FINE, config.duplicate_share, config.edited_share)
     rows = [
-        *((name, int((kind == row + 1).sum()), n_posts, copies[row] * fine) for row, name in enumerate(COPY_KINDS[1:])),
+        *((name, int((kind == row + 1).sum()), n_posts, copied[row]) for row, name in enumerate(COPY_KINDS[1:])),
         *(
             (label, pc.sum(pc.equal(labels, label)).as_py() or 0, n_posts, share)
             for label, share in zip(POST_LABELS, (config.spam_share, config.violation_share), strict=True)
@@ -68,6 +71,32 @@ def _shares(world: World, lake: Lake, posts: pa.Table, kind: np.ndarray) -> Figu
         "What posts and users are like", "property", "share of posts or users", WILSON, tuple(names),
         np.arange(len(rows), dtype=np.float64), sizes, counts / sizes, low, high, np.array(expected),
     )  # fmt: skip
+
+
+def expected_copies(fine: Mask, duplicate_share: float, edited_share: float) -> tuple[float, ...]:
+    """Expected shares of each kind of copy among posts of which these are neither spam nor a violation.
+
+    Neither is a copy labelled nor what it repeats, and nobody repeats a changed copy to the letter. Copies
+    that share an original stand or fall with its label, and of the first hundred posts every other would repeat the
+    very first. Given the labels each copy is a toss of its own, as the band of a share takes it to be.
+
+    Args:
+        fine: in order of time, (N,).
+    """
+    n = np.arange(len(fine))
+    first = np.maximum(n - _REPEATABLE, 0)
+    clipped = _REPEATABLE - (n - first)  # draws that fall before the first post are taken as it
+
+    def of_sources(good: Doubles) -> Doubles:
+        """Mean over what each post may repeat."""
+        before = np.concatenate([[0.0], np.cumsum(good)])
+        return np.asarray((before[n] - before[first] + clipped * good[0]) / _REPEATABLE)
+
+    good, able = fine.astype(np.float64), fine & (n > 0)
+    unchanged = np.where(n > 0, (1 - edited_share) * good, good)
+    reposts = duplicate_share * float((able * of_sources(unchanged)).mean())
+    changed = edited_share / 3 * float((able * of_sources(good)).mean())
+    return reposts, changed, changed, changed
 
 
 def _duplicates(posts: pa.Table, truth: pa.Table, kind: np.ndarray) -> dict[str, Any]:

@@ -130,8 +130,9 @@ def _users(axes: Any, report: WorldReport) -> None:
     values, share = _survival(report.tails.sessions)
     axes.plot(values, share, ".", markersize=4, color=_LOGS)
     rate, sigma = report.tails.rate, float(report.figures["tails"].truth[_cell(report.figures["tails"], "sigma")])
+    error = "" if np.isnan(rate.standard_error) else f" ± {rate.standard_error:.2f}"
     for spread, color, label in (
-        (rate.sigma, "black", f"fitted sigma {rate.sigma:.2f} ± {rate.standard_error:.2f}"),
+        (rate.sigma, "black", f"fitted sigma {rate.sigma:.2f}{error}"),
         (sigma, _TRUTH, f"true sigma {sigma:g}"),
     ):
         axes.plot(*_expected_survival(rate.mean, spread, values), color=color, linewidth=1.3, label=label)

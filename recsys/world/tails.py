@@ -1,9 +1,9 @@
 """Heavy tails: power laws, shares of the top, log-normal rates behind counts; and those of a world.
 
 The fits take counts and do not know what was counted. `tail_statistics` takes `Evidence` and gives beside a statistic
-what it is on average when clicks and sessions are drawn again from their true rates. For sessions that is the truth.
-For clicks it is not quite: they bring a post further impressions, so real clicks are a little more unequal than those
-drawn again for the same impressions.
+what it is on average when clicks and sessions are drawn again from their true rates. For sessions that is the truth,
+and the band of their shares is as wide as the draws scatter: users are given. For clicks it is not quite: they bring a
+post further impressions, so real clicks are a little more unequal than those drawn again for the same impressions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ _MIN_TAIL = 50
 _MAX_STARTS = 100
 """Beginnings of the tail that are tried."""
 _DRAWS = 20
-"""Times that a statistic is drawn again from the truth."""
+"""Times that clicks are drawn again from the truth, for a mean."""
+_DRAWS_OF_BAND = 200
+"""Times that sessions are: the scatter of the draws is off by a twentieth, give or take."""
+_TOP = (0.01, 0.1)
+"""Parts of the users or posts whose share is told."""
+_NEAR_ZERO = 4.0
+"""Standard errors from 0 within which a sigma is not normal around the truth: it cannot be negative."""
 
 
 class PowerTail(NamedTuple):
@@ -121,7 +127,7 @@ def log_normal_rate(counts: Doubles, n_steps: int = 300) -> LogNormalRate:
         posterior = law * np.exp(-0.5 * ((nodes - mean) / sigma) ** 2)
         weight = (times / posterior.sum(axis=1)) @ posterior
         moved = float(weight @ nodes / weight.sum())
-        spread = max(float(weight @ (nodes - moved) ** 2 / weight.sum()) ** 0.5, 1e-3)
+        spread = max(float(weight @ (nodes - moved) ** 2 / weight.sum()) ** 0.5, 0.01)  # above h below
         settled = abs(moved - mean) + abs(spread - sigma) < 1e-7
         mean, sigma = moved, spread
         if settled:
@@ -151,6 +157,13 @@ class Tails(NamedTuple):
     rate: LogNormalRate
 
 
+def shares_drawn_again(n_sessions: int, activity: Doubles, rng: np.random.Generator) -> Doubles:
+    """Shares of the top 1% and 10% of users when all sessions are drawn again by their activity, (draws, 2)."""
+    rates = activity / activity.sum()
+    draws = (rng.multinomial(n_sessions, rates).astype(np.float64) for _ in range(_DRAWS_OF_BAND))
+    return np.array([[top_share(draw, share)[0] for share in _TOP] for draw in draws])
+
+
 def tail_statistics(world: World, seen: Evidence) -> Tails:
     """How unequally posts are shown and clicked and how unequally users come."""
     users, n_posts = world.population.users, world.population.n_posts
@@ -164,7 +177,7 @@ def tail_statistics(world: World, seen: Evidence) -> Tails:
     power, rate = {"clicks": power_tail(clicks), "impressions": power_tail(impressions)}, log_normal_rate(sessions)
     rng = np.random.default_rng(world.config.seed)
     clicks_again = [rng.poisson(expected).astype(np.float64) for _ in range(_DRAWS)]
-    sessions_again = rng.multinomial(int(sessions.sum()), activity / activity.sum(), _DRAWS).astype(np.float64)
+    shares_again = shares_drawn_again(int(sessions.sum()), activity, rng)
 
     nothing = float("nan")
     rows: list[tuple[str, float, float, float, float, int]] = []
@@ -173,20 +186,21 @@ def tail_statistics(world: World, seen: Evidence) -> Tails:
             refits = [refit.exponent for draw in clicks_again if (refit := hill(draw, fit.start))]
             mean = float(np.mean(refits)) if name == "clicks" and refits else nothing
             rows.append((f"exponent, {name} per post", fit.exponent, fit.standard_error, nothing, mean, fit.n))
-    sigma = world.config.activity_tail
-    rows.append(("sigma, sessions per user", rate.sigma, rate.standard_error, sigma, nothing, len(sessions)))
-    for share in (0.01, 0.1):
-        name = f"share of the top {share:.0%}"
-        mean = float(np.mean([top_share(draw, share)[0] for draw in sessions_again]))
-        rows.append((f"{name}, sessions", *top_share(sessions, share), mean, mean, len(sessions)))
+    error = rate.standard_error if rate.sigma > _NEAR_ZERO * rate.standard_error else nothing
+    rows.append(("sigma, sessions per user", rate.sigma, error, world.config.activity_tail, nothing, len(sessions)))
+    for share, again in zip(_TOP, shares_again.T, strict=True):
+        name, mean = f"share of the top {share:.0%}", float(again.mean())
+        held = top_share(sessions, share)[0]
+        rows.append((f"{name}, sessions", held, float(again.std(ddof=1)), mean, mean, len(sessions)))
         mean = float(np.mean([top_share(draw, share)[0] for draw in clicks_again]))
         rows.append((f"{name}, clicks", *top_share(clicks, share), nothing, mean, n_posts))
         rows.append((f"{name}, impressions", *top_share(impressions, share), nothing, nothing, n_posts))
-    estimate, error, truth, again = (np.array([row[i] for row in rows]) for i in (1, 2, 3, 4))
-    half = quantile(int(np.isfinite(truth).sum())) * error
+    estimate, errors, truth, means = (np.array([row[i] for row in rows]) for i in (1, 2, 3, 4))
+    half = quantile(int(np.isfinite(truth + errors).sum())) * errors
     figure = Figure(
-        "Inequality", "statistic", "see the cells", "normal, Šidák: posts and users are a sample",
+        "Inequality", "statistic", "see the cells",
+        "normal, Šidák: users are given in shares of sessions, users and posts a sample in the rest",
         tuple(row[0] for row in rows), np.arange(len(rows), dtype=np.float64), np.array([row[5] for row in rows]),
-        estimate, estimate - half, estimate + half, truth, {"drawn_again": again},
+        estimate, estimate - half, estimate + half, truth, {"drawn_again": means},
     )  # fmt: skip
     return Tails(figure, impressions, clicks, expected, sessions, power, rate)

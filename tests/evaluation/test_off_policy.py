@@ -12,6 +12,7 @@ from recsys.config import WorldConfig
 from recsys.evaluation.off_policy import importance_weights, inverse_propensity, self_normalised
 from recsys.offline.catalogue import lookup
 from recsys.offline.lake import Lake
+from recsys.types import HOUR
 from recsys.world.sessions import MORE
 from recsys.world.simulate import simulate
 from recsys.world.world import Session, World
@@ -19,8 +20,12 @@ from recsys.world.world import Session, World
 N_WORLDS = 200
 N_CANDIDATES, SLATE = 6, 3
 ORDERS = np.array(list(permutations(range(N_CANDIDATES), SLATE)))
-UNIFORM = 1.0 / len(ORDERS)
+ROW_OF_ORDER = np.full((N_CANDIDATES,) * SLATE, -1)
+ROW_OF_ORDER[tuple(ORDERS.T)] = np.arange(len(ORDERS))
 LOGGED = {"random": 0.3, "popularity": 0.3, "personalised": 0.4}
+TARGETS = {"random": np.ones_like, "newest first": lambda age_h: 1 / (1 + age_h / 6)}
+"""Policies that are asked about: Plackett-Luce, by weights made of the candidates' ages."""
+ESTIMATORS = [inverse_propensity, self_normalised]
 
 
 def small_world(folder, seed, mixture):
@@ -33,16 +38,13 @@ def small_world(folder, seed, mixture):
 
 
 def requests_of(world, lake, truth_folder):
-    """Of each request with all six candidates: its slate's propensity, its clicks, the true value of a random slate.
+    """By target, of each request with all six candidates: its slate's weight, its clicks, the target's true value.
 
-    The value is that of answering the request with three of its candidates in any order, all orders alike, given what
-    its session had shown before.
+    The value is that of answering the request with three of its candidates in the target's order, given what its
+    session had shown before.
     """
     requests = lake.read("requests", ["request_id", "user_id", "now", "candidates", "session_id"])
     request_id = requests["request_id"].to_numpy()
-    returned = lake.read("returned", ["request_id", "propensity"])
-    place, chance = lookup(request_id, returned["request_id"].to_numpy()), returned["propensity"].to_numpy()
-    propensity = np.exp(np.bincount(place, np.log(chance.astype(float))))
     actions = lake.read("actions", ["event_id", "request_id", "type"]).to_pandas().drop_duplicates("event_id")
     clicks = np.bincount(lookup(request_id, actions[actions.type == "click"].request_id), minlength=len(request_id))
     shown = shown_before(world, requests, truth_folder)
@@ -51,8 +53,35 @@ def requests_of(world, lake, truth_folder):
     requests, kept = requests.filter(full), full.to_numpy()
     user = lookup(world.population.users.id, requests["user_id"].to_numpy())
     candidates = world.post_rows(requests["candidates"].combine_chunks().flatten().to_numpy()).reshape(-1, N_CANDIDATES)
-    value = values_of_random(world, user, candidates, requests["now"].cast("int64").to_numpy(), shown[kept])
-    return propensity[kept], clicks[kept], value
+    now = requests["now"].cast("int64").to_numpy()
+    propensity, order = slates(world, lake, request_id[kept], candidates)
+    values = values_of_orders(world, user, candidates, now, shown[kept])
+    age_h = np.maximum(now[:, None] - world.population.posts.created_at[candidates], 0) / HOUR
+    found = {}
+    for name, weigh in TARGETS.items():
+        probability = plackett_luce(weigh(age_h))
+        weight = importance_weights(probability[np.arange(len(order)), order], propensity)
+        found[name] = weight, clicks[kept], (probability * values).sum(axis=1)
+    return found
+
+
+def slates(world, lake, request_id, candidates):
+    """Of each request what was returned: its propensity, and its row in ORDERS, each (R,)."""
+    returned = lake.read("returned", ["request_id", "position", "post_id", "propensity"]).to_pandas()
+    returned = returned[returned.request_id.isin(request_id)].sort_values(["request_id", "position"])
+    assert (returned.request_id.to_numpy().reshape(-1, SLATE) == np.sort(request_id)[:, None]).all()
+    posts = world.post_rows(returned.post_id.to_numpy()).reshape(-1, SLATE)[np.argsort(np.argsort(request_id))]
+    chances = returned.propensity.to_numpy(np.float64).reshape(-1, SLATE)[np.argsort(np.argsort(request_id))]
+    place = (candidates[:, None, :] == posts[:, :, None]).argmax(axis=2)
+    assert (np.take_along_axis(candidates, place, axis=1) == posts).all()
+    return chances.prod(axis=1), ROW_OF_ORDER[tuple(place.T)]
+
+
+def plackett_luce(weights):
+    """P of each of ORDERS under these weights of the candidates, (R, 120)."""
+    chosen = weights[:, ORDERS]
+    left = weights.sum(axis=1)[:, None, None] - np.cumsum(chosen, axis=2) + chosen
+    return (chosen / left).prod(axis=2)
 
 
 def shown_before(world, requests, truth_folder):
@@ -68,8 +97,8 @@ def shown_before(world, requests, truth_folder):
     return before - np.repeat(before[first], np.diff(np.append(first, len(session))), axis=0)
 
 
-def values_of_random(world, user, candidates, now, shown):
-    """True expected clicks on three of each request's candidates in random order, from all their orders, (R,)."""
+def values_of_orders(world, user, candidates, now, shown):
+    """True expected clicks on each of ORDERS of each request's candidates, (R, 120)."""
     relevance = np.empty((len(user), SLATE, N_CANDIDATES))
     seen = np.empty((len(user), SLATE))
     positions = np.arange(SLATE)
@@ -80,51 +109,74 @@ def values_of_random(world, user, candidates, now, shown):
         seen[i] = laws.examination[:SLATE]
     seen *= np.where(world.population.users.bot[user], 1.0, MORE)[:, None] ** positions
     on = world.population.posts.topic[candidates][:, ORDERS]
-    value = np.zeros(len(user))
+    value = np.zeros((len(user), len(ORDERS)))
     for k in positions:
         earlier = (on[:, :, :k] == on[:, :, k : k + 1]).sum(axis=2)
-        value += seen[:, k] * relevance[np.arange(len(user))[:, None], earlier, ORDERS[:, k]].mean(axis=1)
+        value += seen[:, k, None] * relevance[np.arange(len(user))[:, None], earlier, ORDERS[:, k]]
     return value
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    """Of each of 200 worlds: weights for the random policy, clicks and true values, by request."""
+    """By target, of each of 200 worlds: weights, clicks and true values, by request."""
     folder, found = tmp_path_factory.mktemp("worlds"), []
     for seed in range(N_WORLDS):
-        propensity, clicks, value = requests_of(*small_world(folder / str(seed), seed, LOGGED))
-        found.append((importance_weights(np.full(len(clicks), UNIFORM), propensity), clicks, value))
+        found.append(requests_of(*small_world(folder / str(seed), seed, LOGGED)))
         shutil.rmtree(folder / str(seed))
-    return found
+    return {name: [of[name] for of in found] for name in TARGETS}
 
 
 def errors(worlds, estimator):
-    """Of each world, how far the estimate is off in half-widths of its interval."""
+    """Of each world: how far the estimate is off, and the half-width of its interval."""
     estimates = [(estimator(clicks, weight), value.mean()) for weight, clicks, value in worlds]
-    return np.array([(estimate.value - true) / (estimate.high - estimate.value) for estimate, true in estimates])
+    return np.array([(estimate.value - true, estimate.high - estimate.value) for estimate, true in estimates]).T
+
+
+def coverage(worlds, estimator):
+    """Part of the worlds whose interval holds the true value."""
+    off, half = errors(worlds, estimator)
+    return (abs(off) <= half).mean()
 
 
 def bias(worlds, estimator):
     """Mean error over the worlds, in its own standard errors."""
-    found = errors(worlds, estimator)
-    return found.mean() / found.std() * len(found) ** 0.5
+    off, _ = errors(worlds, estimator)
+    return off.mean() / off.std() * len(off) ** 0.5
 
 
-@pytest.mark.parametrize("estimator", [inverse_propensity, self_normalised])
-def test_intervals_cover_the_true_value_as_often_as_they_say(worlds, estimator):
-    assert 0.91 <= (abs(errors(worlds, estimator)) <= 1).mean() <= 0.98
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_intervals_cover_the_true_value_as_often_as_they_say(worlds, estimator, target):
+    assert 0.91 <= coverage(worlds[target], estimator) <= 0.98
 
 
-def test_weights_take_away_the_bias_that_is_plain_without_them(worlds):
-    unweighted = [(np.ones(len(clicks)), clicks, value) for _, clicks, value in worlds]
-    assert abs(bias(worlds, inverse_propensity)) < 3
-    assert bias(unweighted, inverse_propensity) > 5
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_take_away_the_bias_that_is_plain_without_them(worlds, target):
+    unweighted = [(np.ones(len(clicks)), clicks, value) for _, clicks, value in worlds[target]]
+    assert abs(bias(worlds[target], inverse_propensity)) < 3
+    assert abs(bias(unweighted, inverse_propensity)) > 5
 
 
-def test_weights_are_one_on_average_where_the_logs_support_the_target(worlds):
-    means = np.array([weight.mean() for weight, *_ in worlds])
+def test_weights_of_one_target_do_not_answer_for_the_other(worlds):
+    mixed = [
+        (weight, clicks, value)
+        for (weight, clicks, _), (*_, value) in zip(worlds["random"], worlds["newest first"], strict=True)
+    ]
+    assert abs(bias(mixed, inverse_propensity)) > 5
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_are_one_on_average_where_the_logs_support_the_target(worlds, target):
+    means = np.array([weight.mean() for weight, *_ in worlds[target]])
     assert abs(means.mean() - 1) < 4 * means.std() / len(means) ** 0.5
     assert means.std() < 0.1
+
+
+def test_slates_of_a_target_have_probabilities_that_sum_to_one():
+    probability = plackett_luce(np.array([[1.0, 2.0, 4.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]))
+    assert probability.sum(axis=1) == pytest.approx(1)
+    assert probability[0, ROW_OF_ORDER[2, 1, 0]] == pytest.approx(4 / 10 * 2 / 6 * 1 / 4)
+    assert probability[1] == pytest.approx(1 / 120)
 
 
 def test_a_policy_estimated_from_its_own_logs_has_their_mean():
