@@ -10,8 +10,8 @@ twice: nobody says which comes first, and the later line is left out. It does no
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.errors import DataError
+from recsys.offline.imports.lines import read_item_lines
 from recsys.types import Ids, Rows
 
 MIN_SEQUENCE = 3
 """A shorter sequence has no item to train on beside its validation and test; it all goes into training."""
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,42 +143,26 @@ def read_dataset(folder: Path) -> Dataset:
 
 
 def read_lines(path: Path) -> Lines:
-    """Read lines `user item item ...`, words parted by white space; a user without items counts as a user.
+    """Read lines `user item item ...`, as an import of the same file reads them.
 
-    Empty lines, lines that are not UTF-8 and lines with control characters are left out and told.
     Raises: DataError when the file cannot be read.
     """
+    skipped: list[tuple[int, str]] = []
+
+    def skip(reason: str, _file: str, numbers: Ids, _texts: Sequence[str]) -> None:
+        skipped.extend((number, reason) for number in numbers.tolist())
+
     try:
-        content = path.read_bytes()
+        blocks = [lines for lines, _ in read_item_lines(path, path.name, skip, lambda n_bytes: None)]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); it must hold lines `user item item ...`") from None
-    texts: list[str] = []
-    numbers: list[int] = []
-    skipped: list[tuple[int, str]] = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError:
-            skipped.append((number, "invalid_utf8"))
-            continue
-        if _CONTROL.search(text):
-            skipped.append((number, "control_character"))
-        elif text:
-            texts.append(text)
-            numbers.append(number)
-        else:
-            skipped.append((number, "empty_line"))
-    words = pc.utf8_split_whitespace(pa.array(texts, pa.large_string()))
-    offsets = words.offsets.to_numpy().astype(np.int64)
-    word = words.flatten()
-    is_user = np.zeros(len(word), bool)
-    is_user[offsets[:-1]] = True
+    none, no_words = np.empty(0, np.int64), pa.array([], pa.large_string())
     return Lines(
-        word.filter(pa.array(is_user)),
-        np.diff(offsets) - 1,
-        word.filter(pa.array(~is_user)),
-        np.array(numbers, np.int64),
-        skipped,
+        pa.concat_arrays([no_words, *(block.user.cast(pa.large_string()) for block in blocks)]),
+        np.concatenate([none, *(block.n_items for block in blocks)]),
+        pa.concat_arrays([no_words, *(block.item.cast(pa.large_string()) for block in blocks)]),
+        np.concatenate([none, *(block.number for block in blocks)]),
+        sorted(skipped),
     )
 
 

@@ -1,8 +1,9 @@
 """Events of the lake as arrays: exposures with their labels, and the one time-ordered stream of counted events.
 
 Takes the lake and a catalogue. An exposure is an impression or, when `offline.impressions` is `implied`, everything
-the server returned; never both. Its labels are the actions of the same request on the same post that follow within the
-label window. Rows delivered twice (same event id) count once. It does not know what features or models do with them.
+the server returned; never both. Its labels are the actions of the same user in the same request on the same post that
+follow within the label window. Rows delivered twice (same event id) count once. It does not know what features or
+models do with them.
 
 Logs that hold clicks and no impression at all do not say what was not clicked. There the clicks are exposures, and
 beside each stand posts drawn at random (`sampling`); nobody saw those, so they are no events.
@@ -160,14 +161,14 @@ def _exposures(
     lake: Lake, catalogue: Catalogue, config: OfflineConfig, impressions: pa.Table, actions: pa.Table, kind: Rows
 ) -> tuple[Exposures, tuple[str, ...]]:
     requests = lake.read("requests", ["request_id", "now", "policy"])
-    returned = lake.read("returned", ["request_id", "post_id", "position", "propensity"])
+    returned = lake.read("returned", ["request_id", "user_id", "post_id", "position", "propensity"])
     known = np.unique(
         np.concatenate([table["request_id"].to_numpy() for table in (impressions, actions, requests, returned)])
     )
     request = np.searchsorted(known, impressions["request_id"].to_numpy())
     post_row = catalogue.post_rows(impressions["post_id"].to_numpy())
     clicks = actions.filter(pa.array(kind == CLICK))
-    shown_key, returned_key, click_key = _pair_keys([impressions, returned, clicks], known)
+    shown_key, returned_key, click_key = _join_keys([impressions, returned, clicks], known)
     shown_at = impressions["event_time"].cast(pa.int64()).to_numpy()
 
     answered = np.full(len(known), -1, np.int64)
@@ -238,14 +239,24 @@ def _sampled(lake: Lake, catalogue: Catalogue, config: OfflineConfig, clicks: pa
     return exposures.take(np.lexsort((request_id, exposures.now)))
 
 
-def _pair_keys(tables: list[pa.Table], known_requests: Ids) -> list[Ids]:
-    """A number for each row's (request, post), the same for the same pair in every table."""
-    posts = np.unique(np.concatenate([np.unique(table["post_id"].to_numpy()) for table in tables]))
-    width = np.int64(len(posts))
-    return [
-        np.searchsorted(known_requests, table["request_id"].to_numpy()) * width
-        + np.searchsorted(posts, table["post_id"].to_numpy())
+def _join_keys(tables: list[pa.Table], known_requests: Ids) -> list[Ids]:
+    """A number for each row's (request, user, post), the same for the same three in every table.
+
+    Outside logs may number the requests of each user by themselves: the request alone does not say whose it is.
+    """
+    users, posts = (
+        np.unique(np.concatenate([np.unique(table[name].to_numpy()) for table in tables]))
+        for name in ("user_id", "post_id")
+    )
+    requests = [
+        np.searchsorted(known_requests, table["request_id"].to_numpy()) * np.int64(len(users))
+        + np.searchsorted(users, table["user_id"].to_numpy())
         for table in tables
+    ]
+    known = np.unique(np.concatenate([np.unique(request) for request in requests]))
+    return [
+        np.searchsorted(known, request) * np.int64(len(posts)) + np.searchsorted(posts, table["post_id"].to_numpy())
+        for table, request in zip(tables, requests, strict=True)
     ]
 
 

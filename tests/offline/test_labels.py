@@ -100,6 +100,17 @@ def test_only_a_click_of_the_same_request_on_the_same_post_counts(lake, log):
     assert clicks(lake) == {(10, 100): False, (10, 101): False, (11, 100): True}
 
 
+def test_a_click_does_not_count_for_another_user_with_the_same_request_number(lake, log):
+    log("impressions", impression(1, 10, 100), impression(2, 10, 100, user_id=2), impression(3, 10, 101, user_id=2))
+    log("actions", action(4, 10, 100, MINUTE, user_id=2), action(5, 10, 101, MINUTE))
+    log("returned", {"request_id": 10, "user_id": 2, "post_id": 100, "position": 0, "propensity": 0.5})
+    _, logs = read(lake)
+    rows = zip(logs.exposures.user_row, logs.exposures.click, logs.exposures.propensity == 0.5, strict=True)
+    assert sorted((int(user), bool(click), bool(known)) for user, click, known in rows) == [
+        (0, False, False), (1, False, False), (1, True, True),
+    ]  # fmt: skip
+
+
 def test_other_actions_are_no_click(lake, log):
     log("impressions", impression(1, 10, 100))
     log("actions", *(action(2 + n, 10, 100, MINUTE, kind) for n, kind in enumerate(("like", "share", "hide", "dwell"))))

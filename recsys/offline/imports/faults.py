@@ -11,9 +11,6 @@ import numpy as np
 
 from recsys.types import DAY, Ids, Mask, Times
 
-_YEAR_1 = -719162 * DAY
-"""Where the calendars of Python and of partitions begin."""
-
 
 class Faults:
     """For each row the first rule it breaks."""
@@ -39,6 +36,7 @@ class Faults:
 
 
 def times_are_sound(faults: Faults, time: Times, known: Mask, now: int) -> None:
-    """A moment that nobody understands, before the year 1 or later than tomorrow is a fault."""
-    faults.add("unparsable_time", ~known | (time < _YEAR_1))
+    """A moment that nobody understands, before 1970 or later than tomorrow is a fault: the lake takes none of them."""
+    faults.add("unparsable_time", ~known)
+    faults.add("time_before_1970", time < 0)
     faults.add("time_in_the_future", time > now + DAY)

@@ -1,7 +1,7 @@
 """The MIND format: `behaviors.tsv` and `news.tsv`, in one folder or in one subfolder per part.
 
 Takes a folder, fills a lake with requests, impressions, clicks, posts and users. A clicked history has no times in this
-format: its clicks get made-up ones before the user's first impression. It does not know how the lake keeps them.
+format: its clicks get made-up ones before the first line that lists them. It does not know how the lake keeps them.
 
 Format: Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 2020.
 """
@@ -33,7 +33,7 @@ N_BEHAVIOR_COLUMNS, N_NEWS_COLUMNS = 5, 8
 BEHAVIORS, NEWS = "behaviors.tsv", "news.tsv"
 
 HISTORY_STEP = HOUR
-"""Made-up time between two clicks of a history; the last lies this long before the first impression."""
+"""Made-up time between two clicks of a user's first history; the last lies this long before the first impression."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,41 @@ class _Rows:
     shown: pa.Array
 
 
+@dataclass(frozen=True)
+class _Entries:
+    """Entries of some lines that name a post; every column is (M,)."""
+
+    row: Ids
+    """The line's place among `_Rows`."""
+    post: Ids
+    clicked: Mask
+    to_end: Ids
+    """How many entries of the line follow, this one included."""
+
+
+class _Known:
+    """What all lines together say of the times of histories."""
+
+    def __init__(self) -> None:
+        self.first = Earliest()
+        """When a user was first seen."""
+        self.listed = Earliest()
+        """When a history first listed a post, by user and post."""
+        self.clicked = Seen()
+        """What users clicked on impressions, by user and post."""
+        self.told = Seen()
+        """Which entries of histories were brought, by user and post."""
+
+    def add(self, rows: _Rows, shown: _Entries, listed: _Entries) -> None:
+        self.first.add(rows.user, rows.time)
+        self.listed.add(_pair(rows, listed), rows.time[listed.row])
+        self.clicked.repeated(_pair(rows, shown)[shown.clicked])
+
+
+def _pair(rows: _Rows, entries: _Entries) -> Ids:
+    return mix(rows.user[entries.row], entries.post)
+
+
 def import_mind(folder: Path, lake: Lake, now: int, progress: Progress) -> Imported:
     """Import a folder, or its parts in order of name when its subfolders hold them.
 
@@ -58,23 +93,20 @@ def import_mind(folder: Path, lake: Lake, now: int, progress: Progress) -> Impor
     parts = _parts(folder)
     files = [str(part.relative_to(folder) / name) for part in parts for name in (NEWS, BEHAVIORS)]
     size = sum((part / NEWS).stat().st_size + 2 * (part / BEHAVIORS).stat().st_size for part in parts)
-    with (
-        progress.stage("import mind") as report,
-        importing(lake, "mind", folder, now, report, size, synthetic_times=True) as job,
-    ):
+    with importing(lake, "mind", folder, now, progress, size, synthetic_times=True) as job:
         for part in parts:
             _import_news(job, part / NEWS, str(part.relative_to(folder) / NEWS))
-        # Histories end before the user's first impression, which may stand on any line: one pass to find it.
-        first = Earliest()
+        # What a history says of the time is known when all lines are: they come in no order. One pass to find it.
+        known = _Known()
         for part in parts:
+            file = str(part.relative_to(folder) / BEHAVIORS)
             for rows in _behaviors(job, part, folder, _ignore):
-                first.add(rows.user, rows.time)
-        told = Seen()
+                known.add(rows, _shown(job, rows, file, _ignore), _listed(job, rows, file, _ignore))
         for part in parts:
             file = str(part.relative_to(folder) / BEHAVIORS)
             for rows in _behaviors(job, part, folder, job.reject):
-                _import_shown(job, rows, file)
-                _import_history(job, rows, first, told, file)
+                _import_shown(job, rows, _shown(job, rows, file, job.reject))
+                _import_history(job, rows, _listed(job, rows, file, job.reject), known)
         _describe_users(job)
     return outcome(job, files, True, history_clicks=job.counts["history_clicks"])
 
@@ -139,42 +171,60 @@ def _behaviors(job: Import, part: Path, folder: Path, reject: Reject) -> Iterato
         )
 
 
-def _import_shown(job: Import, rows: _Rows, file: str) -> None:
-    entry, row = _entries(rows.shown)
+def _shown(job: Import, rows: _Rows, file: str, reject: Reject) -> _Entries:
+    entry, row = _words(rows.shown)
     clicked = pc.ends_with(entry, "-1").to_numpy(zero_copy_only=False)
-    labelled = clicked | pc.ends_with(entry, "-0").to_numpy(zero_copy_only=False)
     faults = Faults(len(entry))
-    faults.add("impression_without_label", ~labelled)
-    post = job.numbers("post", pc.utf8_slice_codeunits(entry, 0, -2), faults)
-    keep = _settle(faults, rows.line[row], entry, file, job.reject)
-    post, row, clicked = post[keep], row[keep], clicked[keep]
-    request, user, time = rows.request[row], rows.user[row], rows.time[row]
-    job.add(request, user, post, 0, time)
-    job.add(request[clicked], user[clicked], post[clicked], CLICK, time[clicked])
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(rows.line)))])
+    faults.add("impression_without_label", ~(clicked | pc.ends_with(entry, "-0").to_numpy(zero_copy_only=False)))
+    return _entries(job, rows, entry, row, pc.utf8_slice_codeunits(entry, 0, -2), clicked, faults, file, reject)
+
+
+def _listed(job: Import, rows: _Rows, file: str, reject: Reject) -> _Entries:
+    name, row = _words(rows.history)
+    return _entries(job, rows, name, row, name, np.ones(len(row), bool), Faults(len(row)), file, reject)
+
+
+def _entries(
+    job: Import, rows: _Rows, entry: pa.Array, row: Ids, name: pa.Array, clicked: Mask, faults: Faults,
+    file: str, reject: Reject,
+) -> _Entries:  # fmt: skip
+    post = job.numbers("post", name, faults)
+    keep = _settle(faults, rows.line[row], entry, file, reject)
+    to_end = np.cumsum(np.bincount(row, minlength=len(rows.line)))[row] - np.arange(len(row))
+    return _Entries(row[keep], post[keep], clicked[keep], to_end[keep])
+
+
+def _import_shown(job: Import, rows: _Rows, shown: _Entries) -> None:
+    request, user, time = rows.request[shown.row], rows.user[shown.row], rows.time[shown.row]
+    clicked = shown.clicked
+    job.add(request, user, shown.post, 0, time)
+    job.add(request[clicked], user[clicked], shown.post[clicked], CLICK, time[clicked])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(shown.row, minlength=len(rows.line)))])
     requests = {
         "request_id": pa.array(rows.request),
         "user_id": pa.array(rows.user),
         "now": pa.array(rows.time).cast(pa.timestamp("us", tz="UTC")),
-        "candidates": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(post)),
+        "candidates": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(shown.post)),
     }
     job.partitions.add("requests", pa.table(requests), rows.time)
     job.users.add(rows.user, rows.time)
 
 
-def _import_history(job: Import, rows: _Rows, first: Earliest, told: Seen, file: str) -> None:
-    """Each post of a history once per user, from the first line that lists it."""
-    name, row = _entries(rows.history)
-    faults = Faults(len(name))
-    post = job.numbers("post", name, faults)
-    length = np.bincount(row, minlength=len(rows.line))
-    place = np.arange(len(row)) - (np.cumsum(length) - length)[row]
-    time = first.of(rows.user, 0)[row] - (length[row] - place) * HISTORY_STEP
-    keep = _settle(faults, rows.line[row], name, file, job.reject)
-    pair = mix(rows.user[row][keep], post[keep])
-    new = np.flatnonzero(keep)[~told.repeated(pair)]
-    user = rows.user[row[new]]
-    job.add(mix(user, post[new], stable_number("history")), user, post[new], CLICK, time[new])
+def _import_history(job: Import, rows: _Rows, listed: _Entries, known: _Known) -> None:
+    """Each post of a history once per user, where the earliest line lists it; none that an impression accounts for.
+
+    A later history repeats what was clicked on impressions meanwhile. As a click before all of them it would tell the
+    label of those impressions.
+    """
+    pair = _pair(rows, listed)
+    time = rows.time[listed.row]
+    earliest = np.flatnonzero((known.listed.of(pair, 0) == time) & ~known.clicked.contains(pair))
+    new = earliest[~known.told.repeated(pair[earliest])]
+    user, post, time = rows.user[listed.row[new]], listed.post[new], time[new]
+    # Clicked between two lines: just before the later one. Lines are told apart by seconds, entries by microseconds.
+    step = np.where(time == known.first.of(user, 0), HISTORY_STEP, 1)
+    time = np.maximum(time - listed.to_end[new] * step, 0)
+    job.add(mix(user, post, stable_number("history")), user, post, CLICK, time)
     job.counts["history_clicks"] += len(new)
 
 
@@ -188,7 +238,7 @@ def _columns(lines: pa.Array, numbers: Ids, n: int, file: str, reject: Reject) -
     return [pc.list_element(split, place) for place in range(n)], numbers[whole], lines.filter(pa.array(whole))
 
 
-def _entries(lists: pa.Array) -> tuple[pa.Array, Ids]:
+def _words(lists: pa.Array) -> tuple[pa.Array, Ids]:
     """The words of each text and the row each stands in."""
     split = pc.split_pattern(lists, " ")
     words, row = pc.list_flatten(split), pc.list_parent_indices(split).to_numpy()

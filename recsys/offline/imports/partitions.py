@@ -24,12 +24,14 @@ class Partitions:
     """Where an import writes. The same rows in the same order give the same files."""
 
     def __init__(self, lake: Lake, name: str) -> None:
-        self._lake, self._name = lake, name
+        self._lake, self.name = lake, name
         self._waiting: dict[tuple[str, str], list[pa.Table]] = defaultdict(list)
         self._bytes = 0
         self._parts: dict[tuple[str, str], int] = defaultdict(int)
         self._written: set[str] = set()
         """Ends of paths: table, date, file."""
+        self._existed = {_end(path) for path in self._mine()}
+        self._removed = False
 
     def add(self, table: str, rows: pa.Table, times: Times) -> None:
         """Rows of a table, each in the partition of its moment (microseconds, (N,))."""
@@ -50,8 +52,8 @@ class Partitions:
         """Write all that waits."""
         for (table, date), parts in sorted(self._waiting.items()):
             name = self._next_name(table, date)
-            self._lake.write(table, pa.concat_tables(parts), date, name)
             self._written.add(f"{table}/date={date}/{name}.parquet")
+            self._lake.write(table, pa.concat_tables(parts), date, name)
         self._waiting.clear()
         self._bytes = 0
 
@@ -63,15 +65,34 @@ class Partitions:
 
     def remove_stale(self) -> None:
         """Remove the files that an earlier import of the same source wrote and this one did not."""
-        for table in (*TABLES, QUARANTINE):
-            mine = [path for path in self._lake.written(table) if self._is_mine(path)]
-            self._lake.remove(path for path in mine if "/".join(path.split("/")[-3:]) not in self._written)
+        stale = [path for path in self._mine() if _end(path) not in self._written]
+        self._removed = bool(stale)
+        self._lake.remove(stale)
+
+    def remove_written(self) -> None:
+        """Remove what this import wrote."""
+        self._lake.remove(path for path in self._mine() if _end(path) in self._written)
+
+    def remove_all(self) -> None:
+        """Remove all files of this source, whichever import wrote them."""
+        self._lake.remove(self._mine())
+
+    def lost_any(self) -> bool:
+        """Whether a file of an earlier import was overwritten or removed."""
+        return self._removed or not self._existed.isdisjoint(self._written)
+
+    def _mine(self) -> list[str]:
+        return [path for table in (*TABLES, QUARANTINE) for path in self._lake.written(table) if self._is_mine(path)]
 
     def _is_mine(self, path: str) -> bool:
         base = path.rsplit("/", 1)[-1].removesuffix(".parquet")
-        return base == self._name or base.startswith(f"{self._name}-")
+        return base == self.name or base.startswith(f"{self.name}-")
 
     def _next_name(self, table: str, date: str) -> str:
         part = self._parts[table, date]
         self._parts[table, date] += 1
-        return f"{self._name}-{part:05d}" if part else self._name
+        return f"{self.name}-{part:05d}" if part else self.name
+
+
+def _end(path: str) -> str:
+    return "/".join(path.split("/")[-3:])

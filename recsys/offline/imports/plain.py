@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from recsys.errors import DataError
 from recsys.offline.imports.faults import Faults
 from recsys.offline.imports.identity import mix
-from recsys.offline.imports.lines import read_lines
+from recsys.offline.imports.lines import read_item_lines
 from recsys.offline.imports.report import Imported, outcome
 from recsys.offline.imports.running import Seen
 from recsys.offline.imports.session import Import, importing
@@ -48,10 +47,7 @@ def import_interactions(folder: Path, lake: Lake, now: int, progress: Progress) 
     paths = [path for path in paths if path.is_file()]
     sizes = [path.stat().st_size for path in paths]
     ends = np.cumsum([0, *sizes]) / max(sum(sizes), 1)  # the test's share of the bytes is about its share of the items
-    with (
-        progress.stage("import interactions") as report,
-        importing(lake, "interactions", folder, now, report, sum(sizes), synthetic_times=True) as job,
-    ):
+    with importing(lake, "interactions", folder, now, progress, sum(sizes), synthetic_times=True) as job:
         for part, path in enumerate(paths):
             first, last = float(ends[part]), float(ends[part + 1])
 
@@ -74,10 +70,7 @@ def import_sequences(folder: Path, lake: Lake, now: int, progress: Progress) -> 
     if not path.is_file():
         raise DataError(f"{folder} has no sequences.txt; a folder of sequences holds it")
     size = path.stat().st_size
-    with (
-        progress.stage("import sequences") as report,
-        importing(lake, "sequences", folder, now, report, size, synthetic_times=True) as job,
-    ):
+    with importing(lake, "sequences", folder, now, progress, size, synthetic_times=True) as job:
         _import_file(job, path, 0, _in_order, Seen())
     return outcome(job, [path.name], True)
 
@@ -95,32 +88,30 @@ def _import_file(job: Import, path: Path, part: int, places: Places, users_befor
         part: number of the file, so that an item of two files is two clicks.
         users_before: when given, a user may stand on one line only: the order of two lines is nowhere said.
     """
-    for numbers, lines in read_lines(path, path.name, job.reject, job.advance):
-        words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(lines))
-        n_words = pc.list_value_length(words).to_numpy()
-        faults = Faults(len(lines))
-        faults.add("wrong_number_of_columns", n_words < 2)
-        user = job.numbers("user", pc.list_element(words, 0), faults)
+    for lines, texts in read_item_lines(path, path.name, job.reject, job.advance):
+        faults = Faults(len(texts))
+        user = job.numbers("user", lines.user, faults)
         if users_before is not None:
             sound = np.flatnonzero(faults.none())
-            repeated = np.zeros(len(lines), bool)
+            repeated = np.zeros(len(texts), bool)
             repeated[sound] = users_before.repeated(user[sound])
             faults.add("user_on_two_lines", repeated)
         for reason, rows in faults.each():
-            job.reject(reason, path.name, numbers[rows], lines.take(pa.array(rows)))
+            job.reject(reason, path.name, lines.number[rows], texts.take(pa.array(rows)))
         keep = faults.none()
-        numbers, user, words = numbers[keep], user[keep], words.filter(pa.array(keep))
-        row, name = pc.list_parent_indices(words).to_numpy(), pc.list_flatten(words)
-        length = np.bincount(row, minlength=len(numbers)) - 1
-        place = np.arange(len(row)) - (np.cumsum(length + 1) - length - 1)[row] - 1
-        item = np.flatnonzero(place >= 0)
-        row, place, name = row[item], place[item], name.take(pa.array(item))
+        # A user without items is a user all the same; of their time nothing is known but the period.
+        job.users.add(user[keep], np.full(int(keep.sum()), END - PERIOD))
+        row = np.repeat(np.arange(len(texts)), lines.n_items)
+        place = np.arange(len(row)) - (np.cumsum(lines.n_items) - lines.n_items)[row]
+        of_user = keep[row]
+        row, place, name = row[of_user], place[of_user], lines.item.filter(pa.array(of_user))
         faults = Faults(len(row))
         post = job.numbers("post", name, faults)
         for reason, rows in faults.each():
-            job.reject(reason, path.name, numbers[row[rows]], name.take(pa.array(rows)))
+            job.reject(reason, path.name, lines.number[row[rows]], name.take(pa.array(rows)))
         good = faults.none()
         row, place, post = row[good], place[good], post[good]
-        share = places(user[row], post, place, length[row])
+        share = places(user[row], post, place, lines.n_items[row])
         time = END - PERIOD + (share * PERIOD).astype(np.int64)
-        job.add(mix(user[row], post, place, part), user[row], post, CLICK, time)
+        # The line is part of the name: a user may take the same item at the same place of two lines.
+        job.add(mix(user[row], post, place, part, lines.number[row]), user[row], post, CLICK, time)

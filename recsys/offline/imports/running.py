@@ -79,6 +79,13 @@ class Seen:
         self._runs.append(new)
         return repeat
 
+    def contains(self, values: Ids) -> Mask:
+        """Where `repeated` was told of a value, (N,)."""
+        found = np.zeros(len(values), bool)
+        for run in self._runs:
+            found |= lookup(run, values) >= 0
+        return found
+
 
 class Latest:
     """One row per id: the one of the latest moment, of several the one that came last."""

@@ -26,10 +26,11 @@ from recsys.offline.imports.partitions import Partitions
 from recsys.offline.imports.running import Earliest, Latest
 from recsys.offline.labels import ACTIONS, CLICK
 from recsys.offline.lake import Lake
-from recsys.progress import Report
-from recsys.types import Ids, Mask, Times
+from recsys.progress import Progress, Report
+from recsys.types import DAY, Ids, Mask, Times
 
 _TIME = pa.timestamp("us", tz="UTC")
+_YEAR = 365 * DAY
 _QUARANTINE_BYTES = 1 << 26
 """Rejected lines kept in memory before a part of the quarantine is written."""
 
@@ -40,14 +41,16 @@ USER_COLUMNS = ("language", "country", "created_at")
 class Import:
     """What one source brings, as it comes."""
 
-    def __init__(self, lake: Lake, name: str, now: int, report: Report, total_bytes: int) -> None:
-        self.lake, self.name, self.now = lake, name, now
+    def __init__(
+        self, lake: Lake, partitions: Partitions, now: int, report: Report, total_bytes: int
+    ) -> None:  # fmt: skip
+        self.lake, self.name, self.now = lake, partitions.name, now
+        self.partitions = partitions
         self.names = Names(lake.read("ids"))
         self.posts, self.users = Earliest(), Earliest()
         self.described: dict[str, Latest] = {"posts": Latest(), "users": Latest()}
         self.counts: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
-        self.partitions = Partitions(lake, name)
         self._rejected: list[pa.Table] = []
         self._report, self._done, self._total = report, 0, total_bytes
 
@@ -96,7 +99,7 @@ class Import:
         code = np.broadcast_to(np.asarray(code, np.int64), request.shape)
         ingest = time if ingest is None else ingest
         columns = {
-            "event_id": mix(request, post, code, time), "request_id": request, "user_id": user, "post_id": post,
+            "event_id": mix(request, user, post, code, time), "request_id": request, "user_id": user, "post_id": post,
             "event_time": _times(time), "ingest_time": _times(ingest),
         }  # fmt: skip
         rows = pa.table(columns)
@@ -116,6 +119,7 @@ class Import:
             self.counts[table] += len(place)
             self.partitions.add(table, chosen, time[place])
         self.counts["clicks"] += int((code == CLICK).sum())
+        self.counts["of_1970"] += int((time < _YEAR).sum())
         self.posts.add(post, time)
         self.users.add(user, time)
 
@@ -126,7 +130,8 @@ class Import:
         self._write_described("posts", "post_id", self.posts, start)
         self._write_described("users", "user_id", self.users, start)
         names = self.names.table()
-        self.partitions.add("ids", names, np.full(len(names), start))
+        # Names have no moment; one wrong time in the source shall not decide where they lie.
+        self.partitions.add("ids", names, np.zeros(len(names), np.int64))
         self.partitions.write()
         self._write_rejected()
         self.partitions.remove_stale()
@@ -148,43 +153,66 @@ class Import:
 
 @contextmanager
 def importing(
-    lake: Lake, kind: str, source: Path, now: int, report: Report, total_bytes: int, *, synthetic_times: bool
-) -> Iterator[Import]:
-    """An import of `source`: the lake is incomplete until the block ends without an error.
+    lake: Lake, kind: str, source: Path, now: int, progress: Progress, total_bytes: int, *,
+    synthetic_times: bool, table: str | None = None,
+) -> Iterator[Import]:  # fmt: skip
+    """An import of `source`: the lake is incomplete until the block ends. A DataError takes back what it wrote.
 
     Args:
         kind: name of the format.
         now: wall clock, microseconds; times later than a day after it are not believed.
-    Raises: DataError when the lake is a world's, or another source's import into it was interrupted.
+        table: what the rows are, where the format does not say: one file may be imported as several.
+    Raises: DataError when the lake is a world's.
     """
     resolved = str(source.resolve())
-    name = f"import-{kind}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
-    before = _refuse(lake, name)
+    digest = hashlib.sha256(resolved.encode()).hexdigest()[:8]
+    name = "-".join(["import", kind, *([table] if table else []), digest])
+    before, torn = _prepare(lake, name, progress)
+    partitions = Partitions(lake, name)
     synthetic_times |= bool(before.get("synthetic_times"))
-    lake.begin({"origin": "import", "source": name, "path": resolved, "synthetic_times": synthetic_times})
-    job = Import(lake, name, now, report, total_bytes)
-    yield job
-    job.close()
+    note = {"origin": "import", "source": name, "path": resolved, "synthetic_times": synthetic_times}
+    lake.begin({**note, "before": before})
+    try:
+        with progress.stage(f"import {kind}") as report:
+            job = Import(lake, partitions, now, report, total_bytes)
+            yield job
+            job.close()
+    except DataError:
+        # What an earlier import brought may be half gone, and nobody can bring it back: then the whole source goes.
+        if torn or partitions.lost_any():
+            partitions.remove_all()
+            progress.say(f"what earlier imports of {resolved} had brought is removed; import it again once it is sound")
+        else:
+            partitions.remove_written()
+        lake.finish(before)
+        raise
     lake.finish({"origin": "import", "format": kind, "synthetic_times": synthetic_times})
 
 
-def _refuse(lake: Lake, name: str) -> dict[str, Any]:
-    """What earlier imports noted about the lake. Raises: DataError when nothing may be imported into it."""
+def _prepare(lake: Lake, name: str, progress: Progress) -> tuple[dict[str, Any], bool]:
+    """What was noted about the lake before, and whether an import of this source was interrupted.
+
+    Raises: DataError when nothing may be imported into the lake.
+    """
     unfinished = lake.unfinished()
     elsewhere = "import into another folder with --set data_dir=FOLDER"
     if unfinished is None:
         noted = lake.info()
         if noted.get("origin") == "world":
             raise DataError(f"the logs in {lake.url} are a simulated world's; {elsewhere}")
-        return noted
+        return noted, False
     if unfinished.get("origin") != "import":
         raise DataError(f"{lake.url} holds the logs of an interrupted simulation; {elsewhere}")
-    if unfinished.get("source") != name:
-        raise DataError(
-            f"the import of {unfinished.get('path')} into {lake.url} was interrupted; run that one again first, "
-            f"or {elsewhere}"
-        )
-    return unfinished
+    before, other = unfinished.get("before") or {}, str(unfinished.get("source"))
+    if other == name:
+        return before, True
+    if not other.startswith("import-"):
+        raise DataError(f"an import into {lake.url} was interrupted and left no name; {elsewhere}")
+    progress.say(
+        f"the import of {unfinished.get('path')} into {lake.url} was interrupted: what it brought is removed first"
+    )
+    Partitions(lake, other).remove_all()
+    return before, False
 
 
 def _times(values: Times) -> pa.Array:

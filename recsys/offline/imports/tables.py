@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.offline.imports.faults import Faults, times_are_sound
-from recsys.offline.imports.identity import hash_names, mix
+from recsys.offline.imports.identity import hash_names, mix, stable_number
 from recsys.offline.imports.lines import utf8
 from recsys.offline.imports.report import Imported, outcome
 from recsys.offline.imports.session import POST_COLUMNS, USER_COLUMNS, Import, importing
@@ -20,13 +20,16 @@ from recsys.offline.imports.tabular import Chunk, CsvFile, ParquetFile, TableFil
 from recsys.offline.imports.times import parse_times
 from recsys.offline.labels import ACTIONS
 from recsys.offline.lake import Lake
-from recsys.offline.schemas import MEDIA_TYPES
+from recsys.offline.schemas import MEDIA_TYPES, TABLES
 from recsys.progress import Progress
 from recsys.types import Ids, Mask, Times
 
 _TIME = pa.timestamp("us", tz="UTC")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 _SMALL = r"^\d{1,4}(\.0+)?$"
+LEAST_VALUE = TABLES["actions"].ranges["value"].at_least or 0.0
+SUSPICIOUS_SHARE = 0.1
+"""More of the events than this in 1970 are told: their times may be no such numbers."""
 _DESCRIBES_A_POST = ("author_id", "topic", "language", "media", "text", "created_at")
 
 
@@ -61,8 +64,7 @@ def _import(
     size = file.path.stat().st_size
     rejected: list[tuple[str, Ids]] = []
     with (
-        progress.stage(f"import {kind}") as report,
-        importing(lake, kind, file.path, now, report, size, synthetic_times=False) as job,
+        importing(lake, kind, file.path, now, progress, size, synthetic_times=False, table=table) as job,
     ):
         for chunk in file.chunks(lambda reason, records: rejected.append((reason, records)), job.advance):
             rows = _Rows(job, chunk)
@@ -74,6 +76,12 @@ def _import(
                 rows.describe(table)
             rejected.extend((reason, chunk.record[bad]) for reason, bad in rows.faults.each())
         _reject(job, file, rejected)
+    n_events = job.counts["impressions"] + job.counts["actions"]
+    if job.counts["of_1970"] > n_events * SUSPICIOUS_SHARE:
+        progress.say(
+            f"{job.counts['of_1970']} of {n_events} events are of 1970: a number counts seconds, milli-, micro- or "
+            "nanoseconds since then; write a date such as 20200101 as 2020-01-01"
+        )
     return outcome(job, [file.path.name], False)
 
 
@@ -110,6 +118,9 @@ class _Rows:
             self.faults.add("unknown_type", place < 0)
             code = np.array([ACTIONS.index(name) for name in types.values()])[place]
         value = self._number("value", _NUMBER, pa.float32(), "value_not_a_number")
+        # An impression has no value in the lake, so a bad one does no harm there.
+        refused = pc.less(value, pa.scalar(LEAST_VALUE, pa.float32())).fill_null(False)
+        self.faults.add("value_out_of_range", refused.to_numpy(zero_copy_only=False) & (code > 0))
         position = self._number("position", _SMALL, pa.int16(), "position_not_a_number")
         author = self._author()
         keep = self.faults.none()
@@ -117,8 +128,10 @@ class _Rows:
         # Without a request id a user's actions on a post belong to that user's impressions of it.
         request = mix(user, post)
         if "request_id" in self._text:
+            # Many logs number the requests of each user from 1: a name of a request says nothing without its user.
             name = self._text["request_id"]
-            request = np.where(name.is_valid().to_numpy(zero_copy_only=False), hash_names(name), request)
+            named = mix(user, hash_names(name), stable_number("request"))
+            request = np.where(name.is_valid().to_numpy(zero_copy_only=False), named, request)
         self._job.add(
             request[keep], user[keep], post[keep], code[keep], time[keep],
             ingest=np.where(given, arrived, time)[keep], position=position.filter(mask), value=value.filter(mask),
@@ -173,6 +186,7 @@ class _Rows:
             broken = pc.and_(column.is_valid(), pc.invert(text.is_valid()))
             self.faults.add("invalid_utf8", broken.to_numpy(zero_copy_only=False))
         elif pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)  # how pandas writes a gap
             whole = pc.equal(column, pc.floor(column))  # pandas makes 7 into 7.0 where a column has gaps
             is_id = pc.and_(whole, pc.less(pc.abs(column), 2.0**53)).fill_null(False)
             number = pc.if_else(is_id, column, 0.0).cast(pa.int64()).cast(pa.string())
@@ -181,19 +195,21 @@ class _Rows:
             text = column.cast(pa.string())
         return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
-    def _time(self, field: str, optional: bool = False) -> tuple[Times, Mask]:
-        """Microseconds, and where the row gives a moment at all."""
+    def _time(self, field: str, optional: bool = False, oldest: int | None = None) -> tuple[Times, Mask]:
+        """Microseconds, none before `oldest`, and where the row gives a moment at all."""
         if field not in self._text:
             return np.zeros(self._n, np.int64), np.zeros(self._n, bool)
         text, column = self._text[field], self._chunk.columns[field]
         has_own_type = not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type))
         time, known = parse_times(column if has_own_type else text)
+        time = time if oldest is None else np.maximum(time, oldest)
         given = text.is_valid().to_numpy(zero_copy_only=False)
         times_are_sound(self.faults, time, known | (~given if optional else False), self._job.now)
         return time, given
 
     def _created(self) -> pa.Array:
-        time, given = self._time("created_at", optional=True)
+        """What is older than 1970 is of 1970, the oldest that a lake knows: a film of 1954 is no mistake."""
+        time, given = self._time("created_at", optional=True, oldest=0)
         return pa.array(time, mask=~given).cast(_TIME)
 
     def _author(self) -> pa.Array:

@@ -2,6 +2,9 @@
 
 Takes a path and which column is which field, gives Arrow columns with record numbers. It does not know what fields
 mean. A record is a line of a CSV unless a quoted value holds line ends; the header is record 1. Parquet counts from 1.
+
+A quote that never closes would take all that follows into its value. So a record of several lines is one only when it
+has as many values as the header and is not too long; otherwise its first line is rejected and the next begins anew.
 """
 
 from __future__ import annotations
@@ -9,10 +12,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +27,8 @@ from recsys.errors import ConfigError, DataError
 from recsys.types import Ids
 
 CSV_BLOCK_BYTES = 1 << 24
+QUOTED_BYTES = 1 << 16
+"""The longest record of several lines."""
 PARQUET_ROWS = 1 << 17
 """Rows of Parquet read at a time."""
 
@@ -36,6 +42,10 @@ class Chunk:
 
     record: Ids
     columns: dict[str, pa.Array]
+
+
+_Piece = tuple[Literal["lines", "record", "open"], bytes]
+"""Lines that are a record each, one record, or one line with a quote that does not close."""
 
 
 class TableFile(Protocol):
@@ -64,9 +74,11 @@ class CsvFile:
         if not header:
             raise DataError(f"{path} is empty; its first line must name the columns")
         _check_columns(path, columns, header)
+        self._n_columns = len(header)
 
     def chunks(self, reject: RejectRecords, advance: Callable[[int], None]) -> Iterator[Chunk]:
         skipped: list[int] = []
+        stream = _Repaired(self._pieces(), self._n_columns)
 
         def skip(row: pacsv.InvalidRow) -> str:
             skipped.append(row.number)
@@ -75,7 +87,7 @@ class CsvFile:
         names = sorted(set(self._columns.values()))
         try:
             reader = pacsv.open_csv(
-                self.path,
+                pa.PythonFile(stream, mode="r"),
                 # One thread: several do not say which row is invalid.
                 pacsv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
                 # An empty line counts as a row, or the numbers of those behind it would be wrong.
@@ -88,36 +100,32 @@ class CsvFile:
                 numbers = np.setdiff1d(np.arange(last + 1, last + 1 + len(batch) + len(invalid)), invalid)[: len(batch)]
                 last = int(numbers[-1]) if len(numbers) else last
                 done = np.array([number for number in skipped if number < last], np.int64)
-                reject("wrong_number_of_columns", done)
+                _reject_skipped(done, stream.open_quotes, reject)
                 skipped = skipped[len(done) :]
                 advance(min(CSV_BLOCK_BYTES, self.path.stat().st_size))
                 yield Chunk(numbers, {field: batch.column(name) for field, name in self._columns.items()})
         except pa.ArrowInvalid as error:
             raise DataError(
-                f"{self.path} cannot be read as CSV: {' '.join(str(error).split())}; look for a quote that never closes"
+                f"{self.path} cannot be read as CSV: {' '.join(str(error).split())}; "
+                f"no record may be longer than {CSV_BLOCK_BYTES} bytes"
             ) from None
-        reject("wrong_number_of_columns", np.array(skipped, np.int64))
+        _reject_skipped(np.array(skipped, np.int64), stream.open_quotes, reject)
 
     def texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
-        wanted = iter(records.tolist())
-        record = next(wanted, None)
-        number, line, start, parts = 1, 0, 1, list[bytes]()
-        inside = False
+        number, line = 1, 1
+        for kind, data in self._pieces():
+            n_lines = data.count(b"\n")
+            n_records = n_lines if kind == "lines" else 1
+            first, last = np.searchsorted(records, [number, number + n_records])
+            if first < last:
+                parts = data.split(b"\n") if kind == "lines" else [data]
+                for place in (records[first:last] - number).tolist():
+                    yield number + place, line + place, parts[place].rstrip(b"\r\n").decode(errors="replace")
+            number, line = number + n_records, line + n_lines
+
+    def _pieces(self) -> Iterator[_Piece]:
         with self._open() as stream:
-            for text in stream:
-                line += 1
-                parts.append(text)
-                inside = _ends_inside_quotes(text.rstrip(b"\r\n"), inside)
-                if inside:
-                    continue
-                if number == record:
-                    yield number, start, b"".join(parts).rstrip(b"\r\n").decode(errors="replace")
-                    record = next(wanted, None)
-                if record is None:
-                    return
-                number, start, parts = number + 1, line + 1, []
-        if record is not None:
-            yield record, start, b"".join(parts).rstrip(b"\r\n").decode(errors="replace")
+            yield from _pieces(stream, self._n_columns)
 
     def _open(self) -> io.BufferedReader:
         return io.BufferedReader(pa.input_stream(str(self.path)))
@@ -182,9 +190,85 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def _ends_inside_quotes(line: bytes, inside: bool) -> bool:
+class _Repaired(io.RawIOBase):
+    """The bytes of a CSV file; in place of a line whose quote does not close stands one that is certainly no row."""
+
+    def __init__(self, pieces: Iterator[_Piece], n_columns: int) -> None:
+        self.open_quotes: set[int] = set()
+        """Records that were replaced, as far as was read."""
+        self._pieces, self._no_row = pieces, b"," * n_columns + b"\n"
+        self._n_records, self._rest = 0, bytearray()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while len(self._rest) < size or size < 0:
+            kind, data = next(self._pieces, ("lines", b""))
+            if not data:
+                break
+            self._n_records += data.count(b"\n") if kind == "lines" else 1
+            if kind == "open":
+                self.open_quotes.add(self._n_records)
+                data = self._no_row
+            self._rest += data
+        size = len(self._rest) if size < 0 else size
+        taken = bytes(self._rest[:size])
+        del self._rest[:size]
+        return taken
+
+
+def _reject_skipped(records: Ids, open_quotes: set[int], reject: RejectRecords) -> None:
+    is_open = np.array([record in open_quotes for record in records.tolist()], bool)
+    reject("quote_not_closed", records[is_open])
+    reject("wrong_number_of_columns", records[~is_open])
+
+
+def _pieces(stream: io.BufferedReader, n_columns: int) -> Iterator[_Piece]:
+    """A CSV file in pieces that end where a record ends, each with the end of its last line."""
+    value = rb'(?>"[^"]*+(?:""[^"]*+)*+"[ \t]*+|[^",\n][^,\n]*+|)'
+    whole = re.compile(rb"%s(?:,%s){%d}\r?\n" % (value, value, n_columns - 1))
+    in_line = value.replace(rb'[^"]', rb'[^"\n]')
+    sound = re.compile(rb"(?:%s(?:,%s)*+\r?\n)*+" % (in_line, in_line))
+    rest, at_end = stream.read(3).removeprefix(b"\xef\xbb\xbf"), False
+    while not at_end:
+        block = stream.read(CSV_BLOCK_BYTES)
+        at_end = not block
+        data, place = rest + block, 0
+        if at_end and data and not data.endswith(b"\n"):
+            data += b"\n"
+        while (quote := data.find(b'"', place)) >= 0:
+            start = max(data.rfind(b"\n", 0, quote) + 1, place)
+            if start > place:
+                yield "lines", data[place:start]
+            place = sound.match(data, start).end()  # type: ignore[union-attr] # it also matches nothing
+            if place > start:
+                yield "lines", data[start:place]
+                continue
+            end = data.find(b"\n", quote) + 1
+            if not end:
+                break
+            if not _ends_inside_quotes(data[start : end - 1].removesuffix(b"\r")):
+                yield "record", data[start:end]
+            elif found := whole.match(data, start, start + QUOTED_BYTES):
+                end = found.end()
+                yield "record", data[start:end]
+            elif at_end or len(data) - start > QUOTED_BYTES:
+                yield "open", data[start:end]
+            else:
+                break
+            place = end
+        else:
+            end = max(data.rfind(b"\n") + 1, place)
+            if end > place:
+                yield "lines", data[place:end]
+            place = end
+        rest = data[place:]
+
+
+def _ends_inside_quotes(line: bytes) -> bool:
     """Whether a quoted value goes on behind this line. A quote opens a value only where the value begins."""
-    place = 0
+    place, inside = 0, False
     while b'"' in line[place:] or inside:
         if not inside:
             begins = [place] if line[place : place + 1] == b'"' else []

@@ -77,9 +77,47 @@ def test_a_history_comes_once_in_order_before_the_first_impression(mind, bring, 
     shown = set(rows(lake, "requests", "request_id"))
     clicks = rows(lake, "actions", "event_time", "post_id", "user_id", "request_id")
     history = [(time, post, user) for time, post, user, request in clicks if request not in shown]
-    # N5 and N4 come from the user's first line; N2 is new on the third and stood last there.
-    assert sorted(history) == sorted([(EIGHT - 2 * HOUR, N5, U1), (EIGHT - HOUR, N4, U1), (EIGHT - HOUR, N2, U1)])
+    # The third line is the user's earliest.
+    assert sorted(history) == sorted([(EIGHT - 3 * HOUR, N4, U1), (EIGHT - 2 * HOUR, N5, U1), (EIGHT - HOUR, N2, U1)])
     assert len({request for *_, request in clicks if request not in shown}) == 3
+
+
+def history_of(lake):
+    """(time, post) of clicks that no request shows."""
+    shown = set(rows(lake, "requests", "request_id"))
+    clicks = rows(lake, "actions", "event_time", "post_id", "request_id")
+    return [(time, post) for time, post, request in clicks if request not in shown]
+
+
+def test_a_history_does_not_tell_before_an_impression_what_was_clicked_on_it(folder, bring, lake):
+    """In either order of lines, and where another part holds the later history."""
+    first = line(1, history="N4", entries="N1-1 N2-0")
+    later = line(2, time="11/12/2019 9:00:00 AM", history="N4 N1", entries="N3-0")
+    for place, parts in enumerate([[first + later], [later + first], [first, later], [later, first]]):
+        for number, text in enumerate(parts):
+            folder(f"source{place}/{number}", news__tsv=NEWS, behaviors__tsv=text)
+        into = type(lake)(f"{lake.url}{place}")
+        report = bring("mind", folder(f"source{place}"), into=into)
+        assert report.more == {"history_clicks": 1}
+        assert history_of(into) == [(NINE - HOUR, N4)]
+        assert rows(into, "actions", "post_id", "event_time") == sorted([(N1, NINE), (N4, NINE - HOUR)])
+
+
+def test_what_a_history_gained_since_the_users_earlier_line_lies_between_the_two(folder, bring, lake):
+    lines = [
+        line(2, time="11/11/2019 9:00:01 AM", history="N4 N3 N5", entries="N2-0"),
+        line(1, history="N4", entries="N1-0"),
+        line(3, user="U2", history="", entries="N1-0"),
+    ]
+    bring("mind", folder(news__tsv=NEWS, behaviors__tsv="".join(lines)))
+    assert history_of(lake) == [(NINE - HOUR, N4), (NINE + 999_998, N3), (NINE + 999_999, N5)]
+
+
+def test_a_long_history_of_an_early_user_does_not_begin_before_1970(folder, bring, lake):
+    entry = line(1, time="1/1/1970 2:00:00 AM", history="N1 N2 N3", entries="N5-0")
+    bring("mind", folder(news__tsv=NEWS, behaviors__tsv=entry))
+    assert history_of(lake) == sorted([(0, N1), (0, N2), (HOUR, N3)])
+    assert not lake.quarantined
 
 
 def test_posts_are_described_by_the_news_and_as_old_as_they_are_known(mind, bring, lake):
@@ -88,7 +126,7 @@ def test_posts_are_described_by_the_news_and_as_old_as_they_are_known(mind, brin
         [
             ("A long drive. It went far. golf", "sports", N1, "en", NINE),
             ("Cooking at home", "food", N2, "en", EIGHT - HOUR),
-            ("Nobody saw this", None, to_int64("N9"), "en", EIGHT - 2 * HOUR),
+            ("Nobody saw this", None, to_int64("N9"), "en", EIGHT - 3 * HOUR),
         ]
     )
     assert lake.read("posts")["author_id"].null_count == 3
@@ -96,7 +134,7 @@ def test_posts_are_described_by_the_news_and_as_old_as_they_are_known(mind, brin
 
 def test_users_are_as_old_as_they_are_known_and_names_lead_back(mind, bring, lake):
     bring("mind", mind)
-    assert rows(lake, "users", "user_id", "created_at") == sorted([(U1, EIGHT - 2 * HOUR), (U2, THREE)])
+    assert rows(lake, "users", "user_id", "created_at") == sorted([(U1, EIGHT - 3 * HOUR), (U2, THREE)])
     assert rows(lake, "ids", "kind", "id", "name") == sorted(
         [("user", U1, "U1"), ("user", U2, "U2")]
         + [("post", to_int64(name), name) for name in ("N1", "N2", "N3", "N4", "N5", "N9")]

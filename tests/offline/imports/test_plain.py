@@ -74,15 +74,39 @@ def test_an_item_in_both_files_or_twice_on_a_line_is_a_click_each_time(folder, b
     assert len(set(rows(lake, "actions", "event_id"))) == 3
 
 
-def test_a_line_without_a_user_or_an_item_is_set_aside(folder, bring, lake):
-    report = bring("interactions", folder(train__txt="0 1\n\n7\n 2 3 \n" + "4 " + "y" * 201 + " 5\n"))
-    assert report.quarantined == {"post_id_too_long": 1, "wrong_number_of_columns": 2}
+def test_the_same_item_at_the_same_place_of_two_lines_of_a_user_is_two_clicks(folder, bring, lake):
+    bring("interactions", folder(train__txt="0 1 2\n0 1 3\n"))
+    assert len(set(rows(lake, "actions", "event_id"))) == 4
+
+
+def test_an_empty_or_unreadable_line_is_set_aside(folder, bring, lake):
+    text = "0 1\n\n7 \x00\n 2\u00a03 \n" + "4 " + "y" * 201 + " 5\n"
+    report = bring("interactions", folder(train__txt=text))
+    assert report.quarantined == {"control_character": 1, "empty_line": 1, "post_id_too_long": 1}
     assert [found[:3] for found in set_aside(lake)] == [
-        ("wrong_number_of_columns", "train.txt", 2),
-        ("wrong_number_of_columns", "train.txt", 3),
+        ("empty_line", "train.txt", 2),
+        ("control_character", "train.txt", 3),
         ("post_id_too_long", "train.txt", 5),
     ]
     assert sorted(clicks(lake)) == [(0, 1), (2, 3), (4, 5)]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("interactions", "train__txt"), ("sequences", "sequences__txt")])
+def test_a_user_without_items_is_a_user(folder, bring, lake, kind, name):
+    report = bring(kind, folder(**{name: "0 1\n7\n2 3\n"}))
+    assert (report.users, report.clicks, report.quarantined) == (3, 2, {})
+
+
+def test_an_import_and_the_benchmark_read_the_same_users_and_items(folder, bring, lake):
+    from recsys.bench.public_data import read_dataset
+
+    text = "0 1 x\n\n7\n 2\u00a03\t4 \r\nbad \x07 5\n\u3000é ü\n"
+    path = folder(train__txt=text.encode() + b"b \xff\n", test__txt="0 9\n7\n")
+    report = bring("interactions", path)
+    dataset = read_dataset(path)
+    assert report.quarantined == dataset.skipped
+    assert (report.users, report.posts) == (len(dataset.user_ids), len(dataset.item_ids))
+    assert report.clicks == len(dataset.train) + len(dataset.test)
 
 
 def test_sequences_keep_the_order_of_each_user(folder, bring, lake):

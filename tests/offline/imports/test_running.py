@@ -36,6 +36,7 @@ def test_a_value_is_repeated_from_its_second_time_on(chunks):
             repeated.append(value in before)
             before.add(value)
         assert seen.repeated(values).tolist() == repeated
+        assert seen.contains(np.arange(-6, 7)).tolist() == [value in before for value in range(-6, 7)]
 
 
 @given(CHUNKS)

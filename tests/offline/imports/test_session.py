@@ -6,6 +6,7 @@ from recsys.errors import DataError
 from recsys.offline.compaction import compact
 from recsys.offline.imports import identity, partitions
 from recsys.offline.imports.session import Import
+from recsys.offline.lake import Lake
 
 from .conftest import contents, rows, set_aside
 
@@ -18,8 +19,8 @@ def behaviors(n):
 
 SOURCES = {
     "mind": {"news__tsv": NEWS, "behaviors__tsv": behaviors(9) + "broken\n"},
-    "interactions": {"train__txt": "0 1 x\n1 2\nbroken\n", "test__txt": "0 3\n"},
-    "sequences": {"sequences__txt": "0 1 2\n1 y 2\nbroken\n"},
+    "interactions": {"train__txt": "0 1 x\n1 2\n\x00\n", "test__txt": "0 3\n"},
+    "sequences": {"sequences__txt": "0 1 2\n1 y 2\n\x00\n"},
     "csv": {"events__csv": "u,p,t\n1,a,2026-01-05\n2,b,2026-01-06\nbroken\n"},
 }
 LESS = {
@@ -56,8 +57,6 @@ def test_the_same_source_again_gives_the_same_files(source, lake, kind):
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_a_source_that_has_shrunk_leaves_nothing_of_what_it_had(source, lake, kind, tmp_path):
-    from recsys.offline.lake import Lake
-
     source(kind, **SOURCES[kind])
     source(kind, **LESS[kind])
     fresh = Lake(str(tmp_path / "fresh"))
@@ -69,8 +68,6 @@ def test_a_source_that_has_shrunk_leaves_nothing_of_what_it_had(source, lake, ki
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("again", [False, True])
 def test_a_killed_import_is_told_and_a_rerun_gives_the_whole(source, lake, kind, again, monkeypatch, tmp_path):
-    from recsys.offline.lake import Lake
-
     whole = Lake(str(tmp_path / "whole"))
     source(kind, into=whole, **SOURCES[kind])
     if again:
@@ -122,15 +119,93 @@ def test_a_worlds_lake_is_left_alone(source, lake):
     assert not lake.files("actions")
 
 
-def test_another_sources_interrupted_import_comes_first(source, lake, monkeypatch):
+def fails(*_):
+    raise DataError("a page cannot be read")
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def test_another_source_removes_what_an_interrupted_import_left_and_says_so(source, lake, monkeypatch, capsys):
+    source("interactions", **SOURCES["interactions"])
+    before = contents(lake)
     with monkeypatch.context() as broken:
-        broken.setattr(Import, "close", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(Lake, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             source("csv", below="first", **SOURCES["csv"])
-    with pytest.raises(DataError, match=r"first/events\.csv .* was interrupted; run that one again first"):
-        source("csv", below="second", **SOURCES["csv"])
-    source("csv", below="first", **SOURCES["csv"])
-    source("csv", below="second", **SOURCES["csv"])
+    assert len(contents(lake)) > len(before)
+    source("csv", below="second", **LESS["csv"])
+    assert "first/events.csv" in (said := " ".join(capsys.readouterr().err.split()))
+    assert "was interrupted: what it brought is removed first" in said
+    left = [name for name in contents(lake) if "import-csv-" in name]
+    assert len(left) == 2
+    assert lake.info()["synthetic_times"] is True
+    assert before.keys() < contents(lake).keys()
+
+
+def test_an_interrupted_import_without_a_name_is_not_guessed_about(source, lake):
+    lake.begin({"origin": "import"})
+    with pytest.raises(DataError, match="left no name"):
+        source("csv", **SOURCES["csv"])
+
+
+@pytest.mark.parametrize("buffer", [1 << 28, 1])
+def test_an_import_that_cannot_succeed_leaves_the_lake_as_it_was(source, lake, monkeypatch, buffer):
+    monkeypatch.setattr(partitions, "BUFFER_BYTES", buffer)
+    source("interactions", **SOURCES["interactions"])
+    before = contents(lake)
+    with monkeypatch.context() as broken:
+        broken.setattr(Import, "close", fails)
+        with pytest.raises(DataError, match="a page"):
+            source("csv", below="other", **SOURCES["csv"])
+    assert contents(lake) == before
+    source("csv", below="other", **SOURCES["csv"])
+
+
+def test_a_failed_rerun_keeps_what_the_first_run_brought(source, lake, monkeypatch):
+    source("csv", **SOURCES["csv"])
+    before = contents(lake)
+    monkeypatch.setattr(Import, "close", fails)
+    with pytest.raises(DataError, match="a page"):
+        source("csv", **LESS["csv"])
+    assert contents(lake) == before
+
+
+def test_a_failed_rerun_that_replaced_files_takes_the_source_out_and_says_so(source, lake, monkeypatch, capsys):
+    source("interactions", **SOURCES["interactions"])
+    before = contents(lake)
+    source("csv", below="other", **SOURCES["csv"])
+    monkeypatch.setattr(partitions, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(Import, "close", fails)
+    with pytest.raises(DataError, match="a page"):
+        source("csv", below="other", **LESS["csv"])
+    assert contents(lake).keys() == before.keys()
+    assert lake.info()["origin"] == "import"
+    assert "other/events.csv had brought is removed" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_rerun_that_fails_after_old_files_went_takes_the_source_out(source, lake, monkeypatch):
+    source("csv", **SOURCES["csv"])
+    real = partitions.Partitions.remove_stale
+    monkeypatch.setattr(partitions.Partitions, "remove_stale", lambda self: (real(self), fails()))
+    with pytest.raises(DataError, match="a page"):
+        source("csv", events__csv="u,p,t\n2,b,2026-01-07\n")
+    assert contents(lake).keys() == {"_lake.json"}
+    assert lake.unfinished() is None
+
+
+def test_a_failed_run_after_a_killed_one_takes_the_source_out(source, lake, monkeypatch):
+    source("interactions", **SOURCES["interactions"])
+    before = contents(lake)
+    with monkeypatch.context() as broken:
+        broken.setattr(Lake, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            source("csv", below="other", **SOURCES["csv"])
+    monkeypatch.setattr(Import, "close", fails)
+    with pytest.raises(DataError, match="a page"):
+        source("csv", below="other", **LESS["csv"])
+    assert contents(lake) == before
 
 
 def test_two_names_with_one_number_are_never_one(source, lake, monkeypatch):
@@ -146,7 +221,6 @@ def test_two_names_with_one_number_are_never_one(source, lake, monkeypatch):
 
 def test_a_small_buffer_gives_more_files_with_the_same_rows(source, lake, monkeypatch, tmp_path):
     from recsys.offline.imports import lines
-    from recsys.offline.lake import Lake
 
     report = source("mind", **SOURCES["mind"])
     monkeypatch.setattr(partitions, "BUFFER_BYTES", 1)

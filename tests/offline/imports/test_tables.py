@@ -6,9 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.config import Config
 from recsys.errors import ConfigError, DataError
+from recsys.offline.catalogue import build_catalogue
 from recsys.offline.ids import to_int64
 from recsys.offline.imports import tabular
+from recsys.offline.labels import mentioned_ids, read_logs
 
 from .conftest import moment, rows, set_aside
 
@@ -70,10 +73,28 @@ def test_without_a_request_id_a_click_joins_the_impression_of_the_same_user_and_
 def test_a_mapped_request_id_is_kept_and_an_empty_one_is_made(csv, bring, lake):
     path = csv("u,p,t,k,r,pos\n1,2,2026-01-05,impression,55,3\n1,2,2026-01-05,click,55,\n1,4,2026-01-05,click,,\n")
     bring("csv", path, EVENTS + ",request_id=r,position=pos")
-    assert rows(lake, "impressions", "request_id", "position") == [(55, 3)]
+    [(request, position)] = rows(lake, "impressions", "request_id", "position")
     requests = dict(rows(lake, "actions", "post_id", "request_id"))
-    assert requests[2] == 55
-    assert requests[4] > 0
+    assert (requests[2], position) == (request, 3)
+    assert requests[4] != request
+
+
+def test_users_who_number_their_requests_from_1_do_not_share_them(csv, bring, lake):
+    path = csv(
+        "u,p,t,k,r\na,p1,2026-01-05,impression,1\nb,p1,2026-01-05,impression,1\nb,p1,2026-01-05,click,1\n"
+        "a,p2,2026-01-05,impression,2\nb,p2,2026-01-05,impression,2\n"
+    )
+    bring("csv", path, EVENTS + ",request_id=r")
+    assert len(set(rows(lake, "impressions", "event_id") + rows(lake, "actions", "event_id"))) == 5
+    assert len(set(rows(lake, "impressions", "request_id"))) == 4
+    catalogue = build_catalogue(lake, *mentioned_ids(lake))
+    logs = read_logs(lake, catalogue, Config().offline)
+    assert len(logs.exposures) == 4
+    clicked = [
+        (catalogue.user_name.to_pylist()[user], catalogue.post_name.to_pylist()[post])
+        for user, post in zip(logs.exposures.user_row, logs.exposures.post_row, strict=True)
+    ]
+    assert [pair for pair, click in zip(clicked, logs.exposures.click, strict=True) if click] == [("b", "p1")]
 
 
 def test_the_same_post_seen_twice_is_two_events(csv, bring, lake):
@@ -164,7 +185,7 @@ def test_bad_rows_are_set_aside_with_the_line_they_stand_on(csv, bring, lake):
             ("empty_user_id", 8, ",2,2026-01-05,click,,"),
             ("empty_post_id", 9, "1,,2026-01-05,click,,"),
             ("empty_user_id", 10, ""),
-            ("unparsable_time", 11, "1,2,-99999999999,click,,"),
+            ("time_before_1970", 11, "1,2,-99999999999,click,,"),
             ("unknown_type", 12, '1,2,2026-01-05,poke,,"a ""b"", c"'),
             ("value_not_a_number", 13, "1,2,2026-01-05,dwell,much,"),
             ("value_not_a_number", 14, '1,2,2026-01-05,dwell,1e99,say 6" long'),
@@ -187,10 +208,81 @@ def test_bad_rows_keep_their_lines_over_many_blocks(csv, bring, lake, monkeypatc
     assert sum(report.quarantined.values()) == len(lines) - len(good)
 
 
-def test_a_quote_that_never_closes_is_told(csv, bring, monkeypatch):
+@pytest.mark.parametrize("block", [64, 1 << 24])
+@pytest.mark.parametrize("closes", ["", '8,9,2026-01-05,click,"closed"\n', '8,9,2026-01-05,click,a "word"\n'])
+@pytest.mark.parametrize("broken", ['1,"2,2026-01-05,click,\n', '1,2,2026-01-05,click,"note\n'])
+def test_a_quote_that_never_closes_costs_its_own_line(csv, bring, lake, monkeypatch, broken, closes, block):
+    """Whether the file ends before another quote or not, in the middle of a line or at its end."""
+    monkeypatch.setattr(tabular, "CSV_BLOCK_BYTES", block)
+    quoted = '6,2,2026-01-05,click,"two\nlines, ""both"" good"\n'
+    rest = "".join(f"{number},2,2026-01-05,click,\n" for number in range(10, 40))
+    report = bring("csv", csv("u,p,t,k,n\n" + quoted + broken + rest + closes + quoted + ",,,,\n"), EVENTS)
+    n_lines = 30 + bool(closes)
+    assert report.quarantined == {"empty_user_id": 1, "quote_not_closed": 1}
+    assert report.rows["actions"] == n_lines + 2
+    assert set_aside(lake) == [
+        ("quote_not_closed", "events.csv", 4, broken.rstrip("\n")),
+        ("empty_user_id", "events.csv", 4 + n_lines + 3, ",,,,"),
+    ]
+
+
+def test_a_record_of_many_lines_ends_somewhere(csv, bring, lake, monkeypatch):
+    monkeypatch.setattr(tabular, "QUOTED_BYTES", 100)
+    text = HEAD + '1,2,2026-01-05,"click\n' + "1,2,2026-01-05,click\n" * 20 + '"\n'
+    report = bring("csv", csv(text), EVENTS)
+    assert report.rows["actions"] == 20
+    assert report.quarantined == {"quote_not_closed": 2}
+
+
+def test_a_line_longer_than_what_is_read_at_once_is_told_and_leaves_nothing(csv, bring, lake, monkeypatch):
     monkeypatch.setattr(tabular, "CSV_BLOCK_BYTES", 64)
-    with pytest.raises(DataError, match="quote that never closes"):
-        bring("csv", csv(HEAD + '1,"2,2026-01-05,click\n' + "1,2,2026-01-05,click\n" * 20), EVENTS)
+    path = csv(HEAD + "1,2,2026-01-05,click\n" * 20 + "x" * 500 + "\n")
+    with pytest.raises(DataError, match="no record may be longer than 64 bytes"):
+        bring("csv", path, EVENTS)
+    assert not lake.files("actions")
+    assert lake.unfinished() is None
+
+
+def test_what_the_lake_would_refuse_is_set_aside_by_the_import(csv, bring, lake):
+    path = csv(
+        "u,p,t,k,v,a\n1,2,1960-01-05,click,,\n1,2,2026-01-05,dwell,-5,\n1,2,2026-01-05,click,,1969-12-31\n"
+        "1,3,2026-01-05,impression,-1,\n1,4,1970-01-01,click,0,\n"
+    )
+    report = bring("csv", path, EVENTS + ",value=v,ingest_time=a")
+    assert report.quarantined == {"time_before_1970": 2, "value_out_of_range": 1}
+    assert [(reason, line) for reason, _, line, _ in set_aside(lake)] == [
+        ("time_before_1970", 2), ("value_out_of_range", 3), ("time_before_1970", 4),
+    ]  # fmt: skip
+    assert rows(lake, "impressions", "post_id") + rows(lake, "actions", "post_id") == [3, 4]
+    assert not lake.quarantined
+
+
+def test_a_post_older_than_1970_keeps_its_description(csv, bring, lake):
+    path = csv("id,body,born\n7,Seven Samurai,1954-04-26\n", "films.csv")
+    report = bring("csv", path, "post_id=id,text=body,created_at=born", table="posts")
+    assert report.quarantined == {}
+    assert rows(lake, "posts", "text", "created_at") == [("Seven Samurai", 0)]
+    assert not lake.quarantined
+
+
+def test_numbers_that_are_dates_are_told(csv, bring, lake, capsys):
+    bring("csv", csv(HEAD + "1,2,20200101,click\n" + "1,2,2026-01-05,click\n" * 3), EVENTS)
+    assert "1 of 4 events are of 1970" in " ".join(capsys.readouterr().err.split())
+    bring("csv", csv(HEAD + "1,2,2026-01-05,click\n" * 3), EVENTS)
+    assert "of 1970" not in capsys.readouterr().err
+
+
+def test_names_lie_at_one_date_whatever_the_times_are(csv, bring, lake):
+    bring("csv", csv(HEAD + "a,b,1970-03-01,click\na,b,2026-01-05,click\n"), EVENTS)
+    assert [path.split("/")[-2] for path in lake.files("ids")] == ["date=1970-01-01"]
+
+
+def test_one_file_imported_as_two_tables_keeps_both(csv, bring, lake):
+    path = csv("u,p,t,txt\n1,2,2026-01-05,hello\n")
+    bring("csv", path, "post_id=p,text=txt", table="posts")
+    bring("csv", path, "user_id=u,post_id=p,event_time=t")
+    assert rows(lake, "posts", "text") == ["hello"]
+    assert rows(lake, "actions", "post_id") == [2]
 
 
 @pytest.mark.parametrize(
@@ -266,6 +358,19 @@ def test_parquet_brings_its_own_types(tmp_path, bring, lake):
     (reason, _, line, text), _ = set_aside(lake)
     assert (reason, line) == ("empty_user_id", 3)
     assert '"u": null, "p": 7.0' in text
+
+
+def test_a_gap_in_a_column_of_numbers_is_no_id_and_no_value(tmp_path, bring, lake):
+    nan = float("nan")
+    columns = {"u": [7.0, nan, 8.0], "p": [12.0, 13.0, 14.0], "t": [1767614400.0] * 3, "v": [nan, 1.0, 2.0]}
+    table = pa.table({name: pa.array(values, pa.float64()) for name, values in columns.items()})
+    pq.write_table(table.append_column("k", pa.array(["dwell"] * 3)), tmp_path / "events.parquet")
+    report = bring("parquet", tmp_path / "events.parquet", EVENTS + ",value=v")
+    assert report.quarantined == {"empty_user_id": 1}
+    found = lake.read("actions").sort_by("user_id")
+    assert found["user_id"].to_pylist() == [7, 8]
+    assert found["post_id"].to_pylist() == [12, 14]
+    assert found["value"].to_pylist() == [None, 2.0]
 
 
 def test_parquet_in_batches_keeps_its_row_numbers(tmp_path, bring, lake, monkeypatch):
