@@ -25,7 +25,9 @@ def lake_describe(
     found = describe(Lake(settings.lake_url))
     console = console_for(as_json)
     state = {True: "complete", False: "incomplete", None: "nobody said whether it is complete"}[found["complete"]]
-    console.print(f"{found['url']}: {state}{', of a ' + found['origin'] if found['origin'] else ''}")
+    console.print(f"{found['url']}: {state}{'; origin: ' + found['origin'] if found['origin'] else ''}")
+    if found["problem"]:
+        console.print(found["problem"])
     tables = Table("table", "files", "rows", "MB", "first date", "last date", "versions", "columns")
     for name, about in found["tables"].items():
         tables.add_row(

@@ -98,8 +98,10 @@ def _schema_of(lake: Lake, path: str) -> pa.Schema | None:
     """None when it cannot be decoded: reading the table will set it aside."""
     try:
         return pq.read_schema(path, filesystem=lake.filesystem)
-    except pa.ArrowException:
-        return None
+    except (pa.ArrowException, OSError) as error:
+        if storage.is_damage(error):
+            return None
+        raise
 
 
 def _unified(one: pa.Schema | None, other: pa.Schema | None) -> pa.Schema | None:
@@ -122,8 +124,7 @@ def _merge(lake: Lake, table: str, run: Sequence[fs.FileInfo], schema: pa.Schema
     try:
         _write(lake, temporary, run, parts.with_parts(schema, held))
         for info in run:
-            now = lake.filesystem.get_file_info(info.path)
-            if (now.size, now.mtime) != (info.size, info.mtime):
+            if not _is_unchanged(lake, info):
                 raise FileNotFoundError(info.path)
         lake.filesystem.move(temporary, target)
     except FileNotFoundError as error:
@@ -136,20 +137,38 @@ def _merge(lake: Lake, table: str, run: Sequence[fs.FileInfo], schema: pa.Schema
     had_bad_rows = False
     for info in run:
         if info.path != target:
-            lake.filesystem.delete_file(info.path)
+            _delete(lake, info)
         had_bad_rows |= lake.forget_quarantined(info.path)
     if had_bad_rows:
         lake.check(table, target)
+
+
+def _is_unchanged(lake: Lake, info: fs.FileInfo) -> bool:
+    return parts.identity(lake.filesystem.get_file_info(info.path)) == parts.identity(info)
+
+
+def _delete(lake: Lake, info: fs.FileInfo) -> None:
+    """Delete what a merged file holds, unless somebody has put other rows there since it was looked at."""
+    if _is_unchanged(lake, info):
+        lake.filesystem.delete_file(info.path)
+    elif storage.is_file(lake.filesystem, info.path):
+        raise DataError(
+            f"{info.path} must not change while it is merged: its older rows are merged, its new ones are left where "
+            "they are; run again what wrote it, or give the file another name"
+        )
 
 
 def _parts_of(lake: Lake, info: fs.FileInfo, target: str) -> list[Part]:
     """What a file brings into the merged one: itself, or what it holds."""
     name = info.path.rsplit("/", 1)[-1].removesuffix(".parquet")
     if not parts.is_merged(info.path):
-        return [Part(name, pq.read_metadata(info.path, filesystem=lake.filesystem).num_rows, info.size)]
+        rows = pq.read_metadata(info.path, filesystem=lake.filesystem).num_rows
+        return [Part(name, rows, info.size, storage.digest(lake.filesystem, info.path))]
     held = parts.read_parts(lake.filesystem, info.path)
+    if info.path == target:
+        return held
     # A merged file that this one does not replace by its name must not count beside it either.
-    return held if info.path == target else [*held, Part(name, 0, info.size)]
+    return [*held, Part(name, 0, info.size, storage.digest(lake.filesystem, info.path))]
 
 
 def _write(lake: Lake, path: str, run: Sequence[fs.FileInfo], schema: pa.Schema) -> None:
@@ -178,10 +197,11 @@ def _with_all_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _remove_leftovers(lake: Lake, table: str) -> None:
     """Delete what merged files hold already."""
-    counted = {info.path for info in lake.file_infos(table)}
-    for info in lake.stored(table):
+    stored = lake.stored(table)
+    counted = {info.path for info in parts.visible(lake.filesystem, stored)}
+    for info in stored:
         if info.path not in counted:
-            lake.filesystem.delete_file(info.path)
+            _delete(lake, info)
             lake.forget_quarantined(info.path)
 
 

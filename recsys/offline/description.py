@@ -10,8 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from recsys.errors import DataError
+from recsys.offline import storage
 from recsys.offline.lake import Lake
 from recsys.offline.schemas import TABLES
 
@@ -19,9 +21,10 @@ from recsys.offline.schemas import TABLES
 def describe(lake: Lake) -> dict[str, Any]:
     """The tables that have files, the quarantine, and what the last writer noted.
 
-    Returns: `url`; `complete` (None where no writer said), `origin`, `logs_end` (us); `tables`, each with `files`,
-        `unreadable_files`, `rows`, `bytes`, `first_date`, `last_date`, `schema_versions`, `columns` (name to type);
-        `quarantine`, reason to number of rows. Rows count before any rule is applied.
+    Returns: `url`; `complete` (None where no writer said), `origin`, `logs_end` (us); `problem`, why what a writer
+        noted cannot be used, or None; `tables`, each with `files`, `unreadable_files`, `rows`, `bytes`, `first_date`,
+        `last_date`, `schema_versions`, `columns` (name to type); `quarantine`, reason to number of rows. Rows count
+        before any rule is applied.
     Raises: DataError when there is no lake at this URL.
     """
     if not lake.exists():
@@ -29,39 +32,50 @@ def describe(lake: Lake) -> dict[str, Any]:
             f"there is no lake at {lake.url}; run `recsys simulate` or `recsys import`, or name another with "
             "--set offline.url=URL"
         )
-    noted = lake.unfinished() or lake.info()
+    noted, problem = lake.unfinished() or {}, None
+    if not noted:
+        try:
+            noted = lake.info()
+        except DataError as error:
+            problem = str(error)
     tables = {table: _describe_table(lake, table) for table in TABLES}
     return {
         "url": str(lake.url),
-        "complete": noted.get("complete"),
-        "origin": noted.get("origin"),
-        "logs_end": noted.get("logs_end"),
+        **{
+            name: noted[name] if isinstance(noted.get(name), kind) else None
+            for name, kind in (("complete", bool), ("origin", str), ("logs_end", int))
+        },
+        "problem": problem,
         "tables": {table: about for table, about in tables.items() if about["files"]},
         "quarantine": dict(sorted(lake.quarantine_counts().items())),
     }
 
 
 def _describe_table(lake: Lake, table: str) -> dict[str, Any]:
-    files = lake.file_infos(table)
-    dates = sorted({date for info in files for date in re.findall(r"/date=(\d{4}-\d{2}-\d{2})/", info.path)})
-    rows = unreadable = 0
+    def metadata_of(info: fs.FileInfo) -> pq.FileMetaData | None:
+        try:
+            return pq.read_metadata(info.path, filesystem=lake.filesystem)
+        except (pa.ArrowException, OSError) as error:
+            if storage.is_damage(error):
+                return None
+            raise
+
+    files = lake.scan(table, metadata_of)
+    dates = sorted({date for info, _ in files for date in re.findall(r"/date=(\d{4}-\d{2}-\d{2})/", info.path)})
+    rows = 0
     versions: set[str] = set()
     columns: dict[str, str] = {}
-    for info in files:
-        try:
-            metadata = pq.read_metadata(info.path, filesystem=lake.filesystem)
-        except pa.ArrowException:
-            unreadable += 1
-            continue
+    known = [metadata for _, metadata in files if metadata is not None]
+    for metadata in known:
         rows += metadata.num_rows
         version = (metadata.metadata or {}).get(b"recsys.schema")
         versions.add(version.decode() if version else "none")
         columns |= {column.name: str(column.type) for column in metadata.schema.to_arrow_schema()}
     return {
         "files": len(files),
-        "unreadable_files": unreadable,
+        "unreadable_files": len(files) - len(known),
         "rows": rows,
-        "bytes": sum(info.size for info in files),
+        "bytes": sum(info.size for info, _ in files),
         "first_date": dates[0] if dates else None,
         "last_date": dates[-1] if dates else None,
         "schema_versions": sorted(versions, key=lambda version: (len(version), version)),

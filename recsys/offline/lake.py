@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,8 +26,10 @@ from recsys.offline.rules import check, columns_to_check, conform
 from recsys.offline.schemas import TABLES
 from recsys.types import DAY
 
-_ATTEMPTS = 5
-"""Listings of a table whose files are merged while it is read."""
+_ATTEMPTS = 10
+"""Readings of a folder whose files are merged or replaced while it is read."""
+
+_Found = TypeVar("_Found")
 
 
 @dataclass
@@ -102,16 +104,66 @@ class Lake:
         """
         schema = TABLES[table].schema
         wanted = list(columns) if columns is not None else schema.names
-        latest = self._latest()
-        for _ in range(_ATTEMPTS):
-            try:
-                found = [self._read_file(table, path, wanted, latest) for path in self.files(table)]
-            except FileNotFoundError as error:
-                gone = error  # merged since it was listed
-                continue
-            rows = [part for part in found if part is not None]
-            return pa.concat_tables(rows) if rows else pa.schema([schema.field(name) for name in wanted]).empty_table()
-        raise DataError(f"table {table} of {self.url} changes while it is read: {gone}; read it again later")
+        latest, decoded = self._latest(), set()
+
+        def rows_of(info: fs.FileInfo) -> pa.Table | None:
+            rows = self._read_file(table, info.path, wanted, latest)
+            if rows is not None:
+                decoded.add(info.path)
+            return rows
+
+        found = self.scan(table, rows_of)
+        for path in decoded - {info.path for info, _ in found}:
+            self._quarantine.forget(table, path)  # merged since: its bad rows are those of the merged file
+        rows = [part for _, part in found if part is not None]
+        return pa.concat_tables(rows) if rows else pa.schema([schema.field(name) for name in wanted]).empty_table()
+
+    def scan(
+        self, table: str, visit: Callable[[fs.FileInfo], _Found | None]
+    ) -> list[tuple[fs.FileInfo, _Found | None]]:  # fmt: skip
+        """Visit each file of a table, in order of date and name, so that no row is met twice or missed.
+
+        Every folder is seen as of one moment: it is listed again after the visits, and where it changed they are
+        repeated. Files that were added meanwhile are not visited.
+
+        Args:
+            visit: what to find out about a file; None where that is nothing, and only then may `visit` take it away.
+        Raises: DataError when a file has the name of one that was merged, or when a folder never stops changing.
+        """
+        found: dict[str, list[tuple[fs.FileInfo, _Found | None]]] = {}
+        attempts: Counter[str] = Counter()
+        listed = parts.by_folder(self.stored(table))
+        again = set(listed)
+        while True:
+            failed: dict[str, Exception] = {}
+            for folder in sorted(again):
+                found[folder] = []
+                try:
+                    for info in parts.visible(self.filesystem, listed[folder]):
+                        found[folder].append((info, visit(info)))
+                except (FileNotFoundError, DataError) as error:
+                    failed[folder] = error
+            now = parts.by_folder(self.stored(table))
+            again = set(failed)
+            for folder in listed.keys() | now.keys():
+                before = listed.get(folder, [])
+                used = {info.path for info, result in found.get(folder, ()) if result is not None}
+                may_go = set() if folder in failed else {info.path for info in before} - used
+                if parts.differ(before, now.get(folder, []), may_go):
+                    again.add(folder)
+                elif isinstance(failed.get(folder), DataError):
+                    raise failed[folder]
+            for folder in again:
+                attempts[folder] += 1
+                if attempts[folder] == _ATTEMPTS:
+                    raise DataError(
+                        f"table {table} of {self.url} changes while it is read: {failed.get(folder, folder)}; "
+                        "read it again later"
+                    )
+                listed[folder] = now.get(folder, [])
+            if not again:
+                pairs = [pair for folder in found for pair in found[folder]]
+                return sorted(pairs, key=lambda pair: parts.plain_path(pair[0].path))
 
     def check(self, table: str, path: str) -> None:
         """Set aside what is wrong with one file, as reading it does."""
@@ -170,9 +222,9 @@ class Lake:
         """
         try:
             info = self._read_note()
-        except ValueError:
+        except ValueError as error:
             raise DataError(
-                f"{self._note} is not JSON; run `recsys simulate` again, or remove it to use the lake as it is"
+                f"{self._note} is not {error}; run `recsys simulate` again, or remove it to use the lake as it is"
             ) from None
         if info and not info.get("complete"):
             command = "recsys import" if info.get("origin") == "import" else "recsys simulate"
@@ -198,13 +250,17 @@ class Lake:
         return f"{self.root}/_lake.json"
 
     def _read_note(self) -> dict[str, Any]:
-        """Raises: ValueError when it is not a JSON object."""
+        """Raises: ValueError with what it should be and is not."""
         if not storage.is_file(self.filesystem, self._note):
             return {}
         with self.filesystem.open_input_stream(self._note) as stream:
-            info = json.loads(stream.read())
+            text = stream.read()
+        try:
+            info = json.loads(text)
+        except ValueError:
+            raise ValueError("JSON") from None
         if not isinstance(info, dict):
-            raise ValueError(f"{self._note} is not an object")
+            raise ValueError("a JSON object")
         return info
 
     def _latest(self) -> int | None:

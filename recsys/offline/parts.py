@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -33,6 +33,8 @@ class Part(NamedTuple):
     rows: int
     bytes: int
     """Of the file; another size under this name is another file."""
+    digest: str | None = None
+    """Of the file's bytes; None in merged files of older programs, which tell files by size alone."""
 
 
 def is_merged(path: str) -> bool:
@@ -49,8 +51,12 @@ def read_parts(filesystem: Any, path: str) -> list[Part]:
     try:
         noted = (pq.read_schema(path, filesystem=filesystem).metadata or {}).get(_KEY, b"[]")
         return [Part(*part) for part in json.loads(noted)]
-    except (pa.ArrowException, ValueError):
+    except ValueError:
         return []
+    except (pa.ArrowException, OSError) as error:
+        if storage.is_damage(error):
+            return []
+        raise
 
 
 def with_parts(schema: pa.Schema, parts: Sequence[Part]) -> pa.Schema:
@@ -58,17 +64,37 @@ def with_parts(schema: pa.Schema, parts: Sequence[Part]) -> pa.Schema:
     return schema.with_metadata({**(schema.metadata or {}), _KEY: json.dumps(parts).encode()})
 
 
+def identity(info: fs.FileInfo) -> tuple[str, int, int | None]:
+    """Path, bytes and time of change: what stays the same for as long as nobody writes the file again."""
+    return info.path, info.size, info.mtime_ns
+
+
+def by_folder(infos: Iterable[fs.FileInfo]) -> dict[str, list[fs.FileInfo]]:
+    folders: dict[str, list[fs.FileInfo]] = defaultdict(list)
+    for info in infos:
+        folders[info.path.rsplit("/", 1)[0]].append(info)
+    return dict(folders)
+
+
+def differ(before: Iterable[fs.FileInfo], after: Iterable[fs.FileInfo], may_go: Collection[str] = ()) -> bool:
+    """Whether what was read between two listings of a folder may be of no single moment.
+
+    New files do not matter, but for merged ones: the first listing may have missed both them and their parts.
+
+    Args:
+        may_go: paths of files of which nothing was used.
+    """
+    old, new = ({identity(info) for info in infos} for infos in (before, after))
+    return any(path not in may_go for path, _, _ in old - new) or any(is_merged(path) for path, _, _ in new - old)
+
+
 def visible(filesystem: Any, infos: Iterable[fs.FileInfo]) -> list[fs.FileInfo]:
     """The files that count, in order: without those that a merged file holds.
 
     Raises: DataError when a file with the name of a merged one is not that one.
     """
-    folders: dict[str, list[fs.FileInfo]] = defaultdict(list)
-    for info in infos:
-        folders[info.path.rsplit("/", 1)[0]].append(info)
-    found = [
-        info for folder, files in folders.items() for info in (files if len(files) == 1 else _unheld(filesystem, files))
-    ]
+    folders = by_folder(infos).values()
+    found = [info for files in folders for info in (files if len(files) == 1 else _unheld(filesystem, files))]
     return sorted(found, key=lambda info: plain_path(info.path))
 
 
@@ -79,12 +105,22 @@ def _unheld(filesystem: Any, files: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
             folder = info.path.rsplit("/", 1)[0]
             held |= {f"{folder}/{part.name}.parquet": (part, info.path) for part in read_parts(filesystem, info.path)}
     for info in files:
-        if info.path in held and held[info.path][0].bytes != info.size:
+        if info.path in held and not _is_part(filesystem, info, held[info.path][0]):
             raise DataError(
                 f"{info.path} must not have the name of a file that {held[info.path][1]} holds already; "
-                "give the new file another name"
+                "run again what wrote it, or give the new file another name"
             )
     return [info for info in files if info.path not in held]
+
+
+def _is_part(filesystem: Any, info: fs.FileInfo, part: Part) -> bool:
+    """Whether a file is the one that was merged. One that is deleted meanwhile was: only those are."""
+    if info.size != part.bytes:
+        return False
+    try:
+        return part.digest is None or part.digest == storage.digest(filesystem, info.path)
+    except FileNotFoundError:
+        return True
 
 
 def holder(filesystem: Any, path: str) -> str | None:

@@ -84,9 +84,22 @@ class Quarantine:
             if info.extension == "unreadable":
                 total[UNREADABLE] += 1
             elif info.extension == "parquet":
-                column = pq.read_table(info.path, filesystem=self._fs, columns=["reason"], partitioning=None)["reason"]
-                total.update({pair["values"]: pair["counts"] for pair in column.value_counts().to_pylist()})
+                total.update(self._reasons(info.path))
         return total
+
+    def _reasons(self, path: str) -> Counter[str]:
+        """To rows; anything else than rows with a reason, put here by another program, is one unreadable file."""
+        try:
+            rows = pq.read_table(path, filesystem=self._fs, partitioning=None)
+            return Counter(rows["reason"].cast(pa.string()).drop_null().to_pylist())
+        except FileNotFoundError:
+            return Counter()  # its rows were written again since it was listed
+        except KeyError:
+            return Counter([UNREADABLE])
+        except (pa.ArrowException, OSError) as error:
+            if storage.is_damage(error):
+                return Counter([UNREADABLE])
+            raise
 
     def _rows_of(self, table: str, path: str) -> str:
         return f"{self._folder}/{table}/{_hash(path)[:16]}.parquet"

@@ -5,6 +5,7 @@ Takes URLs and Arrow tables. It does not know what the files mean.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from typing import Any
@@ -43,6 +44,17 @@ def open_url(url: str) -> tuple[Any, str]:
 
 def is_file(filesystem: Any, path: str) -> bool:
     return bool(filesystem.get_file_info(path).type == fs.FileType.File)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether a file's bytes are to blame, not the system that opens it (permission, network, too many open files)."""
+    return isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)
+
+
+def digest(filesystem: Any, path: str) -> str:
+    """Of the file's bytes, 32 hexadecimal digits."""
+    with filesystem.open_input_stream(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
 
 
 def remove(filesystem: Any, path: str) -> None:

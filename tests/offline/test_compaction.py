@@ -9,9 +9,10 @@ import pytest
 from pyarrow import fs
 
 from recsys.errors import DataError
-from recsys.offline import storage
+from recsys.offline import parts, storage
 from recsys.offline.compaction import STALE_S, compact
 from recsys.offline.description import describe
+from recsys.offline.lake import Lake
 from recsys.offline.schemas import TABLES
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -204,6 +205,163 @@ def test_a_strange_file_with_the_name_of_a_merged_one_is_refused_and_kept(lake, 
         with pytest.raises(DataError, match=r"b\.parquet must not have the name of a file that .*a\.merged\.parquet"):
             touch()
     assert (folder / "b.parquet").exists()
+
+
+def test_another_file_of_the_same_size_with_the_name_of_a_merged_one_is_refused_and_kept(lake, put, folder):
+    for name, user in (("a", 1), ("b", 2)):
+        put("users", name=name, user_id=[user], created_at=[0])
+    size = (folder / "b.parquet").stat().st_size
+    compact(lake)
+    put("users", "2026-01-06", "b", user_id=[3], created_at=[0])
+    (folder.parent / "date=2026-01-06" / "b.parquet").rename(folder / "b.parquet")
+    assert (folder / "b.parquet").stat().st_size == size
+    for touch in (lambda: lake.read("users"), lambda: compact(lake)):
+        with pytest.raises(DataError, match=r"b\.parquet must not have the name of a file that .*a\.merged\.parquet"):
+            touch()
+    put("users", name="b", user_id=[3], created_at=[0])
+    assert ids(lake) == [1, 3]
+
+
+def test_a_merged_file_of_an_older_program_knows_its_parts_by_size(lake, put, three_files, folder):
+    leftover = (folder / "b.parquet").read_bytes()
+    compact(lake)
+    path = folder / "a.merged.parquet"
+    held = [part._replace(digest=None)[:3] for part in parts.read_parts(lake.filesystem, str(path))]
+    rows = pq.read_table(path, partitioning=None)
+    pq.write_table(rows.replace_schema_metadata(parts.with_parts(rows.schema, held).metadata), path)
+    (folder / "b.parquet").write_bytes(leftover)
+    assert ids(lake) == [1, 2, 3, 4, 5]
+    compact(lake)
+    assert names(folder) == ["a.merged.parquet"]
+
+
+@pytest.mark.parametrize("moment", ["move", "delete_file"])
+def test_a_part_that_is_replaced_after_the_rename_is_refused_and_kept(lake, three_files, folder, moment):
+    strange = pa.table({"user_id": [7, 8, 9], "created_at": pa.array([0] * 3, TIME)})
+
+    class Racing(fs.LocalFileSystem):
+        def act(self, name, *paths):
+            getattr(super(), name)(*paths)
+            if name == moment:
+                pq.write_table(strange, folder / "b.parquet")
+
+        def move(self, *paths):
+            self.act("move", *paths)
+
+        def delete_file(self, path):
+            self.act("delete_file", path)
+
+    real, lake.filesystem = lake.filesystem, Racing()
+    with pytest.raises(DataError, match=r"b\.parquet must not change while it is merged"):
+        compact(lake)
+    lake.filesystem = real
+    assert pq.read_table(folder / "b.parquet", partitioning=None)["user_id"].to_pylist() == [7, 8, 9]
+    lake.write("users", strange, "2026-01-05", "b")
+    assert ids(lake) == [1, 2, 7, 8, 9, 5]
+    compact(lake)
+    assert names(folder) == ["a.merged.parquet"]
+
+
+def after_the_first_listing(monkeypatch, act):
+    """Let a reader decide which files count, then do something before it opens them."""
+    visible, waiting = parts.visible, [act]
+
+    def slowly(*args):
+        counted = visible(*args)
+        if waiting:
+            waiting.pop()()
+        return counted
+
+    monkeypatch.setattr(parts, "visible", slowly)
+
+
+def test_a_reader_between_the_second_rename_onto_a_merged_file_and_the_deletes_sees_each_row_once(
+    lake, put, three_files, folder, monkeypatch
+):
+    compact(lake)
+    put("users", name="d", user_id=[6], created_at=[0])
+    put("users", name="e", user_id=[7], created_at=[0])
+    left = [(path, path.read_bytes(), path.stat()) for path in (folder / "d.parquet", folder / "e.parquet")]
+
+    def merge_without_deletes():
+        compact(Lake(lake.url))
+        for path, content, was in left:
+            path.write_bytes(content)
+            os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+    after_the_first_listing(monkeypatch, merge_without_deletes)
+    assert ids(lake) == [1, 2, 3, 4, 5, 6, 7]
+    after_the_first_listing(monkeypatch, lambda: None)
+    assert describe(lake)["tables"]["users"]["rows"] == 7
+
+
+def test_a_reader_whose_listing_missed_the_merged_file_and_a_part_sees_each_row_once(
+    lake, three_files, folder, monkeypatch
+):
+    list_files = lake.stored
+    compact_after = [1]
+
+    def torn(table):
+        found = list_files(table)
+        if compact_after:
+            compact_after.pop()
+            compact(Lake(lake.url))
+            return [info for info in found if info.base_name not in ("a.parquet", "b.parquet", "c.parquet")]
+        return found
+
+    monkeypatch.setattr(lake, "stored", torn)
+    assert ids(lake) == [1, 2, 3, 4, 5]
+
+
+def test_describing_survives_a_compaction(lake, three_files, monkeypatch):
+    after_the_first_listing(monkeypatch, lambda: compact(Lake(lake.url)))
+    found = describe(lake)["tables"]["users"]
+    assert (found["files"], found["rows"]) == (1, 5)
+
+
+def test_bad_rows_that_are_merged_while_they_are_read_count_once(lake, three_files, folder, monkeypatch):
+    bad = pa.table({"user_id": pa.array([None, 0]), "created_at": pa.array([0, 0], TIME)})
+    pq.write_table(bad, folder / "Bad.parquet")
+    read_file = lake._read_file
+
+    def slowly(table, path, wanted, latest):
+        rows = read_file(table, path, wanted, latest)
+        if path.endswith("Bad.parquet"):
+            compact(Lake(lake.url))
+        return rows
+
+    monkeypatch.setattr(lake, "_read_file", slowly)
+    assert ids(lake) == [0, 1, 2, 3, 4, 5]
+    assert lake.quarantined == describe(lake)["quarantine"] == {"users.user_id is null": 1}
+
+
+def test_files_that_come_while_a_table_is_read_do_not_start_it_again(lake, put, three_files, monkeypatch):
+    read_file, read = lake._read_file, []
+
+    def slowly(table, path, wanted, latest):
+        put("users", name=f"z{len(read)}", user_id=[9], created_at=[0])
+        read.append(path)
+        return read_file(table, path, wanted, latest)
+
+    monkeypatch.setattr(lake, "_read_file", slowly)
+    assert ids(lake) == [1, 2, 3, 4, 5]
+    assert len(read) == 3
+
+
+def test_only_the_date_that_changes_is_read_again(lake, put, three_files, monkeypatch):
+    put("users", "2026-01-06", "a", user_id=[6], created_at=[0])
+    read_file, read = lake._read_file, []
+
+    def slowly(table, path, wanted, latest):
+        rows = read_file(table, path, wanted, latest)
+        read.append(path.split("date=")[1])
+        if read[-1].startswith("2026-01-06"):
+            compact(Lake(lake.url))
+        return rows
+
+    monkeypatch.setattr(lake, "_read_file", slowly)
+    assert ids(lake) == [1, 2, 3, 4, 5, 6]
+    assert read == [f"2026-01-0{file}.parquet" for file in ("5/a", "5/b", "5/c", "6/a", "5/a.merged")]
 
 
 def test_a_file_that_changes_while_it_is_merged_is_not_lost(lake, put, three_files, monkeypatch):

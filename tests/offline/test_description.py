@@ -69,15 +69,57 @@ def test_the_quarantine_is_counted_from_its_files_whoever_filled_it(filled):
     assert describe(filled)["quarantine"] == {"unparsable_line": 2, "users.user_id is null": 1}
 
 
+@pytest.mark.parametrize("content", [b"not parquet", b"", "no reasons", "cut"])
+def test_a_file_in_the_quarantine_that_cannot_be_read_is_counted(filled, tmp_path, content):
+    filled.read("users")
+    folder = tmp_path / "lake" / "quarantine" / "import"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": ["?"]}), folder / "x.parquet")
+    if content == "cut":
+        (folder / "x.parquet").write_bytes((folder / "x.parquet").read_bytes()[20:])
+    elif content != "no reasons":
+        (folder / "x.parquet").write_bytes(content)
+    assert describe(filled)["quarantine"] == {"unreadable_file": 1, "users.user_id is null": 1}
+    assert (folder / "x.parquet").exists()
+
+
+@pytest.mark.parametrize(("text", "what"), [("[]", "a JSON object"), ("{", "JSON"), ("\xff", "JSON")])
+def test_a_note_that_makes_no_sense_is_named_and_the_tables_are_described(run, filled, tmp_path, text, what):
+    (tmp_path / "lake" / "_lake.json").write_text(text, "latin-1")
+    found = describe(filled)
+    assert found["tables"]["users"]["rows"] == 6
+    assert (found["complete"], found["origin"], found["logs_end"]) == (None, None, None)
+    assert f"_lake.json is not {what};" in found["problem"]
+    result = run("describe")
+    assert result.exit_code == 0
+    assert f"is not {what}" in " ".join(result.stdout.split())
+
+
+def test_what_a_note_says_in_other_types_is_not_believed(run, filled, tmp_path):
+    (tmp_path / "lake" / "_lake.json").write_text('{"complete": "yes", "origin": 5, "logs_end": "now"}')
+    found = describe(filled)
+    assert [found[name] for name in ("complete", "origin", "logs_end", "problem")] == [None] * 4
+    assert run("describe").exit_code == 0
+
+
+@pytest.mark.parametrize("origin", ["world", "import"])
+def test_the_origin_is_named(run, lake, put, origin):
+    put("users", user_id=[1], created_at=[0])
+    lake.finish({"origin": origin})
+    assert f"complete; origin: {origin}" in " ".join(run("describe").stdout.split())
+
+
 def test_a_file_that_is_written_again_takes_its_bad_rows_out_of_the_quarantine(filled, put):
     filled.read("users")
     put("users", "2026-01-07", "old", user_id=[5], created_at=[0])
     assert describe(filled)["quarantine"] == filled.quarantined == {}
 
 
-def test_describing_sets_nothing_aside_and_counts_files_that_cannot_be_decoded(filled, tmp_path):
-    bad = tmp_path / "lake" / "users" / "date=2026-01-07" / "bad.parquet"
-    bad.write_bytes(b"not parquet")
+@pytest.mark.parametrize("name", ["bad", "bad.merged"])
+@pytest.mark.parametrize("content", [b"not parquet", b"PAR1" + b"\xff" * 60 + b"\x3c\0\0\0PAR1"])
+def test_describing_sets_nothing_aside_and_counts_files_that_cannot_be_decoded(filled, tmp_path, name, content):
+    bad = tmp_path / "lake" / "users" / "date=2026-01-07" / f"{name}.parquet"
+    bad.write_bytes(content)
     users = describe(filled)["tables"]["users"]
     assert (users["files"], users["unreadable_files"], users["rows"]) == (5, 1, 6)
     assert bad.exists()

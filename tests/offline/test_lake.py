@@ -8,6 +8,7 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from recsys.errors import DataError
 from recsys.offline import lake as lake_module
@@ -219,19 +220,23 @@ def test_a_note_that_is_not_json_is_named(lake, tmp_path):
     (tmp_path / "lake" / "_lake.json").write_text("{")
     with pytest.raises(DataError, match=r"_lake\.json is not JSON"):
         lake.info()
+    (tmp_path / "lake" / "_lake.json").write_text("[]")
+    with pytest.raises(DataError, match=r"_lake\.json is not a JSON object"):
+        lake.info()
 
 
 def test_a_file_that_is_gone_when_its_turn_comes_is_looked_for_again(lake, put, monkeypatch):
     put("users", user_id=[1], created_at=[0])
-    (path,) = lake.files("users")
-    listings = [[path], [f"{path}.gone.parquet"]]
-    monkeypatch.setattr(lake, "files", lambda table: listings.pop())
+    (there,) = lake.stored("users")
+    listings = [[there], [there, fs.FileInfo(f"{there.path}.gone.parquet", fs.FileType.File, size=4)]]
+    monkeypatch.setattr(lake, "stored", lambda table: listings.pop() if len(listings) > 1 else listings[0])
     assert ids(lake.read("users")) == [1]
     assert not lake.quarantined
 
 
 def test_a_table_that_never_stops_changing_is_an_error_that_names_it(lake, put, monkeypatch):
-    monkeypatch.setattr(lake, "files", lambda table: [f"{lake.root}/users/gone.parquet"])
+    gone = fs.FileInfo(f"{lake.root}/users/gone.parquet", fs.FileType.File, size=4)
+    monkeypatch.setattr(lake, "stored", lambda table: [gone])
     with pytest.raises(DataError, match=r"table users of .* changes while it is read: .*gone\.parquet"):
         lake.read("users")
 
