@@ -44,10 +44,14 @@ def test_without_a_random_policy_all_clicks_are_looked_for(material):
     assert retrieval_report(material, quiet)["policy"] == "random"
 
 
-def test_a_budget_of_everything_finds_everything_that_existed(material):
+def test_a_budget_of_everything_finds_everything_that_existed_and_may_be_shown(material):
+    material = with_settings(material, "evaluation", n_requests=10**6)
     report = retrieval_report(with_budget(material, material.catalogue.n_posts), quiet)
     recall = report[f"recall@{material.catalogue.n_posts}"]
-    assert recall["two_tower"] == recall["all_sources"] == 1.0
+    # Some clicked posts were found to break the rules since: no source may bring them.
+    allowed = material.catalogue.visible[material.random_test_clicks().post_row].mean()
+    assert 0.98 < allowed < 1
+    assert recall["two_tower"] == recall["all_sources"] == pytest.approx(allowed)
     assert recall["popularity"] < 1.0  # posts that nobody had clicked yet cannot be popular
 
 
