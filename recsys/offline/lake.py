@@ -107,7 +107,7 @@ class Lake:
         latest, decoded = self._latest(), set()
 
         def rows_of(info: fs.FileInfo) -> pa.Table | None:
-            rows = self._read_file(table, info.path, wanted, latest)
+            rows = self._read_file(table, info, wanted, latest)
             if rows is not None:
                 decoded.add(info.path)
             return rows
@@ -167,7 +167,7 @@ class Lake:
 
     def check(self, table: str, path: str) -> None:
         """Set aside what is wrong with one file, as reading it does."""
-        self._read_file(table, path, [], self._latest())
+        self._read_file(table, self.filesystem.get_file_info(path), [], self._latest())
 
     def delete(self, tables: Iterable[str]) -> None:
         """Remove tables with all their files."""
@@ -273,26 +273,35 @@ class Lake:
             return None
         return (time.time_ns() // 1000 if self.now is None else self.now) + DAY
 
-    def _read_file(self, table: str, path: str, wanted: list[str], latest: int | None) -> pa.Table | None:
+    def _read_file(self, table: str, info: fs.FileInfo, wanted: list[str], latest: int | None) -> pa.Table | None:
+        """Raises: FileNotFoundError when the file is gone, or is damaged and not the one that `info` tells of."""
+        path = info.path
         try:
-            found = pq.read_schema(path, filesystem=self.filesystem)
-            names = columns_to_check(table, found, wanted)
-            rows = pq.read_table(
-                path,
-                filesystem=self.filesystem,
-                columns=[name for name in names if name in found.names],
-                partitioning=None,
-            )
+            # Opened once: two openings may meet two files of this name.
+            source = self.filesystem.open_input_file(path)
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError) as error:
-            # The system refused (permission, network, too many open files): the file itself may be fine.
-            if isinstance(error, OSError) and error.errno is not None:
-                raise DataError(f"{path} cannot be opened: {error}; make it readable and try again") from None
-            self._quarantine.add_file(table, path, error)
-            return None
-        checked, reason = check(table, rows, names, latest)
-        if reason is not None:
-            self._quarantine.add_rows(table, path, reason)
-            checked = checked.filter(pc.is_null(reason))
-        return checked.select(wanted)
+        except OSError as error:
+            raise _refused(path, error) from None
+        with source:
+            try:
+                file = pq.ParquetFile(source, pre_buffer=True)
+                names = columns_to_check(table, file.schema_arrow, wanted)
+                rows = file.read([name for name in names if name in file.schema_arrow.names])
+            except (pa.ArrowException, OSError) as error:
+                if not storage.is_damage(error):
+                    raise _refused(path, error) from None
+                if parts.identity(self.filesystem.get_file_info(path)) != parts.identity(info):
+                    raise FileNotFoundError(path) from None
+                self._quarantine.add_file(table, path, error)
+                return None
+            checked, reason = check(table, rows, names, latest)
+            if reason is not None:
+                self._quarantine.add_rows(table, path, file.read(), reason)
+                checked = checked.filter(pc.is_null(reason))
+            return checked.select(wanted)
+
+
+def _refused(path: str, error: Exception) -> DataError:
+    """The system refused (permission, network, too many open files): the file itself may be fine."""
+    return DataError(f"{path} cannot be opened: {error}; make it readable and try again")

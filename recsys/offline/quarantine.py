@@ -37,13 +37,13 @@ class Quarantine:
         """Reason to number of rows (or of unreadable files) that this object set aside."""
         return sum(self._met.values(), Counter())
 
-    def add_rows(self, table: str, path: str, reason: pa.Array) -> None:
-        """Keep the rows as they were found, all columns of them, with `reason`, `file` and `line` (from 0).
+    def add_rows(self, table: str, path: str, rows: pa.Table, reason: pa.Array) -> None:
+        """Keep the bad rows as they were found, all columns of them, with `reason`, `file` and `line` (from 0).
 
         Args:
+            rows: all of the file.
             reason: for every row of the file the rule it breaks, null where it breaks none.
         """
-        rows = pq.read_table(path, filesystem=self._fs, partitioning=None)
         rows = rows.drop_columns([name for name in ("reason", "file", "line") if name in rows.column_names])
         line = pa.array(range(len(rows)), pa.int64())
         bad = rows.append_column("reason", reason).append_column("line", line).filter(pc.is_valid(reason))

@@ -313,6 +313,23 @@ def test_a_reader_whose_listing_missed_the_merged_file_and_a_part_sees_each_row_
     assert ids(lake) == [1, 2, 3, 4, 5]
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_not_called_damaged(lake, put, three_files, folder, monkeypatch):
+    open_file, torn = pq.ParquetFile, []
+
+    def replaced(source, **options):
+        if not torn:
+            torn.append(True)
+            time.sleep(0.01)
+            put("users", name="a", user_id=[7], created_at=[0])
+            raise pa.ArrowInvalid("half of one file, half of another")
+        return open_file(source, **options)
+
+    monkeypatch.setattr(pq, "ParquetFile", replaced)
+    assert ids(lake) == [7, 3, 4, 5]
+    assert not lake.quarantined
+    assert names(folder) == ["a.parquet", "b.parquet", "c.parquet"]
+
+
 def test_describing_survives_a_compaction(lake, three_files, monkeypatch):
     after_the_first_listing(monkeypatch, lambda: compact(Lake(lake.url)))
     found = describe(lake)["tables"]["users"]
@@ -324,9 +341,9 @@ def test_bad_rows_that_are_merged_while_they_are_read_count_once(lake, three_fil
     pq.write_table(bad, folder / "Bad.parquet")
     read_file = lake._read_file
 
-    def slowly(table, path, wanted, latest):
-        rows = read_file(table, path, wanted, latest)
-        if path.endswith("Bad.parquet"):
+    def slowly(table, info, wanted, latest):
+        rows = read_file(table, info, wanted, latest)
+        if info.base_name == "Bad.parquet":
             compact(Lake(lake.url))
         return rows
 
@@ -338,10 +355,10 @@ def test_bad_rows_that_are_merged_while_they_are_read_count_once(lake, three_fil
 def test_files_that_come_while_a_table_is_read_do_not_start_it_again(lake, put, three_files, monkeypatch):
     read_file, read = lake._read_file, []
 
-    def slowly(table, path, wanted, latest):
+    def slowly(table, info, wanted, latest):
         put("users", name=f"z{len(read)}", user_id=[9], created_at=[0])
-        read.append(path)
-        return read_file(table, path, wanted, latest)
+        read.append(info.path)
+        return read_file(table, info, wanted, latest)
 
     monkeypatch.setattr(lake, "_read_file", slowly)
     assert ids(lake) == [1, 2, 3, 4, 5]
@@ -352,9 +369,9 @@ def test_only_the_date_that_changes_is_read_again(lake, put, three_files, monkey
     put("users", "2026-01-06", "a", user_id=[6], created_at=[0])
     read_file, read = lake._read_file, []
 
-    def slowly(table, path, wanted, latest):
-        rows = read_file(table, path, wanted, latest)
-        read.append(path.split("date=")[1])
+    def slowly(table, info, wanted, latest):
+        rows = read_file(table, info, wanted, latest)
+        read.append(info.path.split("date=")[1])
         if read[-1].startswith("2026-01-06"):
             compact(Lake(lake.url))
         return rows

@@ -187,11 +187,12 @@ def test_an_unreadable_file_is_moved_aside_and_counted_and_the_others_are_read(l
 def test_a_file_the_system_does_not_open_stays_where_it_is(lake, put, monkeypatch):
     put("users", user_id=[1], created_at=[0])
 
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
+    class Refusing(fs.LocalFileSystem):
+        def open_input_file(self, path):
+            raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lake_module.pq, "read_schema", refuse)
+        patch.setattr(lake, "filesystem", Refusing())
         with pytest.raises(DataError, match=r"part\.parquet cannot be opened: .*Permission denied"):
             lake.read("users")
     assert ids(lake.read("users")) == [1]
