@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,6 +12,15 @@ from recsys.cli.common import ConfigOption, JsonOption, SetOption, console_for, 
 from recsys.config import DEFAULT_PATH, load
 
 app = group("Benchmarks.")
+
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    table = Table("figure", "value")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,}")
+    console_for(as_json).print(table)
+    if as_json:
+        print_json(figures)
 
 
 @app.command("feed")
@@ -28,12 +37,7 @@ def bench_feed(
     from recsys.progress import Progress
 
     figures = run(settings, requests, Progress())
-    table = Table("figure", "value")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:g}")
-    console_for(as_json).print(table)
-    if as_json:
-        print_json(figures)
+    _show(figures, as_json)
 
 
 @app.command("simulate")
@@ -47,12 +51,7 @@ def bench_simulate(
     from recsys.progress import Progress
 
     figures = run(settings, impressions, Progress())
-    table = Table("figure", "value")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:,}")
-    console_for(as_json).print(table)
-    if as_json:
-        print_json(figures)
+    _show(figures, as_json)
 
 
 @app.command("public")

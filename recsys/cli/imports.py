@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +37,7 @@ def import_mind(
     """MIND: behaviors.tsv and news.tsv, here or in subfolders."""
     from recsys.offline.imports.mind import import_mind as run
 
-    _import(lambda lake, now, progress: run(folder, lake, now, progress), config, overrides, as_json)
+    _import(partial(run, folder), config, overrides, as_json)
 
 
 @app.command("interactions")
@@ -47,7 +48,7 @@ def import_interactions(
     """train.txt and test.txt, `user item item ...` a line, no times: their order is made up."""
     from recsys.offline.imports.plain import import_interactions as run
 
-    _import(lambda lake, now, progress: run(folder, lake, now, progress), config, overrides, as_json)
+    _import(partial(run, folder), config, overrides, as_json)
 
 
 @app.command("sequences")
@@ -58,7 +59,7 @@ def import_sequences(
     """sequences.txt, `user item item ...` a line in order of time: times are made up, each user's order is kept."""
     from recsys.offline.imports.plain import import_sequences as run
 
-    _import(lambda lake, now, progress: run(folder, lake, now, progress), config, overrides, as_json)
+    _import(partial(run, folder), config, overrides, as_json)
 
 
 @app.command("csv")
@@ -70,10 +71,8 @@ def import_csv(
     from recsys.offline.imports.mapping import parse_map, parse_types
     from recsys.offline.imports.tables import import_csv as run
 
-    mapped, renamed = parse_map(columns, table), parse_types(types)
-    _import(
-        lambda lake, now, progress: run(file, mapped, renamed, table, lake, now, progress), config, overrides, as_json
-    )
+    mapped = partial(run, file, parse_map(columns, table), parse_types(types), table)
+    _import(mapped, config, overrides, as_json)
 
 
 @app.command("parquet")
@@ -85,10 +84,8 @@ def import_parquet(
     from recsys.offline.imports.mapping import parse_map, parse_types
     from recsys.offline.imports.tables import import_parquet as run
 
-    mapped, renamed = parse_map(columns, table), parse_types(types)
-    _import(
-        lambda lake, now, progress: run(file, mapped, renamed, table, lake, now, progress), config, overrides, as_json
-    )
+    mapped = partial(run, file, parse_map(columns, table), parse_types(types), table)
+    _import(mapped, config, overrides, as_json)
 
 
 def _import(
