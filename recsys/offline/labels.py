@@ -5,8 +5,8 @@ the server returned; never both. Its labels are the actions of the same user in 
 follow within the label window. Rows delivered twice (same event id) count once. It does not know what features or
 models do with them.
 
-Logs that hold clicks and no impression at all do not say what was not clicked. There the clicks are exposures, and
-beside each stand posts drawn at random (`sampling`); nobody saw those, so they are no events.
+Logs with fewer impressions than clicks do not say what was not clicked. There the clicks are exposures, and beside each
+stand posts drawn at random (`sampling`); nobody saw those, so they are no events.
 """
 
 from __future__ import annotations
