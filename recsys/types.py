@@ -81,6 +81,8 @@ class Context:
     """Posts returned before (those of the cursor included), as post rows."""
     trending: Rows
     """Trending posts in the user's language, best first, as post rows."""
+    user_watermark: str = ""
+    """Stream position as of which the user's history was read; empty when nothing was streamed yet."""
 
     @property
     def now(self) -> int:

@@ -11,6 +11,7 @@ stand posts drawn at random (`sampling`); nobody saw those, so they are no event
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal, Self
 
@@ -20,10 +21,12 @@ import pyarrow.compute as pc
 
 from recsys.config import OfflineConfig
 from recsys.errors import DataError
+from recsys.offline.arrival import UNKNOWN, Arrivals, in_order_of_arrival
 from recsys.offline.catalogue import Catalogue, lookup
 from recsys.offline.lake import Lake
 from recsys.offline.sampling import draw_negatives
 from recsys.offline.schemas import ACTION_TYPES
+from recsys.offline.stream_position import to_numbers
 from recsys.offline.words import mix
 from recsys.types import SECOND, Floats, Ids, Mask, Rows, Times
 
@@ -34,6 +37,9 @@ CLICK = ACTIONS.index("click")
 
 Negatives = Literal["shown", "sampled"]
 """Where unclicked exposures come from: what users saw, or posts drawn at random."""
+
+LeftOut = Callable[[Ids, Times], Mask]
+"""Of users (M,) and the moments of their events (M,): which are to be left out."""
 
 SAMPLED_POLICY = "sampled"
 """Policy of exposures that were made up."""
@@ -49,7 +55,11 @@ class Exposures:
     position: Rows
     """0-based place in the slate; -1 unknown."""
     now: Times
-    """When the request was answered, microseconds: features may use what had arrived before."""
+    """When the request was answered, microseconds: counts are decayed to it."""
+    seen: Ids
+    """How many of `Logs.events`, from the first on, the request's counters held; see `arrival`."""
+    history_seen: Ids
+    """As `seen`, for the user's click history, which a server reads a moment before the counters."""
     shown_at: Times
     """When the post came on screen, microseconds: its label window begins. Without impressions it is `now`."""
     policy: Rows
@@ -68,9 +78,10 @@ class Exposures:
 
 @dataclass(frozen=True)
 class Events:
-    """Counted events in order of arrival, then of id; every array has length M."""
+    """Counted events in the order in which they became readable (`arrival`); every array has length M."""
 
     ingest_time: Times
+    """Moment at which each could be read, microseconds, ascending."""
     time: Times
     """min(event_time, ingest_time): the moment that decays count from."""
     action: Rows
@@ -88,6 +99,8 @@ class Logs:
 
     exposures: Exposures
     events: Events
+    arrivals: Arrivals
+    """Of `events`."""
     policies: tuple[str, ...]
     negatives: Negatives = "shown"
 
@@ -107,35 +120,62 @@ def mentioned_ids(lake: Lake) -> tuple[Ids, Ids]:
     return np.unique(np.concatenate(posts)), np.unique(np.concatenate(users))
 
 
-def read_logs(lake: Lake, catalogue: Catalogue, config: OfflineConfig, negatives: Negatives | None = None) -> Logs:
+def read_logs(
+    lake: Lake,
+    catalogue: Catalogue,
+    config: OfflineConfig,
+    negatives: Negatives | None = None,
+    left_out: LeftOut | None = None,
+) -> Logs:
     """Exposures with labels and the counted events. Posts and users the catalogue does not know have row -1.
 
     Args:
         negatives: where unclicked exposures come from; None takes what was shown, unless clicks are more than that.
+        left_out: events not to read although the lake still holds them.
     Raises: DataError when the lake holds neither an exposure nor a click.
     """
-    impressions = _once(_shown(lake, config))
-    actions = _once(lake.read("actions"))
-    kind = pc.index_in(actions["type"], value_set=pa.array(ACTION_TYPES)).to_numpy().astype(np.int32) + 1
+    impressions, actions, kind = _read(lake, config, left_out)
     # A lake of clicks that has been served from for a while holds a few impressions; they are not what it is about.
     negatives = negatives or ("shown" if len(impressions) >= int((kind == CLICK).sum()) else "sampled")
+    events, arrivals = _events(catalogue, impressions, actions, kind)
     if negatives == "shown":
-        exposures, policies = _exposures(lake, catalogue, config, impressions, actions, kind)
+        exposures, policies = _exposures(lake, catalogue, config, impressions, actions, kind, arrivals)
     else:
         clicks = actions.filter(pa.array(kind == CLICK))
-        exposures, policies = _sampled(lake, catalogue, config, clicks), (SAMPLED_POLICY,)
+        exposures, policies = _sampled(lake, catalogue, config, clicks, arrivals), (SAMPLED_POLICY,)
     if not len(exposures):
         raise DataError(
             f"no impressions and no clicks in {lake.url}; run `recsys simulate` to make a world, or import logs"
         )
-    return Logs(exposures, _events(catalogue, impressions, actions, kind), policies, negatives)
+    return Logs(exposures, events, arrivals, policies, negatives)
+
+
+def read_events(lake: Lake, catalogue: Catalogue, config: OfflineConfig) -> tuple[Events, Arrivals]:
+    """The counted events alone, and what tells how many of them a request saw."""
+    return _events(catalogue, *_read(lake, config))
+
+
+def _read(
+    lake: Lake, config: OfflineConfig, left_out: LeftOut | None = None
+) -> tuple[pa.Table, pa.Table, Rows]:  # fmt: skip
+    """Impressions, actions, and each action's code; every event once."""
+    impressions, actions = (_once(rows) for rows in (_shown(lake, config), lake.read("actions")))
+    if left_out is not None:
+        impressions, actions = (_without(rows, left_out) for rows in (impressions, actions))
+    kind = pc.index_in(actions["type"], value_set=pa.array(ACTION_TYPES)).to_numpy().astype(np.int32) + 1
+    return impressions, actions, kind
+
+
+def _without(rows: pa.Table, left_out: LeftOut) -> pa.Table:
+    times = [rows[name].cast(pa.int64()).to_numpy() for name in ("event_time", "ingest_time")]
+    return rows.filter(pa.array(~left_out(rows["user_id"].to_numpy(), np.minimum(*times))))
 
 
 def _shown(lake: Lake, config: OfflineConfig) -> pa.Table:
     if config.impressions == "explicit":
         return lake.read("impressions")
-    returned = lake.read("returned", ["request_id", "user_id", "post_id", "position", "now"])
-    columns = {name: returned[name] for name in ("request_id", "user_id", "post_id", "position")}
+    returned = lake.read("returned", ["request_id", "user_id", "post_id", "position", "now", "stream_position"])
+    columns = {name: returned[name] for name in ("request_id", "user_id", "post_id", "position", "stream_position")}
     identity = pa.array(_pair_hash(returned["request_id"].to_numpy(), returned["post_id"].to_numpy()))
     return pa.table({"event_id": identity, **columns, "event_time": returned["now"], "ingest_time": returned["now"]})
 
@@ -158,9 +198,10 @@ def _once(rows: pa.Table) -> pa.Table:
 
 
 def _exposures(
-    lake: Lake, catalogue: Catalogue, config: OfflineConfig, impressions: pa.Table, actions: pa.Table, kind: Rows
-) -> tuple[Exposures, tuple[str, ...]]:
-    requests = lake.read("requests", ["request_id", "now", "policy"])
+    lake: Lake, catalogue: Catalogue, config: OfflineConfig, impressions: pa.Table, actions: pa.Table, kind: Rows,
+    arrivals: Arrivals,
+) -> tuple[Exposures, tuple[str, ...]]:  # fmt: skip
+    requests = lake.read("requests", ["request_id", "now", "policy", "watermark", "user_watermark"])
     returned = lake.read("returned", ["request_id", "user_id", "post_id", "position", "propensity"])
     known = np.unique(
         np.concatenate([table["request_id"].to_numpy() for table in (impressions, actions, requests, returned)])
@@ -171,10 +212,12 @@ def _exposures(
     shown_key, returned_key, click_key = _join_keys([impressions, returned, clicks], known)
     shown_at = impressions["event_time"].cast(pa.int64()).to_numpy()
 
-    answered = np.full(len(known), -1, np.int64)
+    answered, watermark, user_watermark = (np.full(len(known), unknown, np.int64) for unknown in (-1, UNKNOWN, UNKNOWN))
     policy_of = np.full(len(known), -1, np.int32)
     place = np.searchsorted(known, requests["request_id"].to_numpy())
     answered[place] = requests["now"].cast(pa.int64()).to_numpy()
+    watermark[place] = watermarks(requests["watermark"])
+    user_watermark[place] = watermarks(requests["user_watermark"])
     policy_names = requests["policy"].combine_chunks().dictionary_encode()
     policy_of[place] = policy_names.indices.fill_null(-1).to_numpy()
     # Of a request nobody logged only the arrival is certain: a client's own clock may say anything.
@@ -201,6 +244,8 @@ def _exposures(
         post_row=post_row,
         position=position,
         now=now,
+        seen=arrivals.seen(now, watermark[request]),
+        history_seen=arrivals.seen(now, user_watermark[request]),
         shown_at=shown_at,
         policy=policy_of[request],
         propensity=propensity,
@@ -209,7 +254,9 @@ def _exposures(
     return exposures, tuple(name for name in policy_names.dictionary.to_pylist() if name is not None)
 
 
-def _sampled(lake: Lake, catalogue: Catalogue, config: OfflineConfig, clicks: pa.Table) -> Exposures:
+def _sampled(
+    lake: Lake, catalogue: Catalogue, config: OfflineConfig, clicks: pa.Table, arrivals: Arrivals
+) -> Exposures:  # fmt: skip
     """Clicks as exposures, each with posts of its request that the user did not click."""
     requests = lake.read("requests", ["request_id", "now"])
     order = np.argsort(requests["request_id"].to_numpy(), kind="stable")
@@ -225,12 +272,15 @@ def _sampled(lake: Lake, catalogue: Catalogue, config: OfflineConfig, clicks: pa
     row = np.concatenate([np.arange(len(clicks)), of_click])
     unknown = np.full(len(row), -1, np.int32)
     request_id = clicks["request_id"].to_numpy()[row]
+    seen = arrivals.seen(now, np.full(len(now), UNKNOWN))
     exposures = Exposures(
         request_id=request_id,
         user_row=catalogue.user_rows(user_id)[row],
         post_row=np.concatenate([post_row, negative]),
         position=unknown,
         now=now[row],
+        seen=seen[row],
+        history_seen=seen[row],
         shown_at=clicks["event_time"].cast(pa.int64()).to_numpy()[row],
         policy=np.zeros(len(row), np.int32),
         propensity=np.full(len(row), np.nan, np.float32),
@@ -281,16 +331,29 @@ def _followed_within(key: Ids, shown_at: Times, action_key: Ids, action_at: Time
     return found
 
 
-def _events(catalogue: Catalogue, impressions: pa.Table, actions: pa.Table, kind: Rows) -> Events:
+def watermarks(column: pa.ChunkedArray) -> Ids:
+    """Stream positions as numbers, `UNKNOWN` where null; each different one is read once."""
+    encoded = column.combine_chunks().dictionary_encode()
+    numbers = np.append(to_numbers(encoded.dictionary.to_pylist()), UNKNOWN)
+    return np.asarray(numbers[encoded.indices.fill_null(-1).to_numpy()])
+
+
+def _events(
+    catalogue: Catalogue, impressions: pa.Table, actions: pa.Table, kind: Rows
+) -> tuple[Events, Arrivals]:  # fmt: skip
     def both(name: str) -> Ids:
         return np.concatenate([table[name].cast(pa.int64()).to_numpy() for table in (impressions, actions)])
 
     ingest_time = both("ingest_time")
-    order = np.lexsort((both("event_id"), ingest_time))
-    return Events(
-        ingest_time=ingest_time[order],
+    position = np.concatenate(
+        [table["stream_position"].fill_null(-1).to_numpy() for table in (impressions, actions)]
+    )  # fmt: skip
+    order, arrivals = in_order_of_arrival(ingest_time, position, both("event_id"))
+    events = Events(
+        ingest_time=arrivals.time,
         time=np.minimum(both("event_time"), ingest_time)[order],
         action=np.concatenate([np.zeros(len(impressions), np.int32), kind])[order],
         user_row=catalogue.user_rows(both("user_id"))[order],
         post_row=catalogue.post_rows(both("post_id"))[order],
     )
+    return events, arrivals

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "2"
-"""2 added `ids`, `posts.labels` and `requests.session_id`, and lets `posts.author_id` be null.
+SCHEMA_VERSION = "3"
+"""2 added `ids`, `posts.labels` and `requests.session_id`, and lets `posts.author_id` be null. 3 added
+`stream_position` and `requests.user_watermark`.
 
 Versions only add tables and columns that may be null; a column never changes its type or meaning. So every program
 reads every version, newer ones too: what a file lacks is null, what a program does not know it ignores.
@@ -30,6 +31,10 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
+
+
+_STREAM_POSITION = pa.field("stream_position", pa.int64())
+"""Where a row that was streamed stood on the stream (`stream_position.to_number`); null for rows that never were."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ TABLES: dict[str, TableSpec] = {
         pa.field("watermark", pa.string()),
         pa.field("candidates", pa.list_(pa.int64())),
         pa.field("session_id", pa.int64()),
+        pa.field("user_watermark", pa.string()),
     ),
     "returned": _table(
         _required("request_id", pa.int64()),
@@ -123,6 +129,7 @@ TABLES: dict[str, TableSpec] = {
         pa.field("sources", pa.uint16()),
         pa.field("score", pa.float32()),
         pa.field("features", pa.list_(pa.float32())),
+        _STREAM_POSITION,
         ranges={"position": Range(at_least=0), "propensity": Range(above=0, at_most=1)},
     ),
     "impressions": _table(
@@ -133,6 +140,7 @@ TABLES: dict[str, TableSpec] = {
         pa.field("position", pa.int16()),
         _required("event_time", _TIME),
         _required("ingest_time", _TIME),
+        _STREAM_POSITION,
         ranges={"position": Range(at_least=0)},
     ),
     "actions": _table(
@@ -144,6 +152,7 @@ TABLES: dict[str, TableSpec] = {
         pa.field("value", pa.float32()),
         _required("event_time", _TIME),
         _required("ingest_time", _TIME),
+        _STREAM_POSITION,
         enums={"type": ACTION_TYPES},
         ranges={"value": Range(at_least=0)},
     ),

@@ -27,17 +27,20 @@ from redis.exceptions import LockError
 from recsys.errors import DataError, DependencyError
 from recsys.offline.labels import ACTIONS
 from recsys.offline.lake import Lake
+from recsys.offline.stream_position import to_numbers
 from recsys.online import keys
+from recsys.online.commands import send
+from recsys.online.erased import Erased, read_erased
 from recsys.online.records import Decoded, Entry, Returned, decode
 from recsys.online.stream import EventStream, position
-from recsys.types import DAY, Times
+from recsys.types import DAY, Ids, Times
 
 log = logging.getLogger(__name__)
 
 PAGE = 500
 """Records per read: a returned record has kilobytes, and a long answer would hold up every request."""
 
-LOCK_S = 60
+LOCK_S = 20
 """Seconds after which the lock of a killed writer is free again; a living one extends it with every file."""
 
 
@@ -100,7 +103,7 @@ class LakeSink:
     def held(self) -> Iterator[str]:
         """Bring the lake up to date and keep it so while the block runs; gives its watermark.
 
-        The lock is short-lived and renewed from a thread: should this process be killed, the lake is free in a minute.
+        The lock is short-lived and renewed from a thread: should this process be killed, the lake is free in `LOCK_S`.
 
         Raises: DependencyError when another process keeps the lake, or this one lost it while the block ran.
         """
@@ -134,23 +137,35 @@ class LakeSink:
         done, writing = read_position(self.lake)
         if writing is not None:
             entries = self._read(done, writing, None)
-            if not entries or entries[-1].id != writing:
+            if self._lost(done, writing):
                 log.error(
-                    "records %s to %s left the stream before all reached the lake %s", done, writing, self.lake.url
+                    "records %s to %s left the stream before all reached the lake %s; what is left of them is written",
+                    done,
+                    writing,
+                    self.lake.url,
                 )
-                entries = []
         else:
             entries = self._read(done, None, batch_records)
             if not entries:
                 return 0
             writing = entries[-1].id
             _write_position(self.lake, Position(done, writing))
-        for table, date, rows in _files(decode(entries)):
+        decoded = _without(decode(entries), read_erased(self.client))
+        for table, date, rows in _files(decoded):
             lock.reacquire()
             self.lake.write(table, rows, date, f"stream-{done or '0-0'}-{writing}")
         lock.reacquire()
         _write_position(self.lake, Position(writing, None))
         return len(entries)
+
+    def _lost(self, after: str, last: str) -> bool:
+        """Whether records of a batch that was begun may be gone by trimming, or with the whole stream.
+
+        Single records may also be gone because their user was erased: that loses nothing.
+        """
+        trimmed = send(self.client, "GET", keys.TRIMMED) or b""
+        reached = self.stream.last_id()
+        return position(trimmed.decode()) > position(after) or position(reached) < position(last)
 
     def _read(self, after: str, last: str | None, limit: int | None) -> list[Entry]:
         """Records after a position, up to `last` or to `limit` of them."""
@@ -171,6 +186,7 @@ def _files(decoded: Decoded) -> Iterator[tuple[str, str, pa.Table]]:
     position = pa.array(events["position"], mask=events["position"] < 0)
     columns: dict[str, Any] = {name: events[name] for name in ("event_id", "request_id", "user_id", "post_id")}
     columns |= {name: _times(events[name]) for name in ("event_time", "ingest_time")}
+    columns["stream_position"] = to_numbers(decoded.event_stream_id)
     both = pa.table(
         {
             **columns,
@@ -185,8 +201,24 @@ def _files(decoded: Decoded) -> Iterator[tuple[str, str, pa.Table]]:
     if decoded.returned:
         now = np.array([record.now for record in decoded.returned])
         yield from _by_date("requests", _requests(decoded.returned, now), now)
-        sent, of_item = _returned(decoded.returned, now)
+        sent, of_item = _returned(decoded.returned, to_numbers(decoded.returned_stream_id), now)
         yield from _by_date("returned", sent, of_item)
+
+
+def _without(decoded: Decoded, erased: Erased) -> Decoded:
+    """The records of everybody but the erased."""
+    events = decoded.events
+    keep = ~erased.covers(events["user_id"], np.minimum(events["event_time"], events["ingest_time"]))
+    people = np.array([record.user_id for record in decoded.returned], np.int64)
+    now = np.array([record.now for record in decoded.returned], np.int64)
+    kept = np.flatnonzero(~erased.covers(people, now))
+    return Decoded(
+        events[keep],
+        [decoded.event_stream_id[place] for place in np.flatnonzero(keep)],
+        [decoded.returned[place] for place in kept],
+        [decoded.returned_stream_id[place] for place in kept],
+        decoded.bad,
+    )
 
 
 def _by_date(table: str, rows: pa.Table, time: Times) -> Iterator[tuple[str, str, pa.Table]]:
@@ -204,12 +236,13 @@ def _requests(returned: Sequence[Returned], now: Times) -> pa.Table:
             "policy": [record.policy for record in returned],
             "release": [record.release for record in returned],
             "watermark": [record.watermark for record in returned],
+            "user_watermark": [record.user_watermark for record in returned],
             "candidates": _lists([record.candidates for record in returned], np.int64),
         }
     )
 
 
-def _returned(returned: Sequence[Returned], now: Times) -> tuple[pa.Table, Times]:
+def _returned(returned: Sequence[Returned], stream_position: Ids, now: Times) -> tuple[pa.Table, Times]:
     items = [len(record.post_id) for record in returned]
     of_item = np.repeat(now, items)
     columns = {
@@ -221,6 +254,7 @@ def _returned(returned: Sequence[Returned], now: Times) -> tuple[pa.Table, Times
         "user_id": np.repeat([record.user_id for record in returned], items),
         "now": _times(of_item),
         "features": _lists([row for record in returned for row in record.features], np.float32),
+        "stream_position": np.repeat(stream_position, items),
         **columns,
     }
     return pa.table(table), of_item

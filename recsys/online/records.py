@@ -73,7 +73,9 @@ class Returned:
     policy: str
     """Policy or variant that chose."""
     watermark: str
-    """Stream position that the features reflect."""
+    """Stream position that the counters reflect."""
+    user_watermark: str
+    """Stream position that the user's history reflects."""
     post_id: Ids
     """(K,)."""
     position: Rows
@@ -95,7 +97,10 @@ class Decoded(NamedTuple):
 
     events: np.ndarray
     """Of `EVENT_TYPE`, in stream order."""
+    event_stream_id: list[str]
+    """Where each event stood on the stream."""
     returned: list[Returned]
+    returned_stream_id: list[str]
     bad: list[tuple[Entry, str]]
     """What cannot be read, with the reason."""
 
@@ -123,6 +128,7 @@ def encode_returned(record: Returned) -> bytes:
         {
             "request_id": record.request_id, "user_id": record.user_id, "now": record.now,
             "release": record.release, "policy": record.policy, "watermark": record.watermark,
+            "user_watermark": record.user_watermark,
             "k": len(record.post_id), "f": record.features.shape[1], "c": len(record.candidates),
         }
     )  # fmt: skip
@@ -136,6 +142,7 @@ def decode(entries: Sequence[Entry]) -> Decoded:
     """Columns of all readable records."""
     packed: list[Entry] = []
     returned: list[Returned] = []
+    returned_stream_id: list[str] = []
     bad: list[tuple[Entry, str]] = []
     for entry in entries:
         if entry.kind == EVENT and len(entry.payload) == EVENT_TYPE.itemsize:
@@ -145,6 +152,7 @@ def decode(entries: Sequence[Entry]) -> Decoded:
         elif entry.kind == RETURNED:
             try:
                 returned.append(_decode_returned(entry.payload))
+                returned_stream_id.append(entry.id)
             except (ValueError, KeyError, TypeError) as error:
                 bad.append((entry, f"not a returned record: {type(error).__name__}: {error}"))
         else:
@@ -154,7 +162,8 @@ def decode(entries: Sequence[Entry]) -> Decoded:
     for name in ("event_time", "ingest_time"):
         good &= (events[name] >= 0) & (events[name] <= LATEST)
     bad += [(packed[place], "its action or a time is out of range") for place in np.flatnonzero(~good)]
-    return Decoded(events[good], returned, bad)
+    event_stream_id = [packed[place].id for place in np.flatnonzero(good)]
+    return Decoded(events[good], event_stream_id, returned, returned_stream_id, bad)
 
 
 def _decode_returned(payload: bytes) -> Returned:

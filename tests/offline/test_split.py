@@ -24,6 +24,8 @@ def exposures(now, click=True, screen_delay=0):
         post_row=rows,
         position=rows,
         now=now,
+        seen=now,
+        history_seen=now,
         shown_at=now + screen_delay,
         policy=rows,
         propensity=rows.astype(np.float32),

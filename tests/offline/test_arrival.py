@@ -1,0 +1,75 @@
+"""Requests see what the server that answered them had read, and otherwise what had arrived before."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.offline.arrival import UNKNOWN, in_order_of_arrival
+from recsys.offline.stream_position import to_number, to_numbers
+
+NEVER = -1
+
+
+def arrivals(*events):
+    """Of (ingest_time, stream_position) pairs; gives the order too."""
+    time, position = np.array(events, np.int64).reshape(-1, 2).T
+    return in_order_of_arrival(time, position, np.arange(len(time)))
+
+
+def seen(made, *requests):
+    now, watermark = np.array(requests, np.int64).T
+    return made.seen(now, watermark).tolist()
+
+
+def test_without_a_watermark_requests_see_what_arrived_strictly_before():
+    order, made = arrivals((30, NEVER), (10, NEVER), (20, NEVER))
+    assert order.tolist() == [1, 2, 0]
+    assert seen(made, (10, UNKNOWN), (11, UNKNOWN), (30, UNKNOWN), (31, UNKNOWN)) == [0, 1, 2, 3]
+
+
+def test_a_watermark_tells_exactly_which_streamed_events_were_seen_whatever_the_clock_says():
+    _, made = arrivals((10, 100), (20, 101), (30, 102))
+    assert seen(made, (99, 100), (99, 101), (0, 102), (0, 0), (99, 105)) == [1, 2, 3, 0, 3]
+
+
+def test_events_that_never_were_on_the_stream_count_by_their_time():
+    _, made = arrivals((10, NEVER), (20, 100), (30, 101), (25, NEVER))
+    assert made.time.tolist() == [10, 20, 25, 30]
+    assert seen(made, (40, 0), (5, 0), (22, 100), (26, 100), (99, 100)) == [1, 0, 2, 3, 3]
+
+
+def test_streamed_events_stand_in_the_order_of_the_stream_though_a_server_stamped_them_otherwise():
+    order, made = arrivals((50, 100), (40, 101), (60, 102))
+    assert order.tolist() == [0, 1, 2]
+    assert made.time.tolist() == [50, 50, 60]
+    assert seen(made, (55, UNKNOWN), (45, 100)) == [2, 1]
+
+
+def test_events_of_one_moment_stand_by_id():
+    assert in_order_of_arrival(np.array([5, 5, 5]), np.full(3, NEVER), np.array([9, 3, 4]))[0].tolist() == [1, 2, 0]
+
+
+events = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 40) | st.just(NEVER)), max_size=20, unique_by=id)
+
+
+@given(events, st.lists(st.tuples(st.integers(0, 22), st.integers(0, 42)), min_size=1, max_size=10))
+def test_a_watermark_never_hides_what_it_covers_nor_shows_what_it_does_not(events, requests):
+    order, made = arrivals(*events)
+    position = np.array([position for _, position in events], np.int64)[order]
+    for (_, watermark), n in zip(requests, seen(made, *requests), strict=True):
+        streamed = position >= 0
+        assert (streamed & (position <= watermark))[:n].sum() == (streamed & (position <= watermark)).sum()
+        assert not (streamed & (position > watermark))[:n].any()
+
+
+def test_stream_positions_compare_as_the_stream_does():
+    ids = ["", "0-1", "5", "5-1", "5-900000", "6-0", "1700000000000-3"]
+    assert (np.diff(to_numbers(ids)) > 0).all()
+    assert to_number("") == 0
+
+
+@pytest.mark.parametrize("bad", ["x", "5-x", "-5-1", "5-1048576", "99999999999999-0"])
+def test_what_is_no_stream_id_is_refused(bad):
+    with pytest.raises(ValueError, match=r"stream id|invalid literal"):
+        to_number(bad)
