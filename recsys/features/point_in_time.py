@@ -1,8 +1,7 @@
 """Point-in-time build: for each exposure the counters as a request would have read them then; and the final state.
 
-Takes `Events` in order of arrival and exposures in order of time. An exposure sees the events that had arrived strictly
-before its request. Each entity is one linear merge; entities run side by side on threads (the kernels release the
-interpreter). It does not know what a model makes of the counts.
+Takes `Events` in order of arrival and what each exposure had seen of them. It does not know what a model makes of the
+counts.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from recsys.features.decay import States, advance, replay
+from recsys.features.as_of import as_of
+from recsys.features.decay import States, advance
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import CLICK, Events
@@ -42,29 +42,32 @@ def entity_keys(entity: Entity, catalogue: Catalogue, user_row: Rows, post_row: 
 
 
 def point_in_time(
-    catalogue: Catalogue, events: Events, user_row: Rows, post_row: Rows, now: Times, n_threads: int
+    catalogue: Catalogue, events: Events, user_row: Rows, post_row: Rows, now: Times, seen: Ids, n_threads: int
 ) -> dict[str, Doubles]:
     """Counts of every entity as each query saw them.
 
     Args:
-        user_row, post_row, now: the queries in order of `now` (microseconds), (Q,).
-        n_threads: entities built at a time.
+        user_row, post_row: the queries, -1 for who and what the catalogue does not know, (Q,).
+        now: what counts are decayed to, microseconds, (Q,).
+        seen: how many events, from the first on, were visible to each query, (Q,).
+        n_threads: threads that share the entities of a kind; they change no bit.
     Returns: entity name to counts decayed to the query's time, (Q, A, H).
-    Raises: ValueError when events or queries are out of order.
     """
-
-    def build(entity: Entity) -> Doubles:
-        event_keys = entity_keys(entity, catalogue, events.user_row, events.post_row)
-        query_keys = entity_keys(entity, catalogue, user_row, post_row)
-        # Only things that are asked for are counted; rows are numbered densely among them.
-        asked = np.unique(query_keys[query_keys >= 0])
-        states = States.zeros(len(asked), entity)
-        return replay(
-            states, entity, _rows_of(asked, event_keys), events.time, events.ingest_time, events.action,
-            _rows_of(asked, query_keys), now,
-        )  # fmt: skip
-
-    return _per_entity(build, n_threads)
+    order = np.arange(len(events))
+    return {
+        entity.name: as_of(
+            entity,
+            entity_keys(entity, catalogue, events.user_row, events.post_row),
+            events.time,
+            order,
+            events.action,
+            entity_keys(entity, catalogue, user_row, post_row),
+            now,
+            seen,
+            n_threads,
+        )
+        for entity in ENTITIES
+    }
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 
 from recsys.features.assemble import Inputs, assemble
 from recsys.features.crosses import follow_crosses, history_shares
+from recsys.features.histories import Clicks, histories_at
 from recsys.features.point_in_time import point_in_time
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import CLICK, Events, Exposures
-from recsys.retrieval.histories import histories_at
 from recsys.retrieval.towers import Towers, tower_scores
 from recsys.retrieval.users import UserBatch
-from recsys.types import Floats, Mask, Rows, Times
+from recsys.types import Floats, Ids, Mask, Rows, Times
 
 _REQUESTS_AT_ONCE = 65_536
 """Bounds the memory for user vectors."""
@@ -56,7 +56,9 @@ def build_examples(
         post_vectors: of the whole catalogue, (N, D).
         history_size: clicks the online store remembers per user.
     """
-    counts = point_in_time(catalogue, events, exposures.user_row, exposures.post_row, exposures.now, n_threads)
+    counts = point_in_time(
+        catalogue, events, exposures.user_row, exposures.post_row, exposures.now, exposures.seen, n_threads
+    )
     follows_author, topic_share = follow_crosses(
         catalogue, catalogue.follows_start, catalogue.follows, exposures.user_row, exposures.post_row
     )
@@ -64,7 +66,7 @@ def build_examples(
     inputs = Inputs(
         counts=counts,
         post_row=exposures.post_row,
-        user_language=catalogue.user_language[exposures.user_row],
+        user_language=np.where(exposures.user_row >= 0, catalogue.user_language[exposures.user_row], -1),
         follows_author=follows_author,
         follows_topic_share=topic_share,
         history_language_share=personal[0],
@@ -75,12 +77,13 @@ def build_examples(
     return Examples(assemble(catalogue, inputs), exposures.click, exposures.position)
 
 
-def user_batch(catalogue: Catalogue, events: Events, user_row: Rows, now: Times, history_size: int) -> UserBatch:
-    """Users as a request at `now` would have known them, (B,)."""
-    click = events.action == CLICK
-    history = histories_at(
-        events.user_row[click], events.post_row[click], events.ingest_time[click], user_row, now, history_size
-    )
+def user_batch(
+    catalogue: Catalogue, events: Events, user_row: Rows, now: Times, seen: Ids, history_size: int
+) -> UserBatch:
+    """Users as a request at `now` knew them, having seen so many of the events, (B,)."""
+    place = np.flatnonzero(events.action == CLICK)
+    clicks = Clicks(events.user_row[place], events.post_row[place], events.time[place])
+    history = histories_at(clicks, place, user_row, seen, history_size)
     return UserBatch.from_rows(catalogue, user_row, history, now)
 
 
@@ -92,14 +95,15 @@ def _personal_columns(
     # One history and one user vector per request: its exposures stand together, since they share `now`. Outside logs
     # may give one id to what several users asked for, or to a whole session.
     change = np.ones(len(exposures), bool)
-    change[1:] = np.any([np.diff(c) != 0 for c in (exposures.request_id, exposures.user_row, exposures.now)], axis=0)
+    same = (exposures.request_id, exposures.user_row, exposures.now, exposures.history_seen)
+    change[1:] = np.any([np.diff(column) != 0 for column in same], axis=0)
     first = np.flatnonzero(change)
     ends = np.append(first, len(exposures))
     for start in range(0, len(first), _REQUESTS_AT_ONCE):
         requests = first[start : start + _REQUESTS_AT_ONCE]
         size = np.diff(ends[start : start + len(requests) + 1])
         users, now = exposures.user_row[requests], exposures.now[requests]
-        batch = user_batch(catalogue, events, users, now, history_size)
+        batch = user_batch(catalogue, events, users, now, exposures.history_seen[requests], history_size)
         rows = slice(requests[0], ends[start + len(requests)])
         posts, request = exposures.post_row[rows], np.repeat(np.arange(len(requests), dtype=np.int32), size)
         columns[:2, rows] = history_shares(catalogue, batch.history, request, posts)

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -26,7 +27,9 @@ from recsys.errors import ReleaseError
 from recsys.offline.catalogue import Catalogue
 from recsys.retrieval import freshness
 from recsys.retrieval.users import UserBatch
-from recsys.types import Floats, Ids, Rows, Times
+from recsys.types import Doubles, Floats, Ids, Rows, Times
+
+Real = TypeVar("Real", Floats, Doubles)
 
 _CHUNK = 8192
 """Rows worked on at once, which bounds the memory for gathered word vectors."""
@@ -116,16 +119,26 @@ class Towers:
         about = self.user_language[users.language + 1] + self.user_country[users.country + 1]
         about += self.n_clicks[np.minimum(clicks_bucket(n_seen), len(self.n_clicks) - 1)]
         told = np.hstack([self._clicked(catalogue, history, seen), self._followed(users), about])
-        out = _dense(
-            _relu(_dense(told, self.user_hidden, self.user_hidden_bias)), self.user_output, self.user_output_bias
-        )
+        # In double: sums of a matrix product depend on how many rows it has, and a user alone (serving) must get the
+        # vector of the same user among thousands (training).
+        hidden = _relu(_dense(told.astype(np.float64), *self._user_hidden_doubles))
+        out: Floats = _unit(_dense(hidden, *self._user_output_doubles)).astype(np.float32)
         fresh = freshness.to_float32(freshness.user_part(users.now, self.reference))
-        return np.hstack([_unit(out), fresh]) / np.float32(self.temperature)
+        return np.asarray(np.hstack([out, fresh]) / np.float32(self.temperature), np.float32)
+
+    @cached_property
+    def _user_hidden_doubles(self) -> tuple[Doubles, Doubles]:
+        return self.user_hidden.astype(np.float64), self.user_hidden_bias.astype(np.float64)
+
+    @cached_property
+    def _user_output_doubles(self) -> tuple[Doubles, Doubles]:
+        return self.user_output.astype(np.float64), self.user_output_bias.astype(np.float64)
 
     def _clicked(self, catalogue: Catalogue, history: Rows, seen: np.ndarray) -> Floats:
         """Recency-weighted mean of the clicked posts' content, zero without any, (B, E)."""
         weight = np.exp(self.recency[: history.shape[1]]) * seen
-        weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
+        # In double, as in `_user_vectors`: how far a history is padded must not show.
+        weight /= np.maximum(weight.sum(axis=1, keepdims=True, dtype=np.float64), 1e-9).astype(np.float32)
         posts, place = np.unique(history[seen], return_inverse=True)
         content = np.zeros((len(posts) + 1, self.topic.shape[1]), np.float32)
         for start in range(0, len(posts), _CHUNK):
@@ -229,21 +242,22 @@ def tower_scores(
     age: Ids = now - catalogue.created_at[post_row]
     fresh = (towers.amplitude[catalogue.topic[post_row] + 1] * freshness.decay(age)).sum(axis=1)
     users = np.broadcast_to(user_vectors[:, :size], (len(post_row), size))
-    static = np.einsum("qk,qk->q", users, post_vectors[post_row, :size])
+    # Summed in double, whose order does not show in a float32.
+    static = np.einsum("qk,qk->q", users, post_vectors[post_row, :size], dtype=np.float64)
     scores: Floats = (static + fresh / np.float32(towers.temperature)).astype(np.float32)
     return scores
 
 
-def _dense(x: Floats, weight: Floats, bias: Floats) -> Floats:
-    result: Floats = x @ weight + bias
+def _dense(x: Real, weight: Real, bias: Real) -> Real:
+    result: Real = x @ weight + bias
     return result
 
 
-def _relu(x: Floats) -> Floats:
+def _relu(x: Real) -> Real:
     return np.maximum(x, 0, out=x)
 
 
-def _unit(x: Floats) -> Floats:
+def _unit(x: Real) -> Real:
     """Rows of length 1."""
-    unit: Floats = x / np.maximum(np.sqrt((x * x).sum(axis=1, keepdims=True)), 1e-9)
+    unit: Real = x / np.maximum(np.sqrt((x * x).sum(axis=1, keepdims=True)), 1e-9)
     return unit

@@ -26,9 +26,9 @@ from torch.nn import functional
 
 from recsys.config import TowersConfig
 from recsys.errors import DataError
+from recsys.features.histories import Clicks, histories_at
 from recsys.offline.catalogue import Catalogue
 from recsys.retrieval import freshness
-from recsys.retrieval.histories import Clicks, histories_at
 from recsys.retrieval.metric import similarity
 from recsys.retrieval.model import PostInput, Sizes, TowersModel, UserInput
 from recsys.retrieval.towers import Towers
@@ -136,9 +136,7 @@ class TrainingData:
             ),
             created=torch.from_numpy(((catalogue.created_at - origin) / DAY).astype(np.float32)),
             group=torch.from_numpy(np.array(catalogue.group, np.int32)),
-            history=histories_at(
-                clicks.user_row, clicks.post_row, clicks.time, clicks.user_row, clicks.time, config.history_size
-            ),
+            history=histories_at(clicks, clicks.time, clicks.user_row, clicks.time, config.history_size),
             post=torch.from_numpy(clicks.post_row.astype(np.int64)),
             day=torch.from_numpy(((clicks.time - origin) / DAY).astype(np.float32)),
             decay_now=decay_now,

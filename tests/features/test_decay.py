@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.features.decay import States, advance, read, replay
+from recsys.features.decay import States, advance, read
 from recsys.features.spec import Entity
 from recsys.offline.labels import ACTIONS
 from recsys.types import DAY, HOUR
@@ -84,23 +84,17 @@ def test_counting_in_two_calls_equals_counting_in_one(events, cut):
     np.testing.assert_array_equal(states.t, whole.t)
 
 
-def ints(*values):
-    return np.array(values, np.int64)
+def test_a_reader_whose_clock_is_behind_sees_counts_as_they_are():
+    states = after([(0, T, "click")])
+    assert counts_at(states, T - HOUR)[1].tolist() == [1.0, 1.0]
 
 
-def test_a_query_sees_what_arrived_strictly_before_it():
-    click = np.array([ACTIONS.index("click")], np.int32)
-    queries = ints(0, 0, 0, -1), ints(T, T + 5, T + 6, T + 6)
-    seen = replay(States.zeros(1, THING), THING, ints(0), ints(T), ints(T + 5), click, *queries)
-    assert (seen[:, 1, 0] > 0).tolist() == [False, False, True, False]
-
-
-@pytest.mark.parametrize(
-    ("arrivals", "queries"), [((T + 1, T), (T, T)), ((T, T), (T + 1, T))], ids=["events", "queries"]
-)
-def test_a_replay_out_of_order_is_refused(arrivals, queries):
-    clicks = np.array([1, 1], np.int32)
-    with pytest.raises(ValueError, match="ascending order"):
-        replay(
-            States.zeros(1, THING), THING, ints(0, 0), ints(T, T), ints(*arrivals), clicks, ints(0, 0), ints(*queries)
-        )
+def test_blocks_do_not_show():
+    rng = np.random.default_rng(0)
+    events = [(int(row), int(T + time), "click") for row, time in rng.integers(0, (3, 5 * DAY), (1000, 2))]
+    at_once = after(events, n_things=3)
+    one_by_one = States.zeros(3, THING)
+    for row, time, action in events:
+        advance(one_by_one, THING, np.array([row]), np.array([time]), np.array([ACTIONS.index(action)], np.int32))
+    np.testing.assert_array_equal(at_once.v, one_by_one.v)
+    np.testing.assert_array_equal(at_once.t, one_by_one.t)

@@ -29,6 +29,11 @@ def thing(entity, user, post):
     return tuple(parts[name] for name in entity.name.split("_"))
 
 
+def seen_by(events, now):
+    """How many events had arrived strictly before."""
+    return np.searchsorted(events.ingest_time, now)
+
+
 def by_hand(entity, events, user, post, now):
     counts = np.zeros(entity.shape)
     asked = thing(entity, user, post)
@@ -59,7 +64,7 @@ def test_every_query_sees_exactly_what_had_arrived_before_it(catalogue, random_e
     events = Events(
         *(getattr(events, name)[order] for name in ("ingest_time", "time", "action", "user_row", "post_row"))
     )
-    built = point_in_time(catalogue, events, *queries, n_threads=2)
+    built = point_in_time(catalogue, events, *queries, seen_by(events, queries[2]), n_threads=2)
     assert set(built) == {entity.name for entity in ENTITIES}
     n_positive = 0
     for entity in ENTITIES:
@@ -73,7 +78,8 @@ def test_an_event_that_arrives_with_the_query_is_not_seen_and_one_microsecond_ea
     one = np.zeros(1, np.int32)
     events = Events(np.array([START]), np.array([START - SECOND]), one + CLICK, one, one)
     for now, expected in ((START, 0.0), (START + 1, 1.0)):
-        built = point_in_time(catalogue, events, one, one, np.array([now]), 1)
+        now = np.array([now])
+        built = point_in_time(catalogue, events, one, one, now, seen_by(events, now), 1)
         assert built["post"][0][POST.at("click", POST.half_lives[0])] == pytest.approx(expected, abs=1e-3)
 
 
@@ -82,7 +88,8 @@ def test_the_snapshot_equals_a_query_after_the_last_event(catalogue, random_even
     end = int(events.ingest_time[-1]) + 1
     final = snapshot(catalogue, events, 2)
     user, post = (np.repeat(np.arange(7), 11).astype(np.int32), np.tile(np.arange(11), 7).astype(np.int32))
-    built = point_in_time(catalogue, events, user, post, np.full(len(user), end), 1)
+    everything = np.full(len(user), len(events))
+    built = point_in_time(catalogue, events, user, post, np.full(len(user), end), everything, 1)
     for entity in ENTITIES:
         keys, states = final.keys[entity.name], final.states[entity.name]
         assert (np.diff(keys) > 0).all()
@@ -114,13 +121,14 @@ def test_the_snapshot_lists_clicks_by_user_newest_first(catalogue, random_events
 
 def test_threads_do_not_change_a_bit(catalogue, random_events, queries):
     events = random_events(5, 300)
-    one, three = (point_in_time(catalogue, events, *queries, n_threads=n) for n in (1, 3))
+    one, three = (point_in_time(catalogue, events, *queries, seen_by(events, queries[2]), n_threads=n) for n in (1, 3))
     assert all((one[name] == three[name]).all() for name in one)
 
 
 def test_without_events_all_counts_are_zero(catalogue, random_events, queries):
     none = random_events(6, 0)
-    assert all((counts == 0).all() for counts in point_in_time(catalogue, none, *queries, n_threads=1).values())
+    counts = point_in_time(catalogue, none, *queries, seen_by(none, queries[2]), n_threads=1)
+    assert all((of_entity == 0).all() for of_entity in counts.values())
     assert all(len(keys) == 0 for keys in snapshot(catalogue, none, 1).keys.values())
 
 

@@ -7,18 +7,19 @@ from outside_logs import clicks_only, settings
 
 from recsys.progress import Progress
 from recsys.ranking.examples import build_examples
-from recsys.training import learn
+from recsys.training import learn, read_material
 
 
 def test_rows_that_share_a_request_id_keep_the_history_of_their_own_user_and_moment(tmp_path):
     config = settings(tmp_path)
-    learned = learn(config, clicks_only(tmp_path / "lake", n_clicks=400), Progress())
+    material = read_material(config, clicks_only(tmp_path / "lake", n_clicks=400), Progress())
+    learned = learn(config, material, Progress())
 
     def features(exposures):
         return build_examples(
-            learned.catalogue, learned.logs.events, exposures, learned.towers, learned.post_vectors, 50, 1
+            material.catalogue, material.logs.events, exposures, learned.towers, learned.post_vectors, 50, 1
         ).features
 
-    shown = learned.logs.exposures
+    shown = material.logs.exposures
     same_id = replace(shown, request_id=np.zeros_like(shown.request_id))
     np.testing.assert_array_equal(features(same_id), features(shown))

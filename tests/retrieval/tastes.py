@@ -6,8 +6,8 @@ import numpy as np
 from worlds import NOTHING, catalogue, rows
 
 from recsys.config import TowersConfig
+from recsys.features.histories import Clicks
 from recsys.offline.catalogue import Catalogue
-from recsys.retrieval.histories import Clicks
 from recsys.retrieval.towers import Towers
 from recsys.retrieval.training import train_towers
 from recsys.types import DAY, Context, FeedRequest, Rows

@@ -12,8 +12,8 @@ from tastes import END, SMALL, clicks_of, fresh_posts, request, trained, two_tas
 from worlds import rows
 
 from recsys.errors import ReleaseError
+from recsys.features.histories import histories_at
 from recsys.retrieval import freshness
-from recsys.retrieval.histories import histories_at
 from recsys.retrieval.metric import similarity
 from recsys.retrieval.model import PostInput, Sizes, TowersModel, UserInput
 from recsys.retrieval.towers import Towers, tower_scores

@@ -9,8 +9,8 @@ from tastes import END, SMALL, clicks_of, request, trained, two_tastes
 from worlds import rows
 
 from recsys.errors import DataError
+from recsys.features.histories import Clicks, histories_at
 from recsys.retrieval import training
-from recsys.retrieval.histories import Clicks, histories_at
 from recsys.retrieval.model import Sizes, TowersModel
 from recsys.retrieval.towers import Towers, tower_scores
 from recsys.retrieval.training import TrainingData, batch_loss, train_towers

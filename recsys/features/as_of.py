@@ -1,0 +1,237 @@
+"""Counts as they stood at each query: the linear merge of events with queries, entity by entity, in bounded memory.
+
+Takes unsorted columns of events and queries of one kind of entity, gives the counts that each query saw. It does not
+know what the keys are keys of.
+
+An entity's events and queries belong together, so everything is split by a hash of the key: first into rounds that
+threads take in turn, each small enough for `ROUND_ROWS`, then within a round into buckets small enough for a core's
+cache. In a bucket, rows are sorted by order (skipped where they are sorted already) and walked once. Each entity is
+always walked in the same order by one thread, so no bit depends on how many threads or rounds there are.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from recsys.features.decay import JIT, run
+from recsys.features.spec import Entity
+from recsys.types import Doubles, Ids, Rows, Times
+
+ROUND_ROWS = 1 << 23
+"""Rows a thread works on at a time, 32 bytes each; the memory beyond input and output is this times the threads."""
+_BUCKET_ROWS = 1 << 13
+"""32 bytes each: a quarter of a megabyte, and as much again for sorting and running."""
+
+
+def as_of(
+    entity: Entity,
+    key: Ids, time: Times, order: Times, action: Rows,
+    query_key: Ids, query_now: Times, query_order: Times,
+    n_threads: int,
+) -> Doubles:  # fmt: skip
+    """Counts decayed to each query's `now`, from the events whose order is below the query's.
+
+    Args:
+        key, query_key: what each event counts for and each query asks for; -1 for nothing, (M,) and (Q,).
+        time: moments that events decay from, microseconds, (M,).
+        order, query_order: an event is visible to a query when its order is lower; events of equal order are taken as
+            they come, (M,) and (Q,).
+        action: codes in `ACTIONS`; those the entity does not keep are passed over, (M,).
+        query_now: microseconds, (Q,).
+    Returns: (Q, A, H); zeros where nothing was visible.
+    """
+    out = np.zeros((len(query_key), *entity.shape))
+    if not len(query_key) or not len(key):
+        return out
+    n_rounds = n_threads * -(-(len(key) + len(query_key)) // (ROUND_ROWS * n_threads))
+    key, time, order = (np.ascontiguousarray(column, np.int64) for column in (key, time, order))
+    query_key, query_now, query_order = (
+        np.ascontiguousarray(column, np.int64) for column in (query_key, query_now, query_order)
+    )
+    action, kept, half_life_us = np.ascontiguousarray(action, np.int32), entity.action_rows, entity.half_life_us
+
+    def work(number: int) -> None:
+        _round(
+            key, time, order, action, kept, query_key, query_now, query_order, number, n_rounds, half_life_us, out
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(work, range(n_rounds)))
+    return out
+
+
+@JIT
+def _hash(key):  # type: ignore[no-untyped-def]
+    """32 well-mixed bits (splitmix64's finaliser)."""
+    x = np.uint64(key)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.int64((x ^ (x >> np.uint64(31))) >> np.uint64(32))
+
+
+@JIT
+def _bucket_of(key, round_number, n_rounds, n_buckets):  # type: ignore[no-untyped-def]
+    """Bucket of a key in this round, -1 when it belongs to another round or is no key."""
+    if key < 0:
+        return -1
+    # Multiplying and shifting spreads 32 bits over a range as a remainder does, without dividing.
+    mixed = _hash(key) * n_rounds
+    if mixed >> 32 != round_number:
+        return -1
+    return ((mixed & 0xFFFFFFFF) * n_buckets) >> 32
+
+
+@JIT
+def _split(key, round_number, n_rounds, n_buckets):  # type: ignore[no-untyped-def]
+    """How many rows of this round fall into each bucket."""
+    counts = np.zeros(n_buckets, np.int64)
+    for i in range(key.shape[0]):
+        bucket = _bucket_of(key[i], round_number, n_rounds, n_buckets)
+        if bucket >= 0:
+            counts[bucket] += 1
+    return counts
+
+
+@JIT
+def _gather_events(key, time, order, action, kept, round_number, n_rounds, place, rows):  # type: ignore[no-untyped-def]
+    """Write the round's events bucket by bucket: key, time, order, place of the action."""
+    for i in range(key.shape[0]):
+        bucket = _bucket_of(key[i], round_number, n_rounds, place.shape[0])
+        if bucket >= 0:
+            at = place[bucket]
+            place[bucket] = at + 1
+            rows[at, 0] = key[i]
+            rows[at, 1] = time[i]
+            rows[at, 2] = order[i]
+            rows[at, 3] = kept[action[i]]
+
+
+@JIT
+def _gather_queries(key, now, order, round_number, n_rounds, place, rows):  # type: ignore[no-untyped-def]
+    """Write the round's queries bucket by bucket: key, now, order, number of the query."""
+    for i in range(key.shape[0]):
+        bucket = _bucket_of(key[i], round_number, n_rounds, place.shape[0])
+        if bucket >= 0:
+            at = place[bucket]
+            place[bucket] = at + 1
+            rows[at, 0] = key[i]
+            rows[at, 1] = now[i]
+            rows[at, 2] = order[i]
+            rows[at, 3] = i
+
+
+@JIT
+def _round(  # type: ignore[no-untyped-def]
+    key, time, order, action, kept, query_key, query_now, query_order, round_number, n_rounds, half_life_us, out
+):
+    n_rows = (key.shape[0] + query_key.shape[0]) // n_rounds + 1
+    n_buckets = n_rows // _BUCKET_ROWS + 1
+    n_events = _split(key, round_number, n_rounds, n_buckets)
+    n_queries = _split(query_key, round_number, n_rounds, n_buckets)
+    event_end = np.cumsum(n_events)
+    query_end = np.cumsum(n_queries)
+    events = np.empty((event_end[-1], 4), np.int64)
+    queries = np.empty((query_end[-1], 4), np.int64)
+    _gather_events(key, time, order, action, kept, round_number, n_rounds, event_end - n_events, events)
+    _gather_queries(query_key, query_now, query_order, round_number, n_rounds, query_end - n_queries, queries)
+    for bucket in range(n_buckets):
+        if n_queries[bucket] and n_events[bucket]:
+            some_events = events[event_end[bucket] - n_events[bucket] : event_end[bucket]]
+            some_queries = queries[query_end[bucket] - n_queries[bucket] : query_end[bucket]]
+            _bucket(some_events, some_queries, half_life_us, out)
+
+
+@JIT
+def _slot(key, keys, places):  # type: ignore[no-untyped-def]
+    """Where a key stands in a hash table, or the free slot where it would (linear probing)."""
+    # Buckets are told apart by the high bits of the hash; the low ones still differ within a bucket.
+    mask = np.uint64(keys.shape[0] - 1)
+    at = np.uint64(_hash(key)) & mask
+    while places[at] >= 0 and keys[at] != key:
+        at = (at + np.uint64(1)) & mask
+    return at
+
+
+@JIT
+def _bucket(events, queries, half_life_us, out):  # type: ignore[no-untyped-def]
+    """One merge. Keys are replaced by dense places, found in a hash table of the queried ones."""
+    size = 1
+    while size < 2 * queries.shape[0]:
+        size *= 2
+    keys = np.empty(size, np.int64)
+    places = np.full(size, -1)
+    n_keys = 0
+    for q in range(queries.shape[0]):
+        at = _slot(queries[q, 0], keys, places)
+        if places[at] < 0:
+            keys[at] = queries[q, 0]
+            places[at] = n_keys
+            n_keys += 1
+        queries[q, 0] = places[at]
+    for e in range(events.shape[0]):
+        events[e, 0] = places[_slot(events[e, 0], keys, places)]  # -1: nobody asks
+    n = events.shape[0] + queries.shape[0]
+    row, moment, what = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+    event_at = _sorted_by(events)
+    query_at = _sorted_by(queries)
+    e = 0
+    for place in range(queries.shape[0]):
+        q = query_at[place]
+        while e < events.shape[0] and events[event_at[e], 2] < queries[q, 2]:
+            i = event_at[e]
+            row[e + place] = events[i, 0] if events[i, 3] >= 0 else -1
+            moment[e + place] = events[i, 1]
+            what[e + place] = events[i, 3]
+            e += 1
+        row[e + place] = queries[q, 0]
+        moment[e + place] = queries[q, 1]
+        what[e + place] = -1 - queries[q, 3]
+    n = e + queries.shape[0]  # nobody asks for what came later
+    t = np.zeros(n_keys)
+    v = np.zeros((n_keys, out.shape[1], out.shape[2]))
+    run(t, v, row[:n], moment[:n], what[:n], half_life_us, out)
+
+
+@JIT
+def _sorted_by(rows):  # type: ignore[no-untyped-def]
+    """Places of rows in ascending order of column 2, equal ones as they come: a radix sort, 11 bits at a time.
+
+    What is sorted is the order with the place in its low bits, so that one word moves per row and pass. Where both do
+    not fit into 63 bits, low bits of the order would be lost: then a sort by comparison.
+    """
+    n = rows.shape[0]
+    low, high, ascending = rows[0, 2], rows[0, 2], True
+    for i in range(1, n):
+        ascending &= rows[i, 2] >= rows[i - 1, 2]
+        low = min(low, rows[i, 2])
+        high = max(high, rows[i, 2])
+    if ascending:
+        return np.arange(n)
+    place_bits, bits = 1, 1
+    while n >> place_bits:
+        place_bits += 1
+    # Differences of int64 may need 64 bits; compared as doubles first they cannot wrap around.
+    if float(high) - float(low) >= 2.0**62 or (high - low) >> (63 - place_bits):
+        return np.argsort(rows[:, 2].copy(), kind="mergesort")
+    while (high - low) >> bits:
+        bits += 1
+    words = np.empty(n, np.int64)
+    other = np.empty(n, np.int64)
+    for i in range(n):
+        words[i] = (rows[i, 2] - low) << place_bits | i
+    starts = np.empty(2048, np.int64)
+    for shift in range(place_bits, place_bits + bits, 11):
+        starts[:] = 0
+        for i in range(n):
+            starts[words[i] >> shift & 2047] += 1
+        total = 0
+        for digit in range(2048):
+            total, starts[digit] = total + starts[digit], total
+        for i in range(n):
+            digit = words[i] >> shift & 2047
+            other[starts[digit]] = words[i]
+            starts[digit] += 1
+        words, other = other, words
+    return words & ((1 << place_bits) - 1)
