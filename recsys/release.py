@@ -30,8 +30,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from recsys.errors import ReleaseError
 from recsys.features import spec
 
-FORMAT = 2
-"""Version of the folder's layout. 2 keeps the catalogue's texts, labels and names in `posts.arrow` and its like."""
+FORMAT = 3
+"""Version of the folder's layout. 3 keeps what was fitted to the features' columns in `ranking/linear/transforms`."""
 
 LIBRARIES = ("faiss-cpu", "lightgbm", "numpy", "pyarrow", "torch")
 MANIFEST = "manifest.json"

@@ -1,8 +1,8 @@
 """The matrix a ranker sees, built by the same lines for training and for serving.
 
-Takes decayed counts at `now` plus static columns, gives `(C, F)` float32 in the order of `spec.FEATURES`. In training
-the C rows belong to many requests, in serving to one; nothing here can tell. It does not know where the counts came
-from.
+Takes decayed counts at `now` plus static columns, gives `(C, F)` float32 in the order of `spec.FEATURES`, NaN where
+something is unknown rather than zero. In training the C rows belong to many requests, in serving to one; nothing here
+can tell. It does not know where the counts came from.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.features.decay import JIT
 from recsys.features.spec import (
     COUNTS,
+    ENTITIES,
+    FEATURES,
+    LEAST_CLICKS,
     NAMES,
-    OTHERS,
     POST,
     PRIOR_IMPRESSIONS,
     PRIOR_RATE,
@@ -35,13 +38,13 @@ class Inputs:
     counts: dict[str, Doubles]
     """Entity name to counts decayed to `now`, (C or 1, A, H)."""
     post_row: Rows
-    """(C,)."""
+    """-1 for a post the catalogue does not know, (C,)."""
     user_language: Rows
     """(C or 1,)."""
     follows_author: Mask
     """(C,)."""
     follows_topic_share: Floats
-    """(C,)."""
+    """NaN missing, as in the next two, (C,)."""
     history_language_share: Floats
     """(C,)."""
     history_media_share: Floats
@@ -52,27 +55,88 @@ class Inputs:
     """Microseconds, (C or 1,)."""
 
 
+_COUNT_AT, _RATE_AT = (
+    np.array([(ENTITIES.index(e), *e.at(action, h), e.actions.index("impression")) for e, action, h in reads], np.int64)
+    for reads in (COUNTS, RATES)
+)
+"""Number of the entity, place of action and half-life, place of the impressions; (columns, 4)."""
+_PRIOR = np.array([PRIOR_RATE[action] for _, action, _ in RATES])
+_BLOCK = 2048
+"""Candidates at a time, so that a cache holds their doubles."""
+_N_LOGS = sum(feature.transform != "none" for feature in FEATURES)
+
+
 def assemble(catalogue: Catalogue, inputs: Inputs) -> Floats:
-    """Feature matrix, (C, F) float32, finite."""
-    matrix = np.empty((len(inputs.post_row), len(NAMES)), np.float32)
-    column = 0
-    for entity, action, half_life in COUNTS:
-        matrix[:, column] = np.log1p(_count(inputs, entity, action, half_life))
-        column += 1
-    for entity, action, half_life in RATES:
-        actions = _count(inputs, entity, action, half_life)
-        impressions = _count(inputs, entity, "impression", half_life)
-        # An action may be known before its impression is; the rate stays at most 1.
-        rate = (actions + PRIOR_RATE[action] * PRIOR_IMPRESSIONS) / (
-            np.maximum(impressions, actions) + PRIOR_IMPRESSIONS
-        )
-        matrix[:, column] = np.log(rate)
-        column += 1
+    """Feature matrix, (C, F) float32; finite but for NaN in columns whose default is missing."""
+    n_posts = len(inputs.post_row)
+    matrix = np.empty((n_posts, len(NAMES)), np.float32)
+    counts = tuple(np.ascontiguousarray(inputs.counts[entity.name], np.float64) for entity in ENTITIES)
     others = _others(catalogue, inputs)
-    for feature in OTHERS:
-        matrix[:, column] = others[feature.name]
-        column += 1
+    for start in range(0, n_posts, _BLOCK):
+        logs = np.empty((min(_BLOCK, n_posts - start), _N_LOGS))
+        end = start + len(logs)
+        _fill(counts, _COUNT_AT, _RATE_AT, _PRIOR, PRIOR_IMPRESSIONS, start, logs)
+        for place in range(len(COUNTS) + len(RATES), _N_LOGS):
+            logs[:, place] = others[NAMES[place]][start:end]
+        # One call for all logarithms, most of the work: the same loop for any C, so that equal rows give equal bits.
+        matrix[start:end, :_N_LOGS] = np.log(logs, out=logs)
+    for place in range(_N_LOGS, len(NAMES)):
+        matrix[:, place] = others[NAMES[place]]
     return matrix
+
+
+@JIT
+def _fill(counts, count_at, rate_at, prior, weight, start, out):  # type: ignore[no-untyped-def]
+    """The first columns: 1 + count, then rates; their logarithm is left to the caller.
+
+    What the spec says comes as arguments: compiled code is kept on disk, and would not notice that a constant changed.
+    """
+    n_counts = count_at.shape[0]
+    for column in range(n_counts):
+        entity, a, h, _ = count_at[column]
+        read = counts[entity]
+        first, step = (start, 1) if read.shape[0] > 1 else (0, 0)
+        for row in range(out.shape[0]):
+            out[row, column] = 1.0 + read[first + row * step, a, h]
+    for rate in range(rate_at.shape[0]):
+        entity, a, h, shown = rate_at[rate]
+        read = counts[entity]
+        first, step = (start, 1) if read.shape[0] > 1 else (0, 0)
+        for row in range(out.shape[0]):
+            actions = read[first + row * step, a, h]
+            # An action may be known before its impression is; the rate stays at most 1.
+            impressions = max(read[first + row * step, shown, h], actions)
+            out[row, n_counts + rate] = (actions + prior[rate] * weight) / (impressions + weight)
+
+
+def _others(catalogue: Catalogue, inputs: Inputs) -> dict[str, np.ndarray]:
+    """The other columns, before their logarithm where they have one."""
+    post = inputs.post_row
+    described = post >= 0
+    language, topic = _static(catalogue.language, post), _static(catalogue.topic, post)
+    created_at, text_length = catalogue.created_at[post], catalogue.text_length[post]
+    # Posts that nobody described are of 1970, as are those of logs without times.
+    dated = described & (created_at > 0)
+    with_text = described & ((text_length > 0) | (created_at > 0))
+    languages_known = (language >= 0) & (inputs.user_language >= 0)
+    return {
+        "text_length": np.where(with_text, 1 + text_length, np.nan),
+        "post_age": np.where(dated, 1 + np.maximum(inputs.now - created_at, 0) / HOUR, np.nan),
+        "post_velocity": _ratio(_count(inputs, POST, "click", HOUR), _count(inputs, POST, "click", DAY)),
+        "user_topic_share": _ratio(_count(inputs, USER_TOPIC, "click", WEEK), _count(inputs, USER, "click", WEEK)),
+        "tower_score": inputs.tower_score,
+        "follows_author": inputs.follows_author,
+        "follows_topic_share": inputs.follows_topic_share,
+        "history_language_share": inputs.history_language_share,
+        "history_media_share": inputs.history_media_share,
+        "same_language": np.where(languages_known, language == inputs.user_language, np.nan),
+        "topic": _category(_static(catalogue.likely_topic, post)),
+        "topic_missing": topic < 0,
+        "media": _category(_static(catalogue.media, post)),
+        "hour_of_day": inputs.now % DAY / HOUR,
+        # 1970-01-01 was a Thursday, weekday 3.
+        "weekday": (inputs.now // DAY + 3) % 7,
+    }
 
 
 def _count(inputs: Inputs, entity: Entity, action: str, half_life: int) -> Doubles:
@@ -80,28 +144,13 @@ def _count(inputs: Inputs, entity: Entity, action: str, half_life: int) -> Doubl
     return inputs.counts[entity.name][:, a, h]
 
 
-def _others(catalogue: Catalogue, inputs: Inputs) -> dict[str, np.ndarray]:
-    post = inputs.post_row
-    language = catalogue.language[post]
-    known = (language >= 0) & (inputs.user_language >= 0)
-    user_clicks = _count(inputs, USER, "click", WEEK)
-    day_clicks = _count(inputs, POST, "click", DAY)
-    hours = inputs.now / HOUR
-    return {
-        "post_velocity": _count(inputs, POST, "click", HOUR) / np.maximum(day_clicks, 1.0),
-        "user_topic_share": _count(inputs, USER_TOPIC, "click", WEEK) / np.maximum(user_clicks, 1.0),
-        "tower_score": inputs.tower_score,
-        "follows_author": inputs.follows_author,
-        "follows_topic_share": inputs.follows_topic_share,
-        "history_language_share": inputs.history_language_share,
-        "history_media_share": inputs.history_media_share,
-        "same_language": np.where(known, language == inputs.user_language, 0.5),
-        "topic": catalogue.likely_topic[post],
-        "topic_missing": catalogue.topic[post] < 0,
-        "media": catalogue.media[post],
-        "text_length": np.log1p(catalogue.text_length[post]),
-        "post_age": np.log1p(np.maximum(inputs.now - catalogue.created_at[post], 0) / HOUR),
-        "hour_of_day": hours % 24,
-        # 1970-01-01 was a Thursday, weekday 3.
-        "weekday": (inputs.now // DAY + 3) % 7,
-    }
+def _ratio(part: Doubles, whole: Doubles) -> Doubles:
+    return np.where(whole >= LEAST_CLICKS, part / np.maximum(whole, 1.0), np.nan)
+
+
+def _static(column: Rows, post: Rows) -> Rows:
+    return np.where(post >= 0, column[post], -1)
+
+
+def _category(rows: Rows) -> Floats:
+    return np.where(rows >= 0, rows, np.float32(np.nan))

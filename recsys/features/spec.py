@@ -1,7 +1,8 @@
 """The one table of features, and the counters they are read from.
 
 Takes nothing, gives `ENTITIES` (what is counted, for whom, with which half-lives), `FEATURES` (what a ranker sees, in
-column order) and `fingerprint()`, which changes when either does. It does not know how counters are stored or computed.
+column order) and `fingerprint()`, which changes when either does or when their numbers come about differently. It does
+not know how counters are stored or computed.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.offline.labels import ACTIONS
-from recsys.types import DAY, HOUR, Doubles, Rows
+from recsys.offline.schemas import MEDIA_TYPES
+from recsys.types import DAY, HOUR, SECOND, Doubles, Rows
 
+SITTING = 600 * SECOND
 WEEK = 7 * DAY
 
 ROW_FORMAT = 1
 """Version of the packed layout in the online store."""
+
+FORMULAS = 2
+"""Version of what `assemble`, `crosses` and `transforms` compute; raise it when equal counts give other numbers."""
 
 
 class Entity(NamedTuple):
@@ -51,11 +57,14 @@ _ALL = ("impression", "click", "like", "share", "hide")
 POST = Entity("post", _ALL, (HOUR, DAY, WEEK))
 AUTHOR = Entity("author", _ALL, (DAY, WEEK))
 TOPIC = Entity("topic", ("impression", "click"), (HOUR, DAY, WEEK))
-USER = Entity("user", ("impression", "click", "hide"), (HOUR, DAY, WEEK))
+USER = Entity("user", ("impression", "click", "hide"), (SITTING, HOUR, DAY, WEEK))
 USER_TOPIC = Entity("user_topic", ("impression", "click", "hide"), (HOUR, WEEK))
 USER_AUTHOR = Entity("user_author", ("impression", "click", "hide"), (WEEK,))
 
 ENTITIES = (POST, AUTHOR, TOPIC, USER, USER_TOPIC, USER_AUTHOR)
+
+Read = tuple[Entity, str, int]
+"""One decayed count: entity, action, half-life."""
 
 
 class Feature(NamedTuple):
@@ -63,21 +72,17 @@ class Feature(NamedTuple):
 
     name: str
     entity: str
+    """What the number is about: an entity's name or `request`."""
+    source: str
+    """The logs or static data it is computed from."""
     kind: str
-    """decayed count | smoothed rate | ratio | static | cross | retrieval score | time."""
+    """decayed count | smoothed rate | ratio | cross | static | retrieval score | time."""
     default: float
-    """Value when nothing is known."""
+    """Value when nothing is known; NaN says missing, and the matrix then holds NaN."""
     transform: str
     meaning: str
-
-
-def _label(half_life: int) -> str:
-    return {HOUR: "1h", DAY: "1d", WEEK: "7d"}[half_life]
-
-
-def _count(entity: Entity, action: str, half_life: int) -> Feature:
-    name = f"{entity.name}_{action}s_{_label(half_life)}"
-    return Feature(name, entity.name, "decayed count", 0.0, "log1p", f"{action}s, half-life {_label(half_life)}")
+    read: Read | None = None
+    """The count behind a decayed count or a smoothed rate."""
 
 
 PRIOR_IMPRESSIONS = 20.0
@@ -86,96 +91,128 @@ PRIOR_IMPRESSIONS = 20.0
 PRIOR_RATE = {"click": 0.05, "like": 0.01, "share": 0.004, "hide": 0.004}
 """Rates assumed where nothing was seen; constants, so that batch and stream need no shared statistic."""
 
+LEAST_CLICKS = 0.01
+"""Ratios to fewer decayed clicks are missing: none happened, or so long ago that rows online may have expired."""
+
+MAX_QUANTILES = 100
+"""Training quantiles a column is scaled through, at most (`transforms`)."""
+
+MAX_CATEGORIES = 256
+"""Categories with a column of their own, at most; all others share one (`transforms`)."""
+
+_MISSING = float("nan")
+_LABEL = {SITTING: "10m", HOUR: "1h", DAY: "1d", WEEK: "7d"}
+
+
+def _count(entity: Entity, action: str, half_life: int, name: str = "", meaning: str = "") -> Feature:
+    label = _LABEL[half_life]
+    return Feature(
+        name or f"{entity.name}_{action}s_{label}", entity.name, _logs_of(entity, action), "decayed count",
+        0.0, "log1p", f"{meaning or action + 's'}, half-life {label}", (entity, action, half_life),
+    )  # fmt: skip
+
 
 def _rate(entity: Entity, action: str, half_life: int) -> Feature:
-    name = f"{entity.name}_{action}_rate_{_label(half_life)}"
-    default = round(float(np.log(PRIOR_RATE[action])), 6)
+    label, default = _LABEL[half_life], round(float(np.log(PRIOR_RATE[action])), 6)
     return Feature(
-        name, entity.name, "smoothed rate", default, "log", f"{action}s per impression, half-life {_label(half_life)}"
-    )
+        f"{entity.name}_{action}_rate_{label}", entity.name, _logs_of(entity, "impression", action), "smoothed rate",
+        default, "log",
+        f"{action}s per impression, half-life {label}", (entity, action, half_life),
+    )  # fmt: skip
 
 
-COUNTS: tuple[tuple[Entity, str, int], ...] = (
-    (POST, "impression", HOUR), (POST, "impression", DAY), (POST, "impression", WEEK),
-    (POST, "click", HOUR), (POST, "click", DAY), (POST, "click", WEEK),
-    (AUTHOR, "impression", WEEK), (AUTHOR, "click", WEEK),
-    (USER, "impression", HOUR), (USER, "impression", WEEK), (USER, "click", DAY), (USER, "click", WEEK),
-    (USER_TOPIC, "impression", HOUR), (USER_TOPIC, "impression", WEEK), (USER_TOPIC, "click", WEEK),
-    (USER_TOPIC, "hide", WEEK),
-    (USER_AUTHOR, "impression", WEEK), (USER_AUTHOR, "click", WEEK), (USER_AUTHOR, "hide", WEEK),
-)  # fmt: skip
-"""Decayed counts that are features: log1p of the value."""
+def _logs_of(entity: Entity, *actions: str) -> str:
+    logs = ["impressions" if action == "impression" else "actions" for action in actions]
+    return ", ".join(logs if entity in (POST, USER) else [*logs, "posts"])  # posts have the authors and topics
 
-RATES: tuple[tuple[Entity, str, int], ...] = (
-    (POST, "click", HOUR), (POST, "click", DAY), (POST, "click", WEEK),
-    (POST, "like", WEEK), (POST, "share", WEEK), (POST, "hide", WEEK),
-    (AUTHOR, "click", DAY), (AUTHOR, "click", WEEK), (AUTHOR, "like", WEEK), (AUTHOR, "hide", WEEK),
-    (TOPIC, "click", HOUR), (TOPIC, "click", DAY), (TOPIC, "click", WEEK),
-    (USER, "click", DAY), (USER, "click", WEEK),
-    (USER_TOPIC, "click", WEEK), (USER_AUTHOR, "click", WEEK),
-)  # fmt: skip
-"""Smoothed rates that are features: their logarithm."""
 
-OTHERS: tuple[Feature, ...] = (
-    Feature(
-        "post_velocity", "post", "ratio", 0.0, "none", "share of the day's decayed clicks that is of the last hour"
-    ),
-    Feature(
-        "user_topic_share",
-        "user_topic",
-        "ratio",
-        0.0,
-        "none",
-        "share of the user's decayed clicks that went to the topic",
-    ),
-    Feature("tower_score", "request", "retrieval score", 0.0, "none", "two-tower similarity of user and post"),
-    Feature("follows_author", "user_author", "cross", 0.0, "none", "1 when the user follows the author"),
-    Feature(
-        "follows_topic_share",
-        "user_topic",
-        "cross",
-        0.0,
-        "none",
-        "share of the followed authors who mostly write on the topic",
-    ),
-    Feature(
-        "history_language_share",
-        "request",
-        "cross",
-        0.5,
-        "none",
-        "share of the last clicks in the post's language, smoothed",
-    ),
-    Feature(
-        "history_media_share",
-        "request",
-        "cross",
-        0.25,
-        "none",
-        "share of the last clicks on the post's medium, smoothed",
-    ),
-    Feature(
-        "same_language",
-        "request",
-        "cross",
-        0.5,
-        "none",
-        "1 when user and post share a language, 0 when not, 0.5 unknown",
-    ),
-    Feature(
-        "topic", "post", "static", -1.0, "none", "topic as a category; its author's usual one where missing, -1 neither"
-    ),
-    Feature("topic_missing", "post", "static", 0.0, "none", "1 when the post came without a topic"),
-    Feature("media", "post", "static", -1.0, "none", "media as a category, -1 missing"),
-    Feature("text_length", "post", "static", 0.0, "log1p", "characters of the text"),
-    Feature("post_age", "request", "time", 0.0, "log1p", "hours since the post was created"),
-    Feature("hour_of_day", "request", "time", 0.0, "none", "UTC hour of the request, with fraction"),
-    Feature("weekday", "request", "time", 0.0, "none", "0 is Monday"),
+# fmt: off
+FEATURES: tuple[Feature, ...] = (
+    _count(POST, "impression", HOUR),
+    _count(POST, "impression", DAY),
+    _count(POST, "impression", WEEK),
+    _count(POST, "click", HOUR),
+    _count(POST, "click", DAY),
+    _count(POST, "click", WEEK),
+    _count(AUTHOR, "impression", WEEK),
+    _count(AUTHOR, "click", WEEK),
+    _count(USER, "impression", SITTING, "session_depth", "impressions of this sitting"),
+    _count(USER, "impression", HOUR),
+    _count(USER, "impression", WEEK),
+    _count(USER, "click", DAY),
+    _count(USER, "click", WEEK),
+    _count(USER_TOPIC, "impression", HOUR),
+    _count(USER_TOPIC, "impression", WEEK),
+    _count(USER_TOPIC, "click", WEEK),
+    _count(USER_TOPIC, "hide", WEEK),
+    _count(USER_AUTHOR, "impression", WEEK),
+    _count(USER_AUTHOR, "click", WEEK),
+    _count(USER_AUTHOR, "hide", WEEK),
+    _rate(POST, "click", HOUR),
+    _rate(POST, "click", DAY),
+    _rate(POST, "click", WEEK),
+    _rate(POST, "like", DAY),
+    _rate(POST, "like", WEEK),
+    _rate(POST, "share", DAY),
+    _rate(POST, "share", WEEK),
+    _rate(POST, "hide", DAY),
+    _rate(POST, "hide", WEEK),
+    _rate(AUTHOR, "click", DAY),
+    _rate(AUTHOR, "click", WEEK),
+    _rate(AUTHOR, "like", WEEK),
+    _rate(AUTHOR, "share", WEEK),
+    _rate(AUTHOR, "hide", WEEK),
+    _rate(TOPIC, "click", HOUR),
+    _rate(TOPIC, "click", DAY),
+    _rate(TOPIC, "click", WEEK),
+    _rate(USER, "click", DAY),
+    _rate(USER, "click", WEEK),
+    _rate(USER, "hide", WEEK),
+    _rate(USER_TOPIC, "click", WEEK),
+    _rate(USER_AUTHOR, "click", WEEK),
+    Feature("text_length", "post", "posts", "static", _MISSING, "log1p",
+            "characters of the text; missing for a post known by id only"),
+    Feature("post_age", "request", "posts, request time", "time", _MISSING, "log1p",
+            "hours since the post was created; missing when that is unknown"),
+    Feature("post_velocity", "post", "actions", "ratio", _MISSING, "none",
+            "share of the day's decayed clicks that is of the last hour; missing without clicks"),
+    Feature("user_topic_share", "user_topic", "actions, posts", "ratio", _MISSING, "none",
+            "share of the user's decayed clicks that went to the topic; missing without clicks"),
+    Feature("tower_score", "request", "two-tower", "retrieval score", 0.0, "none",
+            "two-tower similarity of user and post"),
+    Feature("follows_author", "user_author", "follows", "cross", 0.0, "none",
+            "1 when the user follows the author"),
+    Feature("follows_topic_share", "user_topic", "follows, posts", "cross", _MISSING, "none",
+            "share of the followed authors who mostly write on the topic; missing without follows or topic"),
+    Feature("history_language_share", "request", "click history, posts", "cross", _MISSING, "none",
+            "share of the last clicks in the post's language, smoothed; missing without clicks or language"),
+    Feature("history_media_share", "request", "click history, posts", "cross", _MISSING, "none",
+            "share of the last clicks on the post's medium, smoothed; missing without clicks or medium"),
+    Feature("same_language", "request", "users, posts", "cross", _MISSING, "none",
+            "1 when user and post share a language, 0 when not; missing when either is unknown"),
+    Feature("topic", "post", "posts", "static", _MISSING, "none",
+            "topic as a category, else its author's usual one; missing when neither is known"),
+    Feature("topic_missing", "post", "posts", "static", 0.0, "none",
+            "1 when the post came without a topic"),
+    Feature("media", "post", "posts", "static", _MISSING, "none",
+            "medium as a category"),
+    Feature("hour_of_day", "request", "request time", "time", 0.0, "none",
+            "UTC hour of the request, with fraction"),
+    Feature("weekday", "request", "request time", "time", 0.0, "none",
+            "0 is Monday"),
 )
-
-FEATURES: tuple[Feature, ...] = (*(_count(*c) for c in COUNTS), *(_rate(*r) for r in RATES), *OTHERS)
+# fmt: on
+"""The table. Columns with a logarithm come first: `assemble` takes them all at once."""
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
+
+COUNTS: tuple[Read, ...] = tuple(f.read for f in FEATURES if f.read and f.kind == "decayed count")
+"""Decayed counts that are features: log1p of the value."""
+
+RATES: tuple[Read, ...] = tuple(f.read for f in FEATURES if f.read and f.kind == "smoothed rate")
+"""Smoothed rates that are features: their logarithm."""
+
+OTHERS: tuple[Feature, ...] = tuple(f for f in FEATURES if not f.read)
 
 CATEGORICAL: tuple[str, ...] = ("topic", "media")
 """Columns whose numbers are names, not sizes."""
@@ -183,5 +220,6 @@ CATEGORICAL: tuple[str, ...] = ("topic", "media")
 
 def fingerprint() -> int:
     """A positive int64 of everything that readers and writers of feature rows must agree on."""
-    text = repr((ROW_FORMAT, ENTITIES, FEATURES, PRIOR_IMPRESSIONS, PRIOR_RATE))
+    fixed = (PRIOR_IMPRESSIONS, PRIOR_RATE, LEAST_CLICKS, MAX_QUANTILES, MAX_CATEGORIES, CATEGORICAL, MEDIA_TYPES)
+    text = repr((ROW_FORMAT, FORMULAS, ENTITIES, FEATURES, *fixed))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -7,7 +7,7 @@ serving or at the logged position for evaluation. It does not know requests.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class Rankers:
             return np.log(rate / np.maximum(1.0 - rate, 1e-6))
         if name == "logistic":
             return self.linear.logit(features)
-        return self.trees.logit(features)
+        return self.trees.logit(self.linear.transforms.fold(features))
 
     def probability(self, features: Floats, name: str = "lightgbm", position: Rows | None = None) -> Doubles:
         """Calibrated P(click), (N,), in (0, 1).
@@ -54,16 +54,14 @@ class Rankers:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self.trees.save(folder / "lightgbm.txt")
-        for column in fields(LinearModel):
-            np.save(folder / f"linear_{column.name}.npy", np.asarray(getattr(self.linear, column.name)))
+        self.linear.save(folder / "linear")
         (folder / "calibrations.json").write_text(json.dumps(self.calibrations, indent=1, sort_keys=True))
 
     @classmethod
     def load(cls, folder: Path, n_threads: int) -> Rankers:
-        arrays = {column.name: np.load(folder / f"linear_{column.name}.npy") for column in fields(LinearModel)}
         calibrations = json.loads((folder / "calibrations.json").read_text())
         return cls(
-            linear=LinearModel(**{**arrays, "intercept": float(arrays["intercept"])}),
+            linear=LinearModel.load(folder / "linear"),
             trees=Trees.load(folder / "lightgbm.txt", n_threads),
             calibrations={name: Calibration(*numbers) for name, numbers in calibrations.items()},
         )
@@ -79,11 +77,14 @@ def fit_rankers(
     for name, examples in (("rankers", rankers_share), ("calibrators", calibrators_share)):
         if not examples.click.any() or examples.click.all():
             raise DataError(f"the {name} share of the logs must hold clicked and unclicked exposures; use more logs")
-    newest = np.zeros(len(rankers_share), bool)
-    newest[-config.max_rows :] = True
-    rankers_share = rankers_share.where(newest)
-    linear = fit_linear(rankers_share)
-    trees = fit_trees(rankers_share, linear.position_logit(rankers_share.position), config, progress)
+    newest = Examples(
+        features=rankers_share.features[-config.max_rows :],
+        click=rankers_share.click[-config.max_rows :],
+        position=rankers_share.position[-config.max_rows :],
+    )
+    linear = fit_linear(newest, config)
+    folded = replace(newest, features=linear.transforms.fold(newest.features))
+    trees = fit_trees(folded, linear.position_logit(newest.position), config, progress)
     uncalibrated = Rankers(linear, trees, {})
     offset = linear.position_logit(calibrators_share.position)
     calibrations = {

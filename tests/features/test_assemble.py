@@ -11,6 +11,7 @@ from recsys.features.spec import (
     COUNTS,
     ENTITIES,
     FEATURES,
+    FORMULAS,
     NAMES,
     POST,
     PRIOR_IMPRESSIONS,
@@ -23,8 +24,12 @@ from recsys.types import DAY, HOUR
 
 from .conftest import START
 
-LABELS = {"1h": HOUR, "1d": DAY, "7d": 7 * DAY}
 UNKNOWN_POST = 9
+OF_FORMULAS_2 = {
+    "post_impressions_1h": 4.2054, "post_click_rate_1h": -23.087, "text_length": 15.1044, "post_age": 17.5023,
+    "post_velocity": 7.6, "user_topic_share": 4.9, "same_language": 4.0, "topic": 4.0, "topic_missing": 4.0,
+    "media": 12.0, "hour_of_day": 11.0, "weekday": 44.0,
+}  # fmt: skip
 
 
 def random_inputs(seed, n, n_posts=11):
@@ -48,9 +53,9 @@ def nothing_known(n=1, post_row=UNKNOWN_POST, now=0):
         post_row=np.full(n, post_row, np.int32),
         user_language=np.full(n, -1, np.int32),
         follows_author=np.zeros(n, bool),
-        follows_topic_share=np.zeros(n, np.float32),
-        history_language_share=np.full(n, 0.5, np.float32),
-        history_media_share=np.full(n, 0.25, np.float32),
+        follows_topic_share=np.full(n, np.nan, np.float32),
+        history_language_share=np.full(n, np.nan, np.float32),
+        history_media_share=np.full(n, np.nan, np.float32),
         tower_score=np.zeros(n, np.float32),
         now=np.full(n, now, np.int64),
     )
@@ -73,23 +78,17 @@ def test_columns_come_in_the_order_of_the_spec(catalogue):
     matrix = assemble(catalogue, inputs)
     assert matrix.shape == (4, len(NAMES))
     assert matrix.dtype == np.float32
-    entities = {entity.name: entity for entity in ENTITIES}
     n_checked = 0
     for feature in FEATURES:
-        entity = entities.get(feature.entity)
-        *words, label = feature.name.removeprefix(f"{feature.entity}_").split("_")
-        if feature.kind == "decayed count":
-            a, h = entity.at(words[0].removesuffix("s"), LABELS[label])
-            expected = np.log1p(inputs.counts[entity.name][:, a, h])
-        elif feature.kind == "smoothed rate":
-            actions, shown = (
-                inputs.counts[entity.name][:, *entity.at(a, LABELS[label])] for a in (words[0], "impression")
-            )
-            smoothed = actions + PRIOR_RATE[words[0]] * PRIOR_IMPRESSIONS
-            expected = np.log(smoothed / (np.maximum(shown, actions) + PRIOR_IMPRESSIONS))
-        else:
+        if feature.read is None:
             continue
-        np.testing.assert_allclose(column(matrix, feature.name), expected, rtol=1e-6, err_msg=feature.name)
+        entity, action, half_life = feature.read
+        actions, shown = (inputs.counts[entity.name][:, *entity.at(a, half_life)] for a in (action, "impression"))
+        expected = np.log1p(actions)
+        if feature.kind == "smoothed rate":
+            smoothed = actions + PRIOR_RATE[action] * PRIOR_IMPRESSIONS
+            expected = np.log(smoothed / (np.maximum(shown, actions) + PRIOR_IMPRESSIONS))
+        np.testing.assert_allclose(column(matrix, feature.name), expected, rtol=1e-6, atol=1e-6, err_msg=feature.name)
         n_checked += 1
     assert n_checked == len(COUNTS) + len(RATES)
 
@@ -111,17 +110,17 @@ def test_the_other_columns_are_what_they_say(catalogue):
     inputs.counts["user_topic"][0, 1, 1] = 2
     inputs.counts["user"][0][USER.at("click", 7 * DAY)] = 8
     matrix = assemble(catalogue, inputs)
-    assert column(matrix, "post_velocity").tolist() == [0.75, 0, 0]
-    assert column(matrix, "user_topic_share").tolist() == [0.25, 0, 0]
+    np.testing.assert_array_equal(column(matrix, "post_velocity"), [0.75, np.nan, np.nan])
+    np.testing.assert_array_equal(column(matrix, "user_topic_share"), [0.25, np.nan, np.nan])
     assert column(matrix, "tower_score").tolist() == [0.5, -1, 0]
     assert column(matrix, "follows_author").tolist() == [1, 0, 0]
     assert column(matrix, "follows_topic_share").tolist() == [0.25, 0, 0]
     assert column(matrix, "history_language_share").tolist() == [0.75, 0, 1]
     assert column(matrix, "history_media_share").tolist() == [0.5, 0, 0.125]
-    assert column(matrix, "same_language").tolist() == [1, 0, 0.5]
+    np.testing.assert_array_equal(column(matrix, "same_language"), [1, 0, np.nan])
     assert column(matrix, "topic").tolist() == [0, 1, 0], "post 3 has its author's usual topic"
     assert column(matrix, "topic_missing").tolist() == [0, 0, 1]
-    assert column(matrix, "media").tolist() == [0, -1, 3]
+    np.testing.assert_array_equal(column(matrix, "media"), [0, np.nan, 3])
     np.testing.assert_allclose(column(matrix, "text_length"), np.log1p([0, 4, 3]), rtol=1e-6)
     np.testing.assert_allclose(column(matrix, "post_age"), np.log1p([30.5, 34.5, 33.5]), rtol=1e-6)
     weekday = datetime.fromtimestamp((START + 30 * HOUR) / 1e6, UTC).weekday()
@@ -129,20 +128,61 @@ def test_the_other_columns_are_what_they_say(catalogue):
     assert column(matrix, "weekday").tolist() == [weekday] * 3
 
 
-def test_where_nothing_is_known_every_feature_has_its_default(catalogue):
+@pytest.mark.parametrize("post_row", [UNKNOWN_POST, -1])
+def test_where_nothing_is_known_every_feature_has_its_default(catalogue, post_row):
     monday = 4 * DAY  # 5 January 1970; times of the request are never unknown, so midnight on a Monday stands for zero
-    row = assemble(catalogue, nothing_known(now=monday))[0]
-    assert np.isfinite(row).all()
+    row = assemble(catalogue, nothing_known(post_row=post_row, now=monday))[0]
     for feature, value in zip(FEATURES, row, strict=True):
-        # An id-only post is as old as time, and its topic is missing for certain.
-        known = {"topic_missing": 1.0, "post_age": np.log1p(monday / HOUR)}
-        expected = known.get(feature.name, feature.default)
-        assert value == pytest.approx(expected, abs=1e-6), feature.name
+        expected = 1.0 if feature.name == "topic_missing" else feature.default
+        assert value == pytest.approx(expected, abs=1e-6, nan_ok=True), feature.name
 
 
-def test_zero_counts_of_a_known_post_are_finite(catalogue):
-    for post in range(catalogue.n_posts):
-        assert np.isfinite(assemble(catalogue, nothing_known(post_row=post, now=START))).all()
+def test_only_columns_whose_default_is_missing_are_ever_missing(catalogue):
+    may_be_missing = np.isnan([feature.default for feature in FEATURES])
+    for post in range(-1, catalogue.n_posts):
+        row = assemble(catalogue, nothing_known(post_row=post, now=START))[0]
+        assert (np.isfinite(row) | may_be_missing).all()
+        assert not np.isinf(row).any()
+
+
+def test_age_and_length_are_known_for_posts_somebody_described(catalogue):
+    """Post 0 came without a text: its length is zero, not unknown."""
+    matrix = assemble(catalogue, replace(nothing_known(3, now=START), post_row=np.array([0, 9, -1], np.int32)))
+    np.testing.assert_array_equal(column(matrix, "text_length"), [0, np.nan, np.nan])
+    np.testing.assert_array_equal(column(matrix, "post_age"), [0, np.nan, np.nan])
+
+
+def test_a_text_of_unknown_age_still_has_its_length(catalogue):
+    of_1970 = replace(catalogue, created_at=np.zeros_like(catalogue.created_at))
+    matrix = assemble(of_1970, nothing_known(post_row=4, now=START))
+    assert np.isnan(column(matrix, "post_age")).all()
+    np.testing.assert_allclose(column(matrix, "text_length"), np.log1p(4), rtol=1e-6)
+
+
+def test_ratios_to_clicks_long_forgotten_are_missing_whether_or_not_their_rows_have_expired(catalogue):
+    inputs = nothing_known(3, post_row=0, now=START)
+    inputs.counts["user"][:, *USER.at("click", 7 * DAY)] = [0, 0.009, 0.011]
+    inputs.counts["post"][:, *POST.at("click", DAY)] = [0, 0.009, 0.011]
+    matrix = assemble(catalogue, inputs)
+    for name in ("user_topic_share", "post_velocity"):
+        np.testing.assert_array_equal(column(matrix, name), [np.nan, np.nan, 0])
+
+
+def test_numbers_stay_what_they_were_under_this_version_of_the_formulas(catalogue):
+    """A change of the table changes the fingerprint by itself; a change of these numbers only with `FORMULAS`."""
+    ramp = np.linspace(0, 1, 11)
+    inputs = replace(
+        nothing_known(11, now=START + HOUR),
+        counts={entity.name: ramp[:, None, None] * np.arange(1.0, np.prod(entity.shape) + 1).reshape(entity.shape)
+                for entity in ENTITIES},
+        post_row=np.arange(11, dtype=np.int32),
+        user_language=np.zeros(1, np.int32),
+        tower_score=ramp.astype(np.float32),
+    )  # fmt: skip
+    sums = np.nansum(assemble(catalogue, inputs), axis=0)
+    found = {name: round(float(column), 4) for name, column in zip(NAMES, sums, strict=True) if name in OF_FORMULAS_2}
+    assert FORMULAS == 2
+    assert found == pytest.approx(OF_FORMULAS_2, abs=2e-4)
 
 
 def test_a_post_from_the_future_has_age_zero(catalogue):
@@ -182,12 +222,19 @@ def test_a_batch_of_many_requests_equals_each_candidate_alone(catalogue):
         np.testing.assert_array_equal(together[row : row + 1], assemble(catalogue, part(inputs, slice(row, row + 1))))
 
 
+def test_the_blocks_it_works_in_do_not_show(catalogue, monkeypatch):
+    inputs = replace(random_inputs(2, 40), now=np.array([START + HOUR]))
+    inputs.counts["user"] = inputs.counts["user"][:1]
+    expected = assemble(catalogue, inputs)
+    monkeypatch.setattr("recsys.features.assemble._BLOCK", 7)
+    np.testing.assert_array_equal(assemble(catalogue, inputs), expected)
+
+
 def test_no_candidates_give_an_empty_matrix(catalogue):
     assert assemble(catalogue, part(random_inputs(3, 1), slice(0, 0))).shape == (0, len(NAMES))
 
 
-def test_unknown_author_and_topic_are_categories_of_their_own(catalogue):
+def test_posts_without_topic_and_author_say_so(catalogue):
     matrix = assemble(catalogue, replace(random_inputs(4, 2), post_row=np.array([7, UNKNOWN_POST], np.int32)))
-    assert column(matrix, "topic").tolist() == [-1, -1]
+    assert np.isnan(column(matrix, "topic")).all()
     assert column(matrix, "topic_missing").tolist() == [1, 1]
-    assert np.isfinite(matrix).all()

@@ -1,6 +1,7 @@
 """The follow graph against its definition."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,12 @@ from recsys.features.crosses import follow_crosses, history_shares
 AUTHOR_OF = [0, 0, 0, 0, 1, 1, 1, 2, 2, -1, 1]
 TOPIC_OF = [0, 0, 0, 0, 1, 1, 1, -1, -1, -1, 1]
 AUTHOR_TOPIC = [0, 1, -1]
+
+
+def kind(of_post, post):
+    """Post -1 is one the catalogue does not know."""
+    return of_post[post] if post >= 0 else -1
+
 
 follow_lists = st.lists(st.sets(st.integers(0, 2)).map(sorted), min_size=1, max_size=5)
 
@@ -22,21 +29,29 @@ def crosses(catalogue, lists, pairs):
 
 @given(data=st.data(), lists=follow_lists)
 def test_crosses_agree_with_going_through_the_follow_lists(catalogue, data, lists):
-    pairs = data.draw(st.lists(st.tuples(st.integers(0, len(lists) - 1), st.integers(0, 10)), max_size=20))
+    pairs = data.draw(st.lists(st.tuples(st.integers(0, len(lists) - 1), st.integers(-1, 10)), max_size=20))
     follows_author, share = crosses(catalogue, lists, pairs)
     assert share.dtype == np.float32
     for i, (user, post) in enumerate(pairs):
         followed = lists[user]
-        assert follows_author[i] == (AUTHOR_OF[post] in followed)
-        of_topic = [AUTHOR_TOPIC[author] == TOPIC_OF[post] for author in followed]
-        expected = np.mean(of_topic) if followed and TOPIC_OF[post] >= 0 else 0.0
-        assert share[i] == np.float32(expected)
+        assert follows_author[i] == (kind(AUTHOR_OF, post) in followed)
+        topic = kind(TOPIC_OF, post)
+        of_topic = [AUTHOR_TOPIC[author] == topic for author in followed]
+        expected = np.mean(of_topic) if followed and topic >= 0 else np.nan
+        np.testing.assert_equal(share[i], np.float32(expected))
 
 
 def test_a_user_who_follows_nobody_has_no_share(catalogue):
     follows_author, share = crosses(catalogue, [[]], [(0, 0), (0, 9)])
     assert follows_author.tolist() == [False, False]
-    assert share.tolist() == [0, 0]
+    assert np.isnan(share).all()
+
+
+@pytest.mark.parametrize("lists", [[], [[0, 1]]])
+def test_a_user_the_catalogue_does_not_know_follows_nobody(catalogue, lists):
+    follows_author, share = crosses(catalogue, lists, [(-1, 0), (-1, -1)])
+    assert follows_author.tolist() == [False, False]
+    assert np.isnan(share).all()
 
 
 def test_many_users_at_once_equal_each_alone(catalogue):
@@ -59,20 +74,21 @@ histories = st.lists(st.lists(st.integers(-1, 10), min_size=4, max_size=4), min_
 def test_history_shares_agree_with_going_through_the_histories(catalogue, data, clicked):
     assert catalogue.language.tolist() == LANGUAGE_OF
     assert catalogue.media.tolist() == MEDIUM_OF
-    pairs = data.draw(st.lists(st.tuples(st.integers(0, len(clicked) - 1), st.integers(0, 10)), max_size=10))
+    pairs = data.draw(st.lists(st.tuples(st.integers(0, len(clicked) - 1), st.integers(-1, 10)), max_size=10))
     request, post = (np.array([pair[side] for pair in pairs], np.int32) for side in (0, 1))
     shares = history_shares(catalogue, np.array(clicked, np.int32), request, post)
     for share, kind_of, n_kinds in zip(shares, (LANGUAGE_OF, MEDIUM_OF), (2, 4), strict=True):
         assert share.dtype == np.float32
         for i, (row, candidate) in enumerate(pairs):
             kinds = [kind_of[p] for p in clicked[row] if p >= 0 and kind_of[p] >= 0]
-            wanted = kind_of[candidate]
-            expected = (kinds.count(wanted) + 1) / (len(kinds) + n_kinds) if wanted >= 0 else 1 / n_kinds
-            assert share[i] == np.float32(expected)
+            wanted = kind(kind_of, candidate)
+            known = wanted >= 0 and kinds
+            expected = (kinds.count(wanted) + 1) / (len(kinds) + n_kinds) if known else np.nan
+            np.testing.assert_equal(share[i], np.float32(expected))
 
 
-def test_a_user_without_clicks_has_even_shares(catalogue):
+def test_a_user_without_clicks_has_no_shares(catalogue):
     none = np.empty((1, 0), np.int32)
     language, media = history_shares(catalogue, none, np.zeros(10, np.int32), np.arange(10, dtype=np.int32))
-    assert (language == 0.5).all()
-    assert (media == 0.25).all()
+    assert np.isnan(language).all()
+    assert np.isnan(media).all()

@@ -8,7 +8,7 @@ import pytest
 
 from recsys.features import spec
 from recsys.features.spec import CATEGORICAL, COUNTS, ENTITIES, FEATURES, NAMES, OTHERS, RATES
-from recsys.types import DAY
+from recsys.types import DAY, SECOND
 
 
 def test_names_are_unique_and_in_the_order_of_the_features():
@@ -34,7 +34,25 @@ def test_every_feature_names_an_entity_and_says_what_it_means():
     for feature in FEATURES:
         assert feature.entity in names, feature
         assert feature.meaning, feature
+        assert feature.source, feature
         assert feature.transform in ("none", "log", "log1p"), feature
+
+
+def test_columns_with_a_logarithm_come_first_and_among_them_counts_then_rates():
+    with_logarithm = [feature.transform != "none" for feature in FEATURES]
+    assert with_logarithm == sorted(with_logarithm, reverse=True)
+    assert tuple(feature.read for feature in FEATURES if feature.read) == (*COUNTS, *RATES)
+    assert all(feature.read for feature in FEATURES[: len(COUNTS) + len(RATES)])
+
+
+@pytest.mark.parametrize("name", CATEGORICAL)
+def test_categories_have_no_number_that_stands_for_missing(name):
+    assert np.isnan(FEATURES[NAMES.index(name)].default)
+
+
+def test_the_depth_of_a_session_is_a_count_that_halves_in_ten_minutes():
+    entity, action, half_life = FEATURES[NAMES.index("session_depth")].read
+    assert (entity, action, half_life) == (spec.USER, "impression", 600 * SECOND)
 
 
 def test_an_entity_knows_which_action_codes_it_keeps():
@@ -51,6 +69,12 @@ def test_half_lives_fit_the_lifetime_of_rows_online():
 
 CHANGES = {
     "ROW_FORMAT": spec.ROW_FORMAT + 1,
+    "FORMULAS": spec.FORMULAS + 1,
+    "LEAST_CLICKS": 0.02,
+    "MAX_QUANTILES": 50,
+    "MAX_CATEGORIES": 128,
+    "CATEGORICAL": ("topic",),
+    "MEDIA_TYPES": ("text", "video", "image", "link"),
     "PRIOR_IMPRESSIONS": spec.PRIOR_IMPRESSIONS + 1,
     "PRIOR_RATE": {**spec.PRIOR_RATE, "click": 0.06},
     "ENTITIES": (*ENTITIES[:-1], ENTITIES[-1]._replace(half_lives=(DAY,))),

@@ -2,11 +2,17 @@ import numpy as np
 import pytest
 import worlds
 
+from recsys.config import RankingConfig
 from recsys.features.spec import NAMES
 from recsys.ranking import linear
-from recsys.ranking.linear import fit_linear
+from recsys.ranking.linear import LinearModel
 
+CONFIG = RankingConfig()
 POSITION = np.array([0.0, -0.4, -0.8, -1.2, -1.6])
+
+
+def fit_linear(examples, config=CONFIG):
+    return linear.fit_linear(examples, config)
 
 
 def taste(features):
@@ -57,7 +63,7 @@ def test_logs_without_positions_have_no_bias():
     assert model.position_logit(np.array([-1, 0, 3], np.int32)).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_a_category_never_seen_in_training_counts_as_none():
+def test_categories_never_seen_in_training_count_alike():
     examples = worlds.examples(5_000, np.random.default_rng(6), taste)
     model = fit_linear(examples)
     features = examples.features[:2].copy()
@@ -82,3 +88,45 @@ def test_only_the_newest_rows_are_learned_from(monkeypatch):
         *(np.concatenate([getattr(old, c), getattr(new, c)]) for c in ("features", "click", "position"))
     )
     assert fit_linear(both).logit(new.features).tolist() == fit_linear(new).logit(new.features).tolist()
+
+
+def test_what_is_missing_may_matter():
+    """Missing is neither high nor low: its flag has a weight of its own."""
+    rng = np.random.default_rng(10)
+    gap = rng.random(20_000) < 0.4
+    examples = worlds.examples(20_000, rng, lambda features: np.where(gap, 0.5, -2.5))
+    column = NAMES.index("post_velocity")
+    examples.features[gap, column] = np.nan
+    features = examples.features[:2].copy()
+    features[1] = features[0]
+    features[:, column] = [np.nan, 0.0]
+    missing, there = fit_linear(examples).logit(features)
+    assert missing - there > 2.0
+
+
+@pytest.mark.parametrize("scaling", ["standard", "quantile"])
+def test_a_saved_model_gives_the_same_bits(scaling, tmp_path):
+    examples = worlds.examples(3_000, np.random.default_rng(11), taste, POSITION)
+    examples.features[::7, NAMES.index("post_age")] = np.nan
+    model = fit_linear(examples, RankingConfig(scaling=scaling))
+    model.save(tmp_path / "linear")
+    loaded = LinearModel.load(tmp_path / "linear")
+    assert loaded.logit(examples.features).tobytes() == model.logit(examples.features).tobytes()
+    assert loaded.position.tobytes() == model.position.tobytes()
+
+
+def test_normal_scores_learn_what_a_heavy_tail_hides():
+    rng = np.random.default_rng(12)
+    drawn = worlds.examples(20_000, rng, taste)
+    column = NAMES.index("tower_score")
+    examples = linear.Examples(drawn.features.copy(), drawn.click, drawn.position)
+    examples.features[:, column] = np.sinh(3 * drawn.features[:, column])
+    wanted = taste(drawn.features)
+    found = {
+        scaling: np.corrcoef(fit_linear(examples, RankingConfig(scaling=scaling)).logit(examples.features), wanted)[
+            0, 1
+        ]
+        for scaling in ("standard", "quantile")
+    }
+    assert found["quantile"] > 0.95
+    assert found["standard"] < 0.8

@@ -102,3 +102,40 @@ def test_only_the_newest_rows_train():
     features = share(50, 11).features
     for name in RANKERS:
         assert limited.probability(features, name).tolist() == alone.probability(features, name).tolist()
+
+
+def test_transforms_learn_from_the_rankers_share_only():
+    """Whatever comes later changes the calibration, never what a number is turned into."""
+    train, later = share(3_000, 12), share(1_000, 13)
+    strange = Examples(later.features * 50 + 7, later.click, later.position)
+    strange.features[::2, NAMES.index("post_age")] = np.nan
+    one, other = (fit_rankers(train, calibrators, CONFIG, quiet).linear for calibrators in (later, strange))
+    for name in ("median", "flagged", "mean", "scale", "quantiles", "category_start", "categories"):
+        np.testing.assert_array_equal(getattr(one.transforms, name), getattr(other.transforms, name), name)
+    assert one.weight.tobytes() == other.weight.tobytes()
+
+
+@pytest.mark.parametrize("name", RANKERS)
+def test_gaps_and_categories_never_seen_give_a_probability(rankers, name):
+    features = share(5, 14).features
+    features[:, [i for i, n in enumerate(NAMES) if n != "post_click_rate_7d"]] = np.nan
+    features[1:, NAMES.index("topic")] = [5_000, -1, 3, 2**24]
+    probability = rankers.probability(features, name)
+    assert np.isfinite(probability).all()
+
+
+def test_topics_mean_the_same_to_the_trees_in_training_and_in_serving():
+    """Folding numbers the kept topics anew: 100 to 104 are not 0 to 4."""
+    topic = NAMES.index("topic")
+    train, later = (
+        worlds.examples(8_000, np.random.default_rng(seed), lambda f: np.where(f[:, topic] == 3, 1.0, -2.0))
+        for seed in (15, 16)
+    )
+    for examples in (train, later):
+        examples.features[:] = with_rates(examples.features)
+        examples.features[:, topic] += 101
+    rankers = fit_rankers(train, later, CONFIG, quiet)
+    features = np.repeat(later.features[:1], 2, axis=0)
+    features[:, topic] = [104, 102]
+    liked, other = rankers.probability(features)
+    assert liked > 2 * other

@@ -102,3 +102,15 @@ def test_a_file_that_is_no_model_is_named(tmp_path):
     (tmp_path / "lightgbm.txt").write_text("not a model")
     with pytest.raises(ReleaseError, match=r"lightgbm\.txt is not a LightGBM model.*recsys train"):
         Trees.load(tmp_path / "lightgbm.txt", 1)
+
+
+def test_missing_numbers_are_told_from_zeros():
+    rng = np.random.default_rng(8)
+    gap = rng.random(20_000) < 0.4
+    examples = worlds.examples(20_000, rng, lambda features: np.where(gap, 0.5, -2.5))
+    column = NAMES.index("post_velocity")
+    examples.features[gap, column] = np.nan
+    features = np.repeat(examples.features[:1], 2, axis=0)
+    features[:, column] = [np.nan, 0.0]
+    missing, zero = fit(examples).logit(features)
+    assert missing - zero > 1.5
