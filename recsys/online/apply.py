@@ -1,25 +1,18 @@
-"""Events into rows: the arithmetic of the consumer, without Redis.
-
-Takes decoded records and the rows they touch, gives the rows after them. The step is `features.decay.advance`, the same
-that the batch build takes, so both stores hold the same numbers. It does not know where rows come from or go to.
-"""
+"""What counts among the records of the stream, and for which rows. Without Redis, and without what rows hold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from recsys.features import decay
-from recsys.features.decay import States
-from recsys.features.spec import USER, USER_AUTHOR, USER_TOPIC, Entity
+from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import ACTIONS, CLICK
 from recsys.online import keys
 from recsys.online.records import Returned
-from recsys.online.rows import Entries, Users, newest_clicks
 from recsys.types import Ids, Mask, Rows, Times
 
 IMPRESSION = ACTIONS.index("impression")
@@ -94,46 +87,33 @@ def touches_user(action: Rows) -> Mask:
     return np.asarray(np.logical_or.reduce([action == CLICK, *kept]))
 
 
-def advance_users(users: Users, events: Counted, owner: Ids, clicks_kept: int) -> Users:
-    """The users' rows after these events.
+class Touched(NamedTuple):
+    """What a batch changes of one entity."""
 
-    Args:
-        owner: place in `users` of each event's user, (M,).
-        clicks_kept: clicked posts to keep per user.
-    """
-    n_users = len(users.states.t)
-    own = States(users.states.t.copy(), users.states.v.copy())
-    decay.advance(own, USER, owner.astype(np.int32), events.time, events.action)
-    clicked = events.action == CLICK
-    clicks = newest_clicks(
-        np.concatenate([np.repeat(np.arange(n_users), users.clicks.count), owner[clicked]]),
-        np.concatenate([users.clicks.post_id, events.post_id[clicked]]),
-        np.concatenate([users.clicks.time, events.time[clicked]]),
-        n_users,
-        clicks_kept,
-    )
+    entity: Entity
+    events: Counted
+    """Those that change something, M of them."""
+    ids: Ids
+    """The rows they change, ascending."""
+    place: Ids
+    """Place in `ids` of each event's row, (M,)."""
+
+
+def touched(events: Counted) -> list[Touched]:
+    """Rows of posts, authors, topics and users that these events change, in this order."""
     everything = np.ones(len(events), bool)
-    topics = _advance_entries(USER_TOPIC, users.topics, owner, events.topic_key, events, everything)
-    authors = _advance_entries(USER_AUTHOR, users.authors, owner, events.author_id, events, events.has_author)
-    return Users(own, topics, authors, clicks)
-
-
-def _advance_entries(entity: Entity, entries: Entries, owner: Ids, key: Ids, events: Counted, known: Mask) -> Entries:
-    """Entries after the events, with new ones where an event is the first of its kind."""
-    n_users, n_old = len(entries.count), len(entries.key)
-    counts = known & (entity.action_rows[events.action] >= 0)
-    all_owner = np.concatenate([np.repeat(np.arange(n_users), entries.count), owner[counts]])
-    all_key = np.concatenate([entries.key, key[counts]])
-    order = np.lexsort((all_key, all_owner))
-    first = np.ones(len(order), bool)
-    first[1:] = (np.diff(all_owner[order]) != 0) | (np.diff(all_key[order]) != 0)
-    slot = np.empty(len(order), np.int32)
-    slot[order] = np.cumsum(first) - 1
-    states = States.zeros(int(first.sum()), entity)
-    states.t[slot[:n_old]], states.v[slot[:n_old]] = entries.states
-    decay.advance(states, entity, slot[n_old:], events.time[counts], events.action[counts])
-    kept = order[first]
-    return Entries(np.bincount(all_owner[kept], minlength=n_users), all_key[kept], states)
+    of_plain = [
+        (POST, everything, events.post_id),
+        (AUTHOR, events.has_author, events.author_id),
+        (TOPIC, everything, events.topic_key),
+    ]
+    masks = [(entity, known & (entity.action_rows[events.action] >= 0), key) for entity, known, key in of_plain]
+    masks.append((USER, touches_user(events.action), events.user_id))
+    parts = []
+    for entity, some, key in masks:
+        ids, place = np.unique(key[some], return_inverse=True)
+        parts.append(Touched(entity, events.where(some), ids, place.astype(np.int64)))
+    return parts
 
 
 def _at(values: np.ndarray, rows: Rows) -> np.ndarray:

@@ -15,13 +15,15 @@ from typing import Literal
 import redis
 
 from recsys.config import OnlineConfig
-from recsys.errors import DataError
+from recsys.errors import DataError, RecsysError
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.lake import Lake
+from recsys.online import keys
 from recsys.online.commands import send
-from recsys.online.generations import current
+from recsys.online.lag import LagLog, read_lag
 from recsys.online.lake_sink import LakeSink, lake_watermark
 from recsys.online.online_sink import OnlineSink
+from recsys.online.pointer import current
 from recsys.online.stream import RedisStream, position
 
 __all__ = ["Consumer", "LakeSink", "OnlineSink", "lake_watermark"]
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
+_LAG_EVERY_S = 5.0
 
 
 class Consumer:
@@ -50,9 +53,8 @@ class Consumer:
         Args:
             impressions: what counts as exposure online, `offline.impressions`.
             flush_s: seconds between writes to the lake.
-            keep_s: seconds that records stay on the stream after both stores have them; a training run that starts from
-            the lake
-                must end within it, or its load is refused.
+            keep_s: seconds that records stay on the stream after both stores have them, for a load from a lake that
+                nobody holds (`holds`).
         """
         self.client = client
         self.stream = RedisStream(client, config)
@@ -64,15 +66,18 @@ class Consumer:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; the lake gets what is left before this returns."""
         lake_thread = threading.Thread(target=self._run_lake, args=(stop,), name="lake-sink")
+        lag_thread = threading.Thread(target=self._run_lag, args=(stop,), name="lag")
         lake_thread.start()
+        lag_thread.start()
         try:
             _repeat("online sink", lambda: self.online.step(block_ms=500), stop)
         finally:
             stop.set()
             lake_thread.join()
+            lag_thread.join()
 
     def trim(self) -> int:
-        """Forget records that both stores have and that are older than `keep_s`; gives how many.
+        """Forget records that both stores have, that are older than `keep_s` and that nobody holds; gives how many.
 
         Nothing goes before the first load, which may need everything.
         """
@@ -86,11 +91,8 @@ class Consumer:
 
     def lag(self) -> dict[str, float | None]:
         """Seconds that the oldest record not yet taken has waited, by sink; `online` is None before the first load."""
-        applied = self._applied()
-        return {
-            "online": None if applied is None else self._waiting(applied),
-            "lake": self._waiting(lake_watermark(self.lake.lake)),
-        }
+        lag = read_lag(self.client, lake_watermark(self.lake.lake))
+        return {"online": lag.online, "lake": lag.lake}
 
     def _applied(self) -> str | None:
         """Position of the online store, None before the first load."""
@@ -100,16 +102,10 @@ class Consumer:
             return None
         return None if applied is None else str(applied.decode())
 
-    def _waiting(self, after: str) -> float:
-        entries = self.stream.read(after, 1)
-        if not entries:
-            return 0.0
-        seconds, microseconds = map(int, send(self.client, "TIME"))
-        return max(0.0, seconds + microseconds / 1e6 - position(entries[0].id)[0] / 1000)
-
     def _run_lake(self, stop: threading.Event) -> None:
         def step() -> int:
             written = self.lake.step()
+            send(self.client, "SET", keys.LAKE_REACHED, lake_watermark(self.lake.lake))
             if written < self.lake.batch_records:
                 self.trim()
                 stop.wait(self.flush_s)
@@ -120,6 +116,14 @@ class Consumer:
             self.lake.step()
         except Exception as error:
             log.warning("the lake sink did not write its last batch, the next run will: %s", error)
+
+    def _run_lag(self, stop: threading.Event) -> None:
+        told = LagLog()
+        while not stop.wait(_LAG_EVERY_S):
+            try:
+                told.tell(read_lag(self.client, lake_watermark(self.lake.lake)))
+            except (RecsysError, OSError) as error:
+                log.debug("the lag is not known: %s", error)
 
 
 def _repeat(name: str, step: Callable[[], int], stop: threading.Event) -> None:

@@ -28,6 +28,7 @@ from urllib.parse import quote, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from recsys.config import OnlineConfig
@@ -86,15 +87,19 @@ def connect(config: OnlineConfig, data_dir: Path) -> Connection:
     Raises: DependencyError when the server does not answer, cannot be started, or there is no redis-server to start.
     """
     if config.url is not None:
-        client = _client(config.url)
+        client = _client(config.url, config.timeout_s)
         try:
             client.ping()
+            _refuse_eviction(client, config.url)
         except (redis.RedisError, OSError) as error:
             client.close()
             raise DependencyError(
                 f"Redis at online.url {_without_password(config.url)} does not answer ({error}); "
                 "start it, correct online.url, or leave it empty to have a server started"
             ) from None
+        except DependencyError:
+            client.close()
+            raise
         return Connection(client, config.url)
     folder = (data_dir / "redis").resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,16 +113,42 @@ def connect(config: OnlineConfig, data_dir: Path) -> Connection:
         users = (folder / "users.lock").open("wb")
         fcntl.flock(users, fcntl.LOCK_SH)
     url = f"unix://{quote(str(socket_path))}?db=0"
-    return Connection(_client(url), url, folder, users)
+    return Connection(_client(url, config.timeout_s), url, folder, users)
 
 
-def _client(url: str) -> redis.Redis:
-    # A few quick retries bridge a dropped connection; every write here may safely be sent twice.
+def _client(url: str, timeout_s: float) -> redis.Redis:
+    # A few quick retries bridge a dropped connection; every write here may safely be sent twice. A server that hangs is
+    # not asked again: it would hold up a request four times as long, to the same end.
     try:
-        retry = Retry(ExponentialBackoff(cap=0.2, base=0.02), 3)
-        return redis.Redis.from_url(url, retry=retry, socket_read_size=READ_BYTES)
+        retry = Retry(ExponentialBackoff(cap=0.2, base=0.02), 3, supported_errors=(redis.ConnectionError,))
+        return redis.Redis.from_url(
+            url,
+            retry=retry,
+            socket_read_size=READ_BYTES,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+        )
     except ValueError as error:
         raise DependencyError(f"online.url {_without_password(url)!r} is not a Redis URL: {error}") from None
+
+
+def _refuse_eviction(client: redis.Redis, url: str) -> None:
+    """Raises: DependencyError when the server may drop keys to make room: a dropped counter reads as zero.
+
+    INFO tells it; CONFIG is often forbidden on servers that somebody else runs.
+    """
+    try:
+        memory = client.info("memory")
+    except NoPermissionError as error:
+        log.warning("make sure that Redis has maxmemory-policy noeviction, we may not ask for it: %s", error)
+        return
+    limit, policy = int(memory.get("maxmemory", 0)), str(memory.get("maxmemory_policy", "noeviction"))
+    if limit > 0 and policy != "noeviction":
+        raise DependencyError(
+            f"Redis at online.url {_without_password(url)} must have maxmemory-policy noeviction, found {policy} with "
+            f"maxmemory {limit}: it would drop counters, which then read as zero; "
+            "run `redis-cli CONFIG SET maxmemory-policy noeviction` and set it in its redis.conf"
+        )
 
 
 def _start_lock(folder: Path) -> IO[bytes]:

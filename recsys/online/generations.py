@@ -1,58 +1,57 @@
 """Generations: a batch load replaces all rows of counters at once, under readers and writers that go on.
 
-Takes a `Snapshot` made from the lake and the stream id it reaches to. Writes every row under a new number, records that
-id as applied and only then moves the pointer; the consumer goes on from there, so events that came after the snapshot
-are applied to it next. It does not know how the snapshot was computed, nor what a stream record holds.
+Takes a `Snapshot` made from the lake and the stream id it reaches to. Writes every row under a new number, applies what
+came on the stream since with the code that the consumer uses, and moves the pointer only when the new rows hold every
+record that the old ones do: counters never go back in time. It does not know how the snapshot was computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import redis
 
 from recsys.config import OnlineConfig
-from recsys.errors import DataError, DependencyError
+from recsys.errors import DependencyError
 from recsys.features.decay import States
 from recsys.features.point_in_time import Snapshot
-from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC
+from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.catalogue import Catalogue
 from recsys.online import keys, trending
 from recsys.online.commands import send
+from recsys.online.erased import Erased, read_erased
+from recsys.online.holds import hold
+from recsys.online.online_sink import CLICKS_KEPT, OnlineSink
+from recsys.online.pointer import current, no_generation
 from recsys.online.rows import Clicks, Entries, Users, newest_clicks, pack, pack_users
-from recsys.online.stream import position
-from recsys.types import Ids
+from recsys.online.stream import RedisStream
+from recsys.types import Ids, Mask, Times
 
-CHUNK = 2000
-"""Rows per round trip."""
+__all__ = ["clear", "current", "load_snapshot", "no_generation", "snapshot_users"]
 
-CLICKS_KEPT = 2
-"""Clicks kept per user, in `history_size`s: readers drop posts they do not know and still find a full history."""
+CHUNK = 500
+"""Rows per round trip: Redis answers nobody else while it writes them, some 5 ms."""
 
-WRITE_ROWS = """
+_WRITE_ROWS = """
 for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 1], 'PX', ARGV[1]) end
 """
-"""One command instead of thousands: ARGV[1] is the lifetime in ms, then one value per key."""
+"""One command instead of hundreds: ARGV[1] is the lifetime in ms, then one value per key."""
 
 _SWITCH = """
-if tonumber(redis.call('GET', KEYS[1]) or 0) >= tonumber(ARGV[1]) then return 0 end
+local current = redis.call('GET', KEYS[1])
+if tonumber(current or 0) >= tonumber(ARGV[1]) then return 'overtaken' end
+if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[2] then return 'erased' end
+if current then
+  local theirs, ours = redis.call('GET', ARGV[3] .. current .. ARGV[4]), redis.call('GET', KEYS[3])
+  if theirs and #redis.call('XRANGE', KEYS[4], '(' .. ours, theirs, 'COUNT', 1) > 0 then return 'behind' end
+end
 redis.call('SET', KEYS[1], ARGV[1])
-return 1
+return 'switched'
 """
-
-
-def no_generation() -> DataError:
-    return DataError("the online store holds no features yet; run `recsys train`, which ends by loading them")
-
-
-def current(client: redis.Redis) -> keys.Generation:
-    """The generation in use. Raises: DataError when none was ever loaded."""
-    number = send(client, "GET", keys.CURRENT)
-    if number is None:
-        raise no_generation()
-    return keys.Generation(int(number))
+"""KEYS: the pointer, the tombstones' version, our applied position, the stream. ARGV: our number, the version whose
+people our rows leave out, and what stands before and behind the number of a generation in its applied key."""
 
 
 def load_snapshot(
@@ -63,32 +62,59 @@ def load_snapshot(
     watermark: str,
     now: int,
     progress: Callable[[int, int], None] | None = None,
+    impressions: Literal["explicit", "implied"] = "explicit",
+    left_out: Erased | None = None,
 ) -> None:
-    """Write a new generation, switch to it, remove the older ones.
+    """Write a new generation, bring it up to the stream, switch to it, remove the older ones.
+
+    Rows idle for longer than `online.ttl_s` before `now` are left out: they would have expired.
 
     Args:
         watermark: last stream id whose events the snapshot holds (`consumer.lake_watermark`); empty when none.
-        now: origin of the trending scores, microseconds.
+        now: the logs' end and origin of the trending scores, microseconds.
         progress: called with rows written and rows in all.
+        impressions: what counts as exposure in the records after the watermark, `offline.impressions`.
+        left_out: tombstones that the snapshot respects already; users of others lose their rows. None: of all, also
+            those who came back as new people since.
     Raises: DataError when the stream was trimmed past the watermark, DependencyError when Redis fails or a newer load
     overtook this one.
     """
-    trimmed = (send(client, "GET", keys.TRIMMED) or b"").decode()
-    if position(trimmed) > position(watermark):
-        raise DataError(
-            f"the stream must still hold what follows {watermark or 'its beginning'}, but was trimmed up to {trimmed}; "
-            "run `recsys train` again, or empty the online store if the lake was made anew"
-        )
-    generation = keys.Generation(int(send(client, "INCR", keys.NEWEST)))
-    _write_rows(client, catalogue, snapshot, config, generation, progress)
-    _write_trending(client, catalogue, snapshot, config, generation, now)
-    send(client, "SET", generation.origin, now)
-    send(client, "SET", generation.applied, watermark or "0-0")
-    if not send(client, "EVAL", _SWITCH, 1, keys.CURRENT, generation.number):
-        raise DependencyError(
-            f"generation {generation.number} of the online features was overtaken by a newer load; keep that one"
-        )
+    with hold(client, watermark) as still_held:
+        generation = keys.Generation(int(send(client, "INCR", keys.NEWEST)))
+        erased = read_erased(client)
+        _write_rows(client, catalogue, snapshot, config, generation, now, _erased_since(left_out, erased), progress)
+        _write_trending(client, catalogue, snapshot, config, generation, now)
+        send(client, "SET", generation.origin, now)
+        send(client, "SET", generation.applied, watermark or "0-0")
+        sink = OnlineSink(client, RedisStream(client, config), catalogue, config, impressions, generation)
+        answer = b"behind"
+        while answer != b"switched":
+            if answer == b"behind":
+                while sink.step() >= config.batch_size:
+                    pass
+                still_held()
+            answer = send(
+                client, "EVAL", _SWITCH, 4, keys.CURRENT, keys.ERASED_VERSION, generation.applied, keys.STREAM,
+                generation.number, erased.version, keys.GENERATIONS, b":applied",
+            )  # fmt: skip
+            if answer == b"overtaken":
+                raise DependencyError(
+                    f"generation {generation.number} of the online features was overtaken by a newer load; "
+                    "keep that one"
+                )
+            if answer == b"erased":
+                before, erased = erased, read_erased(client)
+                users = _erased_since(before, erased)
+                if len(users):
+                    send(client, "UNLINK", *generation.rows(USER.name, users))
     _remove_older(client, generation)
+
+
+def _erased_since(before: Erased | None, erased: Erased) -> Ids:
+    """Users whose tombstone is not among those of before, or says a later moment."""
+    if before is None:
+        return erased.user_id
+    return erased.user_id[~before.covers(erased.user_id, erased.until)]
 
 
 def clear(client: redis.Redis) -> None:
@@ -136,31 +162,57 @@ def _write_rows(
     snapshot: Snapshot,
     config: OnlineConfig,
     generation: keys.Generation,
+    now: int,
+    erased: Ids,
     progress: Callable[[int, int], None] | None,
 ) -> None:
+    """Every row but those of `erased` users and those that nothing happened to for `ttl_s`."""
+    oldest = now - int(config.ttl_s * 1e6)
     user_id, users = snapshot_users(catalogue, snapshot, CLICKS_KEPT * config.history_size)
-    total = len(user_id) + sum(len(snapshot.keys[entity.name]) for entity in (POST, AUTHOR, TOPIC))
+    users_kept = (_newest(users) >= oldest) & ~np.isin(user_id, erased)
+    kept = {entity: snapshot.states[entity.name].t >= oldest for entity in (POST, AUTHOR, TOPIC)}
+    total = int(users_kept.sum() + sum(rows.sum() for rows in kept.values()))
     done = 0
-    for names, values in _chunks(catalogue, snapshot, generation, user_id, users):
-        send(client, "EVAL", WRITE_ROWS, len(names), *names, int(config.ttl_s * 1000), *values)
+    for names, values in _chunks(catalogue, snapshot, generation, kept, user_id, users, users_kept):
+        send(client, "EVAL", _WRITE_ROWS, len(names), *names, int(config.ttl_s * 1000), *values)
         done += len(names)
         if progress is not None:
             progress(done, total)
 
 
+def _newest(users: Users) -> Times:
+    """When each user was last heard of, (U,)."""
+    newest = users.states.t.copy()
+    parts = [(part.count, part.states.t) for part in (users.topics, users.authors)]
+    for count, time in [*parts, (users.clicks.count, users.clicks.time)]:
+        np.maximum.at(newest, np.repeat(np.arange(len(newest)), count), time)
+    return newest.astype(np.int64)
+
+
 def _chunks(
-    catalogue: Catalogue, snapshot: Snapshot, generation: keys.Generation, user_id: Ids, users: Users
+    catalogue: Catalogue,
+    snapshot: Snapshot,
+    generation: keys.Generation,
+    kept: dict[Entity, Mask],
+    user_id: Ids,
+    users: Users,
+    users_kept: Mask,
 ) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """Names and rows, some at a time."""
     outside = {POST: catalogue.post_id, AUTHOR: catalogue.author_id, TOPIC: keys.topic_keys(catalogue)}
     for entity, ids in outside.items():
         t, v = snapshot.states[entity.name]
-        named = ids[snapshot.keys[entity.name]]
-        for start in range(0, len(named), CHUNK):
-            part = slice(start, start + CHUNK)
-            yield generation.rows(entity.name, named[part]), pack(entity, States(t[part], v[part]))
+        rows = np.flatnonzero(kept[entity])
+        for start in range(0, len(rows), CHUNK):
+            some = rows[start : start + CHUNK]
+            named = ids[snapshot.keys[entity.name][some]]
+            yield generation.rows(entity.name, named), pack(entity, States(t[some], v[some]))
     for start in range(0, len(user_id), CHUNK):
-        stop = start + CHUNK
-        yield generation.rows(USER.name, user_id[start:stop]), pack_users(users.part(start, stop))
+        part = slice(start, start + CHUNK)
+        chosen = np.flatnonzero(users_kept[part]).tolist()
+        if chosen:
+            packed = pack_users(users.part(start, start + CHUNK))
+            yield generation.rows(USER.name, user_id[part][chosen]), [packed[place] for place in chosen]
 
 
 def _write_trending(

@@ -4,11 +4,13 @@ Rows of counters live under a generation (`recsys:g:<number>:`), because a batch
 a user was already sent, the stream, its deduplication marks and the clock do not: no batch load can rebuild them. It
 does not know what the values hold.
 
-Keys are made of outside ids, never of dense rows: rows change with every catalogue.
+Keys are made of outside ids, never of dense rows: rows change with every catalogue. Keys of rows have a fixed width, so
+that hundreds of them are made by one array operation, and are still readable: `recsys:g:3:post:000000000000006b`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +26,25 @@ STREAM = b"recsys:stream"
 TRIMMED = b"recsys:stream:trimmed"
 """Records up to this stream id may be gone."""
 DEAD_LETTERS = b"recsys:dead_letters"
+DEAD_LETTERS_EVER = b"recsys:dead_letters:ever"
+"""How many were ever set aside; the stream keeps the newest."""
+HOLDS = b"recsys:stream:holds"
+"""Sorted set of what must not be trimmed: `<name> <stream id>`, scored by when the hold ends, milliseconds."""
 LAKE_LOCK = b"recsys:lake_lock"
+LAKE_REACHED = b"recsys:lake_reached"
+"""How far the consumer last saw the lake reach, for whoever measures its lag without a lake at hand."""
 CLOCK = b"recsys:clock"
+ERASED = b"recsys:erased"
+"""Hash: decimal user id to the moment of erasure, decimal microseconds of the service's clock."""
+ERASED_VERSION = b"recsys:erased:version"
+"""Counter of erasures, raised after the hash is written and before anything is removed."""
 
 GENERATIONS = b"recsys:g:"
 EVERYTHING = b"recsys:*"
+
+_DIGITS = 16
+_HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
+"""Both digits of each byte, (256,)."""
 
 
 def returned(user_id: int) -> bytes:
@@ -69,10 +85,36 @@ class Generation(NamedTuple):
         return self.prefix + b"origin"
 
     def rows(self, entity: str, ids: Ids) -> list[bytes]:
-        """Keys of post, author, topic or user rows."""
-        prefix = b"%b%b:" % (self.prefix, entity.encode())
-        return [b"%b%d" % (prefix, number) for number in ids.tolist()]
+        """Keys of post, author, topic or user rows: all of one length, the id as 16 hexadecimal digits."""
+        prefix = self._prefix_of(entity)
+        names = _numbered(prefix, ids, b"")
+        return np.frombuffer(names, f"S{len(prefix) + _DIGITS}").tolist() if names else []
+
+    def packed_rows(self, entity: str, ids: Ids) -> bytes:
+        """The keys of `rows`, packed as by `packed`.
+
+        Equal lengths make this one array operation: 1,000 keys cost 0.03 ms, formatting and packing each by itself 0.3.
+        """
+        prefix = self._prefix_of(entity)
+        return bytes(_numbered(b"$%d\r\n%b" % (len(prefix) + _DIGITS, prefix), ids, b"\r\n"))
 
     def trending(self, language: str | None) -> bytes:
         """Sorted set of one language's clicked posts; None: of all."""
         return self.prefix + (b"trending" if language is None else b"trending:" + language.encode())
+
+    def _prefix_of(self, entity: str) -> bytes:
+        return b"%b%b:" % (self.prefix, entity.encode())
+
+
+def packed(words: Sequence[bytes]) -> bytes:
+    """Words of a command as they travel: each with its length before it and a line end behind it."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
+def _numbered(before: bytes, ids: Ids, after: bytes) -> bytearray:
+    """`before`, id, `after`, once per id; a negative id as its two's complement."""
+    start, length = len(before), len(before) + _DIGITS + len(after)
+    text = bytearray((before + bytes(_DIGITS) + after) * len(ids))
+    digits = _HEX.take(ids.astype(">i8").view(np.uint8)).view(np.uint8)
+    np.frombuffer(text, np.uint8).reshape(-1, length)[:, start : start + _DIGITS] = digits.reshape(-1, _DIGITS)
+    return text

@@ -1,53 +1,55 @@
 """The stream into the online store: each record once in effect, whatever is killed when.
 
-Reads the records after the generation's `applied` position and the rows they touch, applies them, and writes rows,
-trending and the new position in one transaction that goes through only if generation and position are still what was
-read. Whoever loses that race, to another consumer or to a batch load, has changed nothing and simply reads again. It
-does not know who wrote the records.
+Reads the records after the position of a generation and the rows they touch, applies them, and writes rows, trending
+and the new position in one call that goes through only if generation, position and tombstones are still what was read.
+Whoever loses that race, to another consumer, a batch load or an erasure, has changed nothing and simply reads again. A
+record that cannot be applied is set aside with its reason and stops nothing. It does not know who wrote the records.
 """
 
 from __future__ import annotations
 
 import logging
-from itertools import chain
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import redis
 
 from recsys.config import OnlineConfig
+from recsys.errors import DataError, RecsysError
 from recsys.features.decay import advance
-from recsys.features.spec import AUTHOR, POST, TOPIC, USER, Entity
+from recsys.features.spec import USER
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import CLICK
-from recsys.online import keys, trending
-from recsys.online.apply import Counted, advance_users, counted, touches_user
+from recsys.online import keys, transaction, trending
+from recsys.online.apply import Counted, counted, touched
 from recsys.online.commands import send
-from recsys.online.generations import CLICKS_KEPT, WRITE_ROWS, current
+from recsys.online.erased import Erased, read_erased
+from recsys.online.pointer import current
 from recsys.online.records import Entry, decode
-from recsys.online.rows import pack, pack_users, unpack, unpack_users
+from recsys.online.rows import pack, unpack
 from recsys.online.stream import EventStream
-from recsys.types import Ids, Mask
+from recsys.online.transaction import Changes, Fence, Patches
+from recsys.online.user_rows import advance_users
 
 log = logging.getLogger(__name__)
 
-DEAD_LETTERS_KEPT = 10_000
+CLICKS_KEPT = 2
+"""Clicks kept per user, in `history_size`s: readers drop posts they do not know and still find a full history."""
+
+_ATTEMPTS = 5
+_MOST_BAD = 20
+_NOBODY = Erased(0, np.empty(0, np.int64), np.empty(0, np.int64))
+_NO_USERS = Patches(b"", b"")
 
 
-class Touched(NamedTuple):
-    """What a batch changes of one entity."""
-
-    entity: Entity
-    some: Mask
-    """Events that change something, (M,)."""
-    ids: Ids
-    """The rows they change, ascending."""
-    key: Ids
-    """Row of each event, (M,)."""
+class _Position(NamedTuple):
+    generation: keys.Generation
+    applied: bytes
 
 
 class OnlineSink:
-    """Applies the stream to the current generation. Several may run; they take turns by losing races."""
+    """Applies the stream to one generation. Several may run; they take turns by losing races."""
 
     def __init__(
         self,
@@ -56,107 +58,134 @@ class OnlineSink:
         catalogue: Catalogue,
         config: OnlineConfig,
         impressions: Literal["explicit", "implied"],
+        generation: keys.Generation | None = None,
     ) -> None:
+        """`generation`: one that is not in use yet and that nobody else writes; None for whichever is in use."""
         self.client = client
         self.stream = stream
         self.catalogue = catalogue
         """Tells author, topic and language of a post; may be replaced by a newer one between steps."""
         self.config = config
         self.impressions = impressions
+        self._fixed = generation
+        self._erased = _NOBODY
+        self._bad_in_a_row = 0
+        self._at: _Position | None = None
+        """Where the last step ended; whether that still holds, the next one's read tells."""
 
     def step(self, block_ms: int = 0) -> int:
         """Apply the next batch, waiting up to `block_ms` for one.
 
-        Returns: records applied; 0 when there was none or a race was lost.
+        Returns: records taken; 0 when there was none or a race was lost.
         Raises: DataError when no generation was loaded or a row cannot be trusted, DependencyError or redis.RedisError
         when Redis fails.
         """
-        generation = current(self.client)
-        applied = send(self.client, "GET", generation.applied)
-        if applied is None:
+        at, self._at = self._at or self._position(), None
+        if at is None:
             return 0
-        entries = self.stream.read(applied.decode(), self.config.batch_size, block_ms)
+        entries = self.stream.read(at.applied.decode(), self.config.batch_size, block_ms)
         if not entries:
             return 0
+        taken = self._take(at, entries)
+        if taken:
+            self._at = _Position(at.generation, entries[taken - 1].id.encode())
+            return taken
+        return 0
+
+    def _position(self) -> _Position | None:
+        generation = self._fixed or current(self.client)
+        applied = send(self.client, "GET", generation.applied)
+        return None if applied is None else _Position(generation, applied)
+
+    def _take(self, at: _Position, entries: Sequence[Entry]) -> int:
+        """Apply these records or, when some of them make that fail, fewer; gives how many were dealt with.
+
+        An error nobody foresaw is tried again once, then with half the records, until the one that causes it is alone.
+
+        Raises: DataError after `_MOST_BAD` such records in a row: then it is not they that are at fault.
+        """
+        retried = False
+        while True:
+            try:
+                applied = self._apply(at, entries)
+                self._bad_in_a_row = 0
+                return len(entries) if applied else 0
+            except (RecsysError, redis.RedisError, OSError, MemoryError):
+                raise
+            except Exception as error:
+                if not retried:
+                    retried = True
+                elif len(entries) > 1:
+                    retried, entries = False, entries[: len(entries) // 2]
+                else:
+                    reason = f"{type(error).__name__}: {error}"
+                    if self._bad_in_a_row == _MOST_BAD:
+                        raise DataError(
+                            f"{_MOST_BAD} stream records in a row could not be applied and were set aside, and neither "
+                            f"can {entries[0].id}: {reason}; repair the program, then start it again"
+                        ) from error
+                    self._bad_in_a_row += 1
+                    nothing = Changes([], [], [], [], _NO_USERS, [], [_letter(entries[0], reason)])
+                    return int(self._write(at, self._erased.version, nothing, entries))
+
+    def _apply(self, at: _Position, entries: Sequence[Entry]) -> bool:
         decoded = decode(entries)
         events = counted(self.catalogue, decoded.events, decoded.returned, self.impressions)
-        touched = _touched(events)
-        names = [generation.rows(entity.name, ids) for entity, _, ids, _ in touched]
-        pipe: Any
-        with self.client.pipeline(transaction=True) as pipe:
-            pipe.watch(keys.CURRENT, generation.applied)
-            number, still, origin, *values = pipe.execute_command(
-                "MGET", keys.CURRENT, generation.applied, generation.origin, *chain(*names)
-            )
-            if number != b"%d" % generation.number or still != applied:
-                return 0
-            rows = self._after(events, touched, names, values)
-            pipe.multi()
-            pipe.execute_command("EVAL", WRITE_ROWS, len(rows), *chain(*names), self._ttl_ms, *rows)
-            self._count_trending(pipe, generation, events, int(origin))
-            for entry, reason in decoded.bad:
-                _bury(pipe, entry, reason)
-            pipe.execute_command("SET", generation.applied, entries[-1].id)
-            try:
-                pipe.execute()
-            except redis.WatchError:
-                return 0
-        return len(entries)
-
-    @property
-    def _ttl_ms(self) -> int:
-        return int(self.config.ttl_s * 1000)
-
-    def _after(
-        self, events: Counted, touched: list[Touched], names: list[list[bytes]], values: list[bytes | None]
-    ) -> list[bytes]:
-        """The rows of `names`, in that order, once these events are applied to `values`."""
-        after: list[bytes] = []
-        start = 0
-        for (entity, some, ids, key), asked in zip(touched, names, strict=True):
-            found = values[start : start + len(asked)]
+        for _ in range(_ATTEMPTS):
+            allowed = events.where(~self._erased.covers(events.user_id, events.time))
+            parts = touched(allowed)
+            names = [at.generation.rows(part.entity.name, part.ids) for part in parts]
+            found = transaction.read(self.client, at.generation, [name for some in names for name in some])
+            if found.applied != at.applied or (self._fixed is None and found.number != b"%d" % at.generation.number):
+                return False
+            if found.erased_version == self._erased.version:
+                break
+            self._erased = read_erased(self.client)
+        else:
+            return False
+        plain: list[bytes] = []
+        plain_before: list[int] = []
+        users, start = _NO_USERS, 0
+        for part, asked in zip(parts, names, strict=True):
+            rows = found.rows[start : start + len(asked)]
             start += len(asked)
-            place = np.searchsorted(ids, key[some])
-            if entity is USER:
+            if part.entity is USER:
                 kept = CLICKS_KEPT * self.config.history_size
-                after += pack_users(advance_users(unpack_users(asked, found), events.where(some), place, kept))
+                users = advance_users(asked, rows, part.events, part.place, kept, self.config.ttl_s)
             else:
-                states = unpack(entity, asked, found)
-                advance(states, entity, place.astype(np.int32), events.time[some], events.action[some])
-                after += pack(entity, states)
-        return after
+                states = unpack(part.entity, asked, rows)
+                advance(states, part.entity, part.place, part.events.time, part.events.action)
+                plain_before += [0 if row is None else len(row) for row in rows]
+                plain += pack(part.entity, states)
+        changes = Changes(
+            plain_names=[name for some in names[:-1] for name in some],
+            plain_before=plain_before,
+            plain=plain,
+            user_names=names[-1],
+            users=users,
+            trending=self._trending(at.generation, allowed, found.origin),
+            dead_letters=[_letter(entry, reason) for entry, reason in decoded.bad],
+        )
+        return self._write(at, found.erased_version, changes, entries)
 
-    def _count_trending(self, pipe: Any, generation: keys.Generation, events: Counted, origin: int) -> None:
+    def _write(self, at: _Position, erased_version: int, changes: Changes, entries: Sequence[Entry]) -> bool:
+        fence = Fence(at.generation, at.applied, erased_version, self._fixed is None)
+        config = self.config
+        written = transaction.write(self.client, fence, changes, entries[-1].id, config.ttl_s, config.trending_size)
+        if written:
+            for entry_id, _, _, reason in changes.dead_letters:
+                log.warning("stream record %s cannot be applied and was set aside: %s", entry_id, reason)
+        return written
+
+    def _trending(self, generation: keys.Generation, events: Counted, origin: int) -> list[tuple[bytes, bytes]]:
         clicks = events.where(events.action == CLICK)
-        weight = trending.weight(clicks.time, origin)
+        gain = trending.weight(clicks.time, origin)
         language = np.where(clicks.post_row >= 0, self.catalogue.language[clicks.post_row], -1)
-        sets: list[tuple[str | None, Mask]] = [(None, np.ones(len(clicks), bool))]
-        sets += [(self.catalogue.languages[row], language == row) for row in np.unique(language[language >= 0])]
-        for name, some in sets:
-            post_id, place = np.unique(clicks.post_id[some], return_inverse=True)
-            if not len(post_id):
-                continue
-            key = generation.trending(name)
-            gain = np.bincount(place, weight[some])
-            for number, member in zip(gain.tolist(), trending.to_members(post_id), strict=True):
-                pipe.execute_command("ZINCRBY", key, number, member)
-            pipe.execute_command("ZREMRANGEBYRANK", key, 0, -1 - self.config.trending_size)
-            pipe.execute_command("PEXPIRE", key, self._ttl_ms)
+        sets = [(generation.trending(None), np.ones(len(clicks), bool))]
+        for row in np.unique(language[language >= 0]):
+            sets.append((generation.trending(self.catalogue.languages[row]), language == row))
+        return [(name, trending.gains(clicks.post_id[some], gain[some])) for name, some in sets if some.any()]
 
 
-def _touched(events: Counted) -> list[Touched]:
-    everything = np.ones(len(events), bool)
-    of_plain = [
-        (POST, everything, events.post_id),
-        (AUTHOR, events.has_author, events.author_id),
-        (TOPIC, everything, events.topic_key),
-    ]
-    masks = [(entity, known & (entity.action_rows[events.action] >= 0), key) for entity, known, key in of_plain]
-    masks.append((USER, touches_user(events.action), events.user_id))
-    return [Touched(entity, some, np.unique(key[some]), key) for entity, some, key in masks]
-
-
-def _bury(pipe: Any, entry: Entry, reason: str) -> None:
-    log.warning("stream record %s cannot be applied and was set aside: %s", entry.id, reason)
-    fields = ("id", entry.id, "kind", entry.kind, "payload", entry.payload, "reason", reason)
-    pipe.execute_command("XADD", keys.DEAD_LETTERS, "MAXLEN", "~", DEAD_LETTERS_KEPT, "*", *fields)
+def _letter(entry: Entry, reason: str) -> tuple[str, bytes, bytes, str]:
+    return entry.id, entry.kind, entry.payload, reason

@@ -12,13 +12,14 @@ import redis
 from recsys.config import OnlineConfig
 from recsys.online import keys
 from recsys.online.commands import send_together
+from recsys.online.erased import read_erased
 from recsys.online.trending import to_members
 
 _USERS_AT_ONCE = 1000
 
 
 def load_returned(client: redis.Redis, returned: pa.Table, config: OnlineConfig) -> None:
-    """Remember each user's newest `returned_size` posts.
+    """Remember each user's newest `returned_size` posts, of erased people only those sent since.
 
     Args:
         returned: columns user_id, post_id, now.
@@ -43,4 +44,13 @@ def load_returned(client: redis.Redis, returned: pa.Table, config: OnlineConfig)
                 ["ZREMRANGEBYRANK", name, 0, -1 - config.returned_size],
                 ["PEXPIRE", name, int(config.ttl_s * 1000)],
             ]
+        send_together(client, commands)
+    erased = read_erased(client)
+    # After writing: an erasure that this does not see yet removes what was written itself.
+    gone = np.flatnonzero(np.isin(erased.user_id, users))
+    commands = [
+        ["ZREMRANGEBYSCORE", keys.returned(user_id), "-inf", until]
+        for user_id, until in zip(erased.user_id[gone].tolist(), erased.until[gone].tolist(), strict=True)
+    ]
+    if commands:
         send_together(client, commands)

@@ -5,29 +5,35 @@ Takes outside user ids and dense post rows, gives dense rows and counters decaye
 `features.assemble`.
 
 Every read fetches the pointer to the current generation in the same atomic command as the rows, so a batch load is
-noticed by the very next read, and no read mixes two generations.
+noticed by the very next read, and no read mixes two generations. No damage reads as a small number: rows are checked
+before they are computed with (`rows`), and a key without an answer is only taken for unknown when Redis says that it
+does not exist, because MGET answers the same for a key of another type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import redis
 
 from recsys.config import OnlineConfig
-from recsys.errors import DependencyError
+from recsys.errors import DataError, DependencyError
 from recsys.features import decay
+from recsys.features.decay import States
 from recsys.features.point_in_time import Snapshot, entity_keys
-from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC
+from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.catalogue import Catalogue, lookup
 from recsys.online import keys, trending
-from recsys.online.commands import send, send_together
-from recsys.online.generations import current, load_snapshot, no_generation
+from recsys.online.commands import read_together, send, send_packed, send_together, wrong_type
+from recsys.online.generations import load_snapshot
+from recsys.online.pointer import current
 from recsys.online.records import Returned
-from recsys.online.rows import unpack, unpack_users
+from recsys.online.rows import Names, unpack, unpack_users
 from recsys.online.stream import RedisStream
 from recsys.types import Doubles, Ids, Rows
 
@@ -35,6 +41,9 @@ __all__ = ["CountsRead", "OnlineStore", "RedisStore", "SnapshotStore", "UserRead
 
 _NOTHING: Rows = np.empty(0, np.int32)
 _ATTEMPTS = 5
+_MEMBER_BYTES = 8
+"""Of a post in a sorted set (`trending.to_members`)."""
+_STREAM_ID = re.compile(rb"\d+(-\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,10 @@ class UserRead:
     """Posts sent before, newest first, at most `returned_size`."""
     trending: Rows
     """Trending posts of the language, best first, at most `trending_size`."""
+    watermark: str
+    """Last stream id that `history` reflects; empty when nothing was streamed yet."""
+    erased_at: int | None
+    """When this user was last erased, microseconds; None when never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,13 @@ class OnlineStore(Protocol):
     def read_counts(self, user_id: int, post_row: Rows, now: int) -> CountsRead: ...
 
 
+class _Found(NamedTuple):
+    """Rows of one entity, as `rows.unpack` takes them."""
+
+    names: Names
+    values: Sequence[bytes | None]
+
+
 class RedisStore:
     """The store in Redis. Safe to share between threads."""
 
@@ -86,62 +106,56 @@ class RedisStore:
     def read_user(self, user_id: int, language: int, now: int) -> UserRead:
         """Raises: DependencyError when Redis does not answer, DataError when nothing is loaded or a row is not ours."""
         name = self.catalogue.languages[language] if language >= 0 else None
-
-        def commands(generation: keys.Generation) -> list[list[Any]]:
-            return [
-                ["GET", *generation.rows(USER.name, np.array([user_id]))],
-                ["ZREVRANGE", keys.returned(user_id), 0, self.config.returned_size - 1],
-                ["ZREVRANGE", generation.trending(name), 0, self.config.trending_size - 1],
-            ]
-
-        asked, (row, returned, trend) = self._read(commands)
-        users = unpack_users(asked[0][1:], [row])
-        return UserRead(
-            history=self._known(users.clicks.post_id)[: self.config.history_size],
-            returned=self._known(trending.from_members(returned)),
-            trending=self._known(trending.from_members(trend)),
-        )
+        sent = keys.returned(user_id)
+        generation = self._generation or current(self.client)
+        for _ in range(_ATTEMPTS):
+            (row_key,), trend_key = generation.rows(USER.name, np.array([user_id])), generation.trending(name)
+            number, applied, row, erased, returned, trend = read_together(
+                self.client,
+                [
+                    (b"GET", keys.CURRENT),
+                    (b"GET", generation.applied),
+                    (b"GET", row_key),
+                    (b"HGET", keys.ERASED, b"%d" % user_id),
+                    (b"ZREVRANGE", sent, 0, self.config.returned_size - 1),
+                    (b"ZREVRANGE", trend_key, 0, self.config.trending_size - 1),
+                ],
+            )
+            if self._is_current(generation, number):
+                return UserRead(
+                    history=self._known(unpack_users([row_key], [row]).clicks.post_id)[: self.config.history_size],
+                    returned=self._known(_post_ids(sent, returned)),
+                    trending=self._known(_post_ids(trend_key, trend)),
+                    watermark=_watermark(generation, applied),
+                    erased_at=None if erased is None else _number(keys.ERASED, erased),
+                )
+            generation = current(self.client)
+        raise _unsettled()
 
     def read_counts(self, user_id: int, post_row: Rows, now: int) -> CountsRead:
         """Raises: as `read_user`."""
         catalogue = self.catalogue
-        post_id = np.asarray(catalogue.post_id[post_row])
         author, of_author = _distinct(catalogue.author[post_row])
         topic, of_topic = _distinct(catalogue.likely_topic[post_row] + 1)
         author_id, topic_key = np.asarray(catalogue.author_id[author]), self._topic_key[topic]
-        ends = np.cumsum([1, len(topic_key), len(author_id), len(post_id)]).tolist()
-
-        def commands(generation: keys.Generation) -> list[list[Any]]:
-            return [
-                [
-                    "MGET",
-                    keys.CURRENT,
-                    generation.applied,
-                    *generation.rows(USER.name, np.array([user_id])),
-                    *generation.rows(TOPIC.name, topic_key),
-                    *generation.rows(AUTHOR.name, author_id),
-                    *generation.rows(POST.name, post_id),
-                ]
-            ]
-
-        (command,), (values,) = self._read(commands)
-        applied, names, values = values[1], command[3:], values[2:]
-        counts: dict[str, Doubles] = {}
-        for entity, start, stop, place in (
-            (TOPIC, ends[0], ends[1], of_topic),
-            (AUTHOR, ends[1], ends[2], of_author),
-            (POST, ends[2], ends[3], np.arange(len(post_id), dtype=np.int32)),
+        post_id = np.asarray(catalogue.post_id[post_row])
+        wanted = ((USER, np.array([user_id])), (TOPIC, topic_key), (AUTHOR, author_id), (POST, post_id))
+        found, watermark = self._rows(wanted)
+        users, topics, authors, posts = found
+        user = unpack_users(*users)
+        of_post, of_user = np.arange(len(post_id)), np.zeros(1, np.int32)
+        counts = {
+            TOPIC.name: _counts(unpack(TOPIC, *topics), TOPIC, np.arange(len(topic_key)), of_topic, now),
+            AUTHOR.name: _counts(unpack(AUTHOR, *authors), AUTHOR, np.arange(len(author_id)), of_author, now),
+            POST.name: decay.read(unpack(POST, *posts), POST, of_post, now),
+            USER.name: decay.read(user.states, USER, of_user, now),
+        }
+        for entity, entries, key, of_key in (
+            (USER_TOPIC, user.topics, topic_key, of_topic),
+            (USER_AUTHOR, user.authors, author_id, of_author),
         ):
-            states = unpack(entity, names[start:stop], values[start:stop])
-            counts[entity.name] = decay.read(states, entity, place, now)
-        user = unpack_users(names[:1], values[:1])
-        counts[USER.name] = decay.read(user.states, USER, np.zeros(1, np.int32), now)
-        topic_place = lookup(user.topics.key, topic_key)[of_topic]
-        counts[USER_TOPIC.name] = decay.read(user.topics.states, USER_TOPIC, topic_place, now)
-        # One more place at the end, for posts without an author: index -1 finds it.
-        author_place = np.append(lookup(user.authors.key, author_id), np.int32(-1))[of_author]
-        counts[USER_AUTHOR.name] = decay.read(user.authors.states, USER_AUTHOR, author_place, now)
-        return CountsRead(counts, "" if applied == b"0-0" else applied.decode())
+            counts[entity.name] = _counts(entries.states, entity, lookup(entries.key, key), of_key, now)
+        return CountsRead(counts, watermark)
 
     def record_returned(self, record: Returned) -> None:
         """Remember what this user was sent and put the record on the stream, all or nothing, in one round trip.
@@ -161,26 +175,56 @@ class RedisStore:
             ]
         send_together(self.client, commands)
 
-    def _read(self, commands: Callable[[keys.Generation], list[list[Any]]]) -> tuple[list[list[Any]], list[Any]]:
-        """Send a generation's commands; again when it turns out to be no longer the current one.
-
-        The pointer travels with them: as the first key of a lone MGET, or as a GET in the same transaction.
-        """
+    def _rows(self, wanted: Sequence[tuple[Entity, Ids]]) -> tuple[list[_Found], str]:
+        """Rows of one moment, and the stream id they reflect; again when the generation or a key changed meanwhile."""
         generation = self._generation or current(self.client)
         for _ in range(_ATTEMPTS):
-            asked = commands(generation)
-            if len(asked) == 1:
-                answers = [send(self.client, *asked[0])]
-                number = answers[0][0]
-            else:
-                number, *answers = send_together(self.client, [["GET", keys.CURRENT], *asked])
-            if number is None:
-                raise no_generation()
-            if int(number) == generation.number:
-                self._generation = generation
-                return asked, answers
-            generation = keys.Generation(int(number))
-        raise DependencyError(f"the online features were replaced {_ATTEMPTS} times during one read; try again")
+            packed = [generation.packed_rows(entity.name, ids) for entity, ids in wanted]
+            head = keys.packed([keys.CURRENT, generation.applied])
+            n_keys = 2 + sum(len(ids) for _, ids in wanted)
+            number, applied, *values = send_packed(self.client, b"MGET", n_keys, head + b"".join(packed))
+            if self._is_current(generation, number) and self._are_absent(generation, wanted, values):
+                found, start = [], 0
+                for entity, ids in wanted:
+                    names = partial(generation.rows, entity.name, ids)
+                    found.append(_Found(names, values[start : start + len(ids)]))
+                    start += len(ids)
+                return found, _watermark(generation, applied or send(self.client, "GET", generation.applied))
+            generation = current(self.client)
+        raise _unsettled()
+
+    def _are_absent(
+        self, generation: keys.Generation, wanted: Sequence[tuple[Entity, Ids]], values: Sequence[bytes | None]
+    ) -> bool:
+        """Whether the keys that got no answer do not exist; False when one was written after the answer.
+
+        A second round trip over these keys alone: asking for all of them in the first would make every read slower.
+        Raises: DataError when one exists and is of another type.
+        """
+        absent = [place for place, value in enumerate(values) if value is None]
+        if not absent:
+            return True
+        missing: list[tuple[str, Ids]] = []
+        place, start = np.array(absent), 0
+        for entity, ids in wanted:
+            here = place[(place >= start) & (place < start + len(ids))]
+            if len(here):
+                missing.append((entity.name, ids[here - start]))
+            start += len(ids)
+        packed = b"".join([generation.packed_rows(entity, ids) for entity, ids in missing])
+        if not send_packed(self.client, b"EXISTS", len(absent), packed):
+            return True
+        names = [name for entity, ids in missing for name in generation.rows(entity, ids)]
+        for name, found in zip(names, read_together(self.client, [(b"TYPE", name) for name in names]), strict=True):
+            if found not in (b"none", b"string"):
+                raise wrong_type(name, "string", found.decode())
+        return False
+
+    def _is_current(self, generation: keys.Generation, number: bytes | None) -> bool:
+        if number is None or _number(keys.CURRENT, number) != generation.number:
+            return False
+        self._generation = generation
+        return True
 
     def _known(self, post_id: Ids) -> Rows:
         rows = self.catalogue.post_rows(post_id)
@@ -215,6 +259,8 @@ class SnapshotStore:
             history=clicked if user_row >= 0 else _NOTHING,
             returned=self._returned.get(user_id, _NOTHING),
             trending=self._trending.get(language, _NOTHING),
+            watermark="",
+            erased_at=None,
         )
 
     def read_counts(self, user_id: int, post_row: Rows, now: int) -> CountsRead:
@@ -232,3 +278,40 @@ def _distinct(rows: Rows) -> tuple[Rows, Rows]:
     distinct, place = np.unique(rows, return_inverse=True)
     unknown = int(len(distinct) > 0 and distinct[0] < 0)
     return distinct[unknown:], (place - unknown).astype(np.int32)
+
+
+def _counts(states: States, entity: Entity, rows: Rows | Ids, place: Rows, now: int) -> Doubles:
+    """Counts of `rows`, each decayed once and then repeated: `place` is into `rows`, -1 for zeros."""
+    return np.asarray(decay.read(states, entity, np.append(rows, -1), now)[place])
+
+
+def _post_ids(key: bytes, members: Sequence[bytes]) -> Ids:
+    if not set(map(len, members)) <= {_MEMBER_BYTES}:
+        wrong = next(member for member in members if len(member) != _MEMBER_BYTES)
+        raise _broken(key, f"must hold members of {_MEMBER_BYTES} bytes", wrong)
+    return trending.from_members(members)
+
+
+def _watermark(generation: keys.Generation, applied: bytes | None) -> str:
+    """Empty for a load that no record was applied to."""
+    if applied is None or _STREAM_ID.fullmatch(applied) is None:
+        raise _broken(generation.applied, "must hold a stream id", applied)
+    return "" if applied == b"0-0" else applied.decode()
+
+
+def _number(key: bytes, value: bytes) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise _broken(key, "must hold a whole number", value) from None
+
+
+def _broken(key: bytes, rule: str, found: bytes | None) -> DataError:
+    told = "nothing" if found is None else repr(found[:40])[1:]
+    return DataError(
+        f"online key {key.decode()} {rule}, found {told}; run `recsys train` to load the online store anew"
+    )
+
+
+def _unsettled() -> DependencyError:
+    return DependencyError(f"the online features were replaced {_ATTEMPTS} times during one read; try again")

@@ -15,7 +15,10 @@ import redis
 from recsys.config import OnlineConfig
 from recsys.online import keys
 from recsys.online.commands import send
+from recsys.online.holds import hold, trim
 from recsys.online.records import EVENT, RETURNED, Entry, Event, Returned, encode_event, encode_returned
+
+__all__ = ["EventStream", "RedisStream", "hold", "position"]
 
 _APPEND = """
 local added = 0
@@ -28,11 +31,6 @@ end
 return added
 """
 """KEYS: the stream, then one mark per record. ARGV: the window in seconds, then kind and payload of each record."""
-
-_TRIM = """
-redis.call('SET', KEYS[2], ARGV[1])
-return redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
-"""
 
 
 class EventStream(Protocol):
@@ -47,8 +45,11 @@ class EventStream(Protocol):
     def read(self, after_id: str, count: int, block_ms: int = 0) -> list[Entry]:
         """The next records after a position, at most `count`; waits up to `block_ms` when there is none."""
 
+    def last_id(self) -> str:
+        """Position of the newest record ever appended, also when it is gone; empty when there never was one."""
+
     def trim(self, before_id: str) -> int:
-        """Forget records before a position; gives how many."""
+        """Forget records before a position, but none that is held; gives how many."""
 
 
 def position(entry_id: str) -> tuple[int, int]:
@@ -88,9 +89,15 @@ class RedisStream:
             found = send(self.client, "XRANGE", keys.STREAM, f"({after}", "+", "COUNT", count)
         return [_entry(entry_id, fields) for entry_id, fields in found]
 
+    def last_id(self) -> str:
+        if not send(self.client, "EXISTS", keys.STREAM):
+            return ""
+        answer = send(self.client, "XINFO", "STREAM", keys.STREAM)
+        return str(answer[b"last-generated-id"].decode())
+
     def trim(self, before_id: str) -> int:
-        """The position is remembered, so that a load which still needs older records is refused."""
-        return int(send(self.client, "EVAL", _TRIM, 2, keys.STREAM, keys.TRIMMED, before_id))
+        """Records that somebody holds stay. The position is remembered, and a load that needs older ones refused."""
+        return trim(self.client, before_id)
 
     def _append_command(self, marks: list[bytes], kind: bytes, payloads: list[bytes]) -> list[Any]:
         # EVAL with its text: EVALSHA saves 300 bytes and costs a second way to fail.

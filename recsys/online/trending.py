@@ -45,6 +45,15 @@ def rank(
     return {row: (posts, score[posts]) for row, posts in {-1: order[:size], **of_language}.items() if len(posts)}
 
 
+def gains(post_id: Ids, gain: Doubles) -> bytes:
+    """What a sorted set gains: per post the sum as float64 and the member, one after the other."""
+    posts, place = np.unique(post_id, return_inverse=True)
+    pairs = np.empty(len(posts), [("gain", "<f8"), ("member", "S8")])
+    pairs["gain"] = np.bincount(place, gain)
+    pairs["member"] = np.frombuffer(b"".join(to_members(posts)), "S8")
+    return pairs.tobytes()
+
+
 def to_members(ids: Ids) -> list[bytes]:
     """Ids as members of a sorted set: eight bytes in the order of the numbers, so that ties break alike everywhere."""
     buffer = (ids.astype(np.int64).view(np.uint64) ^ _FLIP).astype(">u8").tobytes()

@@ -7,9 +7,13 @@ workers `PROMETHEUS_MULTIPROC_DIR` is set and the page adds all of them up. It d
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from recsys.online.lag import Lag
 
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Bucket bounds, fine where a feed should be."""
@@ -42,16 +46,30 @@ class Metrics:
         )
         self.events = Counter("recsys_events", "Events posted, by outcome", ["outcome"], registry=registry)
         self.errors = Counter("recsys_errors", "Requests that were refused or failed", ["kind"], registry=registry)
-        self.stream_lag = Gauge(
-            "recsys_stream_lag_seconds",
-            "Age of the oldest event that features do not reflect yet",
-            registry=registry,
-            multiprocess_mode="mostrecent",
-        )
 
-    def page(self) -> bytes:
+    def page(self, lag: Lag | None = None) -> bytes:
+        """Prometheus text; `lag`, how far the stores are behind the stream, is on it unless None."""
+        registry = self._registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-            return generate_latest(registry)
-        return generate_latest(self._registry)
+        return generate_latest(registry) + (b"" if lag is None else generate_latest(_Stores(lag)))
+
+
+class _Stores:
+    """What Redis knows, the same for every worker: read when the page is asked for, counted by nobody here."""
+
+    def __init__(self, lag: Lag) -> None:
+        self._lag = lag
+
+    def collect(self) -> Iterator[Metric]:
+        lag = self._lag
+        for name, meaning, seconds in (
+            ("recsys_stream_lag_seconds", "Age of the oldest event that features do not reflect yet", lag.online),
+            ("recsys_lake_lag_seconds", "Age of the oldest event that the lake does not hold yet", lag.lake),
+        ):
+            if seconds is not None:
+                yield GaugeMetricFamily(name, meaning, seconds)
+        yield CounterMetricFamily(
+            "recsys_dead_letters", "Stream records that could not be applied and were set aside", lag.dead_letters
+        )

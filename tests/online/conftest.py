@@ -125,6 +125,7 @@ def returned_record() -> Callable[..., Returned]:
             release="r1",
             policy="main",
             watermark="5-1",
+            user_watermark="4-1",
             post_id=np.array(post_id, np.int64),
             position=np.arange(k, dtype=np.int32),
             propensity=np.full(k, 0.5, np.float32),

@@ -16,11 +16,15 @@ from recsys.errors import DataError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.lake import Lake
-from recsys.online import keys, lake_sink
+from recsys.online import consumer as consumer_module
+from recsys.online import holds, keys, lake_sink, online_sink, transaction
 from recsys.online.consumer import Consumer, LakeSink, OnlineSink, lake_watermark
-from recsys.online.records import Event, Returned
+from recsys.online.erased import mark_erased
+from recsys.online.holds import hold
+from recsys.online.lag import Lag, LagLog, read_lag
+from recsys.online.records import Entry, Event, Returned, decode
 from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
-from recsys.online.stream import RedisStream
+from recsys.online.stream import RedisStream, position
 from recsys.types import DAY
 
 from .conftest import START
@@ -86,25 +90,22 @@ def test_an_event_posted_twice_counts_once(setup: Setup) -> None:
     setup.assert_counts(setup.events[:260])
 
 
-@pytest.mark.parametrize("fatal", ["read", "MULTI", "after"])
+@pytest.mark.parametrize("fatal", ["read", "after read", "write", "after write"])
 def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, fatal: str
 ) -> None:
     setup.stream.append(setup.events[200:])
     setup.sink.step()
-    pipeline = type(setup.client.pipeline())
+    name = fatal.split()[-1]
+    action = getattr(transaction, name)
+
+    def dying(*arguments: object) -> None:
+        if fatal.startswith("after"):
+            action(*arguments)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        if fatal == "read":
-            patch.setattr(setup.sink, "_after", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        else:
-            execute = pipeline.execute
-
-            def dying(pipe: redis.client.Pipeline) -> None:
-                if fatal == "after":
-                    execute(pipe)
-                raise KeyboardInterrupt
-
-            patch.setattr(pipeline, "execute", dying)
+        patch.setattr(transaction, name, dying)
         with pytest.raises(KeyboardInterrupt):
             setup.sink.step()
     again = OnlineSink(setup.client, setup.stream, setup.catalogue, setup.config, "explicit")
@@ -113,17 +114,29 @@ def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(
     setup.assert_counts(setup.events)
 
 
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Do something between the next read of rows and the write that follows it."""
+    read, done = transaction.read, []
+
+    def slow(*arguments: object) -> transaction.Found:
+        found = read(*arguments)
+        if not done:
+            done.append(True)
+            act()
+        return found
+
+    monkeypatch.setattr(transaction, "read", slow)
+
+
+def everything(client: redis.Redis) -> dict[bytes, bytes]:
+    return {name: client.dump(name) for name in client.scan_iter(keys.GENERATIONS + b"*")}
+
+
 def test_a_write_loses_when_another_consumer_was_faster(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.stream.append(setup.events[200:])
     other = OnlineSink(setup.client, setup.stream, setup.catalogue, setup.config, "explicit")
-    after, raced = setup.sink._after, []
-
-    def slow(*arguments: object) -> list[bytes]:
-        if not raced:
-            raced.append(other.step())
-        return after(*arguments)
-
-    monkeypatch.setattr(setup.sink, "_after", slow)
+    raced: list[int] = []
+    meanwhile(monkeypatch, lambda: raced.append(other.step()))
     assert setup.sink.step() == 0
     assert raced == [64]
     setup.drain()
@@ -133,17 +146,42 @@ def test_a_write_loses_when_another_consumer_was_faster(setup: Setup, monkeypatc
 def test_a_write_loses_when_the_generation_changes(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.stream.append(setup.events[200:])
     middle = setup.stream.read("", 1000)[49].id
-    after, loaded = setup.sink._after, []
-
-    def slow(*arguments: object) -> list[bytes]:
-        if not loaded:
-            loaded.append(True)
-            setup.load(setup.events[:250], middle)
-        return after(*arguments)
-
-    monkeypatch.setattr(setup.sink, "_after", slow)
+    meanwhile(monkeypatch, lambda: setup.load(setup.events[:250], middle))
     assert setup.sink.step() == 0
     assert list(setup.client.scan_iter(keys.Generation(1).prefix + b"*")) == []
+    setup.drain()
+    setup.assert_counts(setup.events)
+
+
+@pytest.mark.parametrize("lost", ["generation", "position", "tombstones", "row"])
+def test_a_write_that_lost_its_fence_has_changed_nothing(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    setup.stream.append([replace(event, user_id=5) for event in setup.events[200:210]])
+    client, generation, before = setup.client, keys.Generation(1), {}
+
+    def lose() -> None:
+        if lost == "generation":
+            client.set(keys.CURRENT, 7)
+        elif lost == "position":
+            client.set(generation.applied, "1-0")
+        elif lost == "tombstones":
+            mark_erased(client, 999, NOW)
+        else:
+            client.delete(*generation.rows("user", np.array([5])))
+        before.update(everything(client))
+
+    meanwhile(monkeypatch, lose)
+    assert setup.sink.step() == 0
+    assert everything(client) == before
+
+
+def test_a_client_that_sends_its_write_twice_has_it_applied_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup.stream.append(setup.events[200:])
+    write = transaction.write
+    monkeypatch.setattr(transaction, "write", lambda *arguments: (write(*arguments), write(*arguments))[1])
+    assert setup.sink.step() == 0
+    monkeypatch.setattr(transaction, "write", write)
     setup.drain()
     setup.assert_counts(setup.events)
 
@@ -159,6 +197,110 @@ def test_poison_goes_to_the_dead_letters_once_and_stops_nothing(setup: Setup) ->
     assert (letters[0][b"kind"], letters[0][b"payload"]) == (b"e", b"poison")
     assert len(letters) == 2
     assert all(letter[b"reason"] for letter in letters)
+
+
+def test_an_event_that_makes_applying_fail_is_set_aside_alone_with_its_reason(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison, count = setup.events[300].event_id, online_sink.counted
+
+    def failing(catalogue: Catalogue, events: np.ndarray, *rest: object) -> object:
+        if poison in events["event_id"]:
+            raise ZeroDivisionError("cannot be counted")
+        return count(catalogue, events, *rest)
+
+    monkeypatch.setattr(online_sink, "counted", failing)
+    setup.stream.append(setup.events[200:])
+    setup.drain()
+    setup.assert_counts([event for event in setup.events if event.event_id != poison])
+    ((_, letter),) = setup.client.xrange(keys.DEAD_LETTERS)
+    (event,) = decode([Entry("1-0", letter[b"kind"], letter[b"payload"])]).events
+    assert event["event_id"] == poison
+    assert letter[b"reason"] == b"ZeroDivisionError: cannot be counted"
+    assert position(letter[b"id"].decode()) > (0, 0)
+    assert read_lag(setup.client).dead_letters == 1
+
+
+def test_a_fault_of_the_program_does_not_empty_the_stream_into_the_dead_letters(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> object:
+        raise ZeroDivisionError("every record")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(online_sink, "counted", failing)
+        setup.stream.append(setup.events[200:])
+        with pytest.raises(DataError, match="20 stream records in a row could not be applied"):
+            setup.drain()
+    assert setup.client.xlen(keys.DEAD_LETTERS) == 20
+    setup.drain()
+    setup.assert_counts([*setup.events[:200], *setup.events[220:]])
+
+
+def test_an_error_that_passes_sets_nothing_aside(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, failed = online_sink.counted, []
+
+    def failing(*arguments: object) -> object:
+        if not failed:
+            failed.append(True)
+            raise ZeroDivisionError
+        return count(*arguments)
+
+    monkeypatch.setattr(online_sink, "counted", failing)
+    setup.stream.append(setup.events[200:260])
+    assert setup.sink.step() == 60
+    assert not setup.client.exists(keys.DEAD_LETTERS)
+
+
+@pytest.mark.parametrize("entity", ["post", "user"])
+def test_a_key_of_another_type_stops_the_sink_and_keeps_what_it_holds(setup: Setup, entity: str) -> None:
+    event = replace(setup.events[200], kind="impression", user_id=5)
+    name = keys.Generation(1).rows(entity, np.array([getattr(event, f"{entity}_id")]))[0]
+    setup.client.delete(name)
+    setup.client.rpush(name, "someone's list")
+    before = everything(setup.client)
+    setup.stream.append([event])
+    with pytest.raises(DataError, match=f"online key {name.decode()} .* string, found list; run `recsys train`"):
+        setup.sink.step()
+    assert everything(setup.client) == before
+
+
+def test_events_up_to_the_erasure_of_their_user_are_passed_over_and_later_ones_count(setup: Setup) -> None:
+    middle = setup.events[350].ingest_time
+    mark_erased(setup.client, 5, middle)
+    setup.stream.append(setup.events[200:])
+    setup.drain()
+    left = [
+        event for event in setup.events[200:] if event.user_id != 5 or min(event.event_time, event.ingest_time) > middle
+    ]
+    assert len(left) < 300
+    setup.assert_counts(setup.events[:200] + left)
+
+
+def test_a_user_erased_between_read_and_write_is_passed_over_when_it_is_done_again(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = keys.Generation(1).rows("user", np.array([5]))[0]
+
+    def erase() -> None:
+        mark_erased(setup.client, 5, NOW)
+        setup.client.delete(name)
+
+    setup.stream.append([replace(event, user_id=5) for event in setup.events[200:220]])
+    meanwhile(monkeypatch, erase)
+    assert setup.sink.step() == 0
+    setup.drain()
+    assert not setup.client.exists(name)
+
+
+def test_gaps_in_the_stream_are_passed_over(setup: Setup) -> None:
+    setup.stream.append(setup.events[200:])
+    setup.sink.step()
+    ids = [entry.id for entry in setup.stream.read("", 1000)]
+    # The last one applied, a few not applied yet, and the end.
+    setup.client.xdel(keys.STREAM, ids[63], *ids[100:110], ids[-1])
+    setup.drain()
+    setup.assert_counts([event for n, event in enumerate(setup.events) if n - 200 not in {*range(100, 110), 299}])
 
 
 def test_a_row_of_another_definition_stops_the_sink_with_the_remedy(setup: Setup) -> None:
@@ -272,7 +414,7 @@ def test_a_reader_keeps_the_lake_for_as_long_as_it_reads(
         assert setup.client.exists(keys.LAKE_LOCK)
 
 
-def test_a_batch_whose_records_left_the_stream_is_not_overwritten_with_less(
+def test_a_batch_that_was_begun_is_written_without_the_records_that_were_erased_since(
     setup: Setup, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup.stream.append(setup.events[:50])
@@ -281,13 +423,13 @@ def test_a_batch_whose_records_left_the_stream_is_not_overwritten_with_less(
         patch.setattr(lake_sink, "_write_position", lambda at, p: note(at, p) if p.writing else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             LakeSink(setup.client, setup.stream, lake).step()
-    # The power took the last second of Redis, but not of the lake.
+    # An erasure took the last ones, with the id that was noted.
     setup.client.xdel(keys.STREAM, *[entry.id for entry in setup.stream.read("", 100)[40:]])
     setup.stream.append(setup.events[50:60])
     sink = LakeSink(setup.client, setup.stream, lake)
     while sink.step() or lake_watermark(lake) != setup.stream.read("", 100)[-1].id:
         pass
-    assert lake_ids(lake) == [event.event_id for event in setup.events[:60]]
+    assert lake_ids(lake) == [event.event_id for event in setup.events[:40] + setup.events[50:60]]
 
 
 # Both together.
@@ -368,3 +510,68 @@ def test_only_records_that_both_stores_have_and_that_are_old_are_trimmed(setup: 
     consumer.lake.step()
     assert consumer.trim() == 2
     assert len(setup.stream.read("", 10)) == 1
+
+
+def test_what_is_held_is_not_trimmed_until_it_is_let_go(setup: Setup, consumer: Consumer) -> None:
+    for age in (4, 3, 2):
+        setup.client.xadd(keys.STREAM, {"e": b""}, id=f"{int((time.time() - age * 3600) * 1000)}-0")
+    setup.drain()
+    consumer.lake.step()
+    first, second, _ = (entry.id for entry in setup.stream.read("", 10))
+    with hold(setup.client, second):
+        with hold(setup.client, first):
+            assert consumer.trim() == 0
+        assert consumer.trim() == 1
+        assert consumer.trim() == 0
+    assert consumer.trim() == 1
+    with (
+        pytest.raises(DataError, match=f"must still hold what follows {first}, but was trimmed"),
+        hold(setup.client, first),
+    ):
+        pass
+
+
+def test_the_hold_of_a_process_that_died_ends_and_that_of_a_living_one_does_not(
+    setup: Setup, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.client.xadd(keys.STREAM, {"e": b""}, id=f"{int((time.time() - 9999) * 1000)}-0")
+    setup.client.xadd(keys.STREAM, {"e": b""}, id=f"{int((time.time() - 9998) * 1000)}-0")
+    setup.drain()
+    consumer.lake.step()
+    monkeypatch.setattr(holds, "HOLD_S", 0.3)
+    with hold(setup.client, ""):
+        time.sleep(0.7)
+        assert consumer.trim() == 0
+    holds._renew(setup.client, "of the dead", "0-0")
+    assert consumer.trim() == 0
+    time.sleep(0.35)
+    assert consumer.trim() == 1
+
+
+def test_falling_behind_is_told_when_it_starts_doubles_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    told = LagLog()
+    for seconds in (3.0, 11.0, 12.0, 21.0, 23.0, 9.0, 1.0, None, 11.0):
+        told.tell(Lag(seconds, None, 0))
+    assert [record.message.split(" is ")[-1] for record in caplog.records] == [
+        "11 s behind the stream", "23 s behind the stream", "the online store has caught up with the stream",
+        "11 s behind the stream",
+    ]  # fmt: skip
+
+
+def test_running_tells_that_it_is_behind(
+    setup: Setup, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(consumer_module, "_LAG_EVERY_S", 0.02)
+    monkeypatch.setattr(consumer.online, "step", lambda block_ms: stop.wait(0.01))
+    setup.client.xadd(keys.STREAM, {"e": b""}, id=f"{int((time.time() - 60) * 1000)}-0")
+    stop = threading.Event()
+    thread = threading.Thread(target=consumer.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: "the online store is 6" in caplog.text)
+        wait_until(lambda: read_lag(setup.client).lake == 0.0)
+    finally:
+        stop.set()
+        thread.join()
+    assert caplog.text.count("the online store is 6") == 1

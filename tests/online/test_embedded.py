@@ -13,11 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from pydantic import ValidationError
 
 from recsys.config import OnlineConfig
 from recsys.errors import DependencyError
 from recsys.online import embedded, server
+from recsys.online.commands import send
 from recsys.online.embedded import connect
+from recsys.online.stream import RedisStream
 
 CONFIG = OnlineConfig()
 
@@ -47,7 +50,9 @@ def another_program(folder: Path, then: str) -> subprocess.Popen[str]:
     program = f"""
 import sys, pathlib
 from recsys.config import OnlineConfig
+from recsys.online.commands import send
 from recsys.online.embedded import connect
+from recsys.online.stream import RedisStream
 connection = connect(OnlineConfig(), pathlib.Path({str(folder)!r}))
 print(connection.client.info("server")["process_id"], flush=True)
 {then}
@@ -237,6 +242,52 @@ def test_an_unreachable_url_is_one_sentence_without_the_password(folder: Path) -
     assert "\n" not in str(caught.value)
     with pytest.raises(DependencyError, match="is not a Redis URL"):
         connect(OnlineConfig(url="localhost"), folder)
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_server_that_would_drop_counters_is_refused(folder: Path, policy: str) -> None:
+    with connect(CONFIG, folder) as connection:
+        elsewhere = OnlineConfig(url=connection.url)
+        connection.client.config_set("maxmemory-policy", policy)
+        connect(elsewhere, folder).close()
+        connection.client.config_set("maxmemory", 100_000_000)
+        with pytest.raises(
+            DependencyError,
+            match=rf"must have maxmemory-policy noeviction, found {policy} with maxmemory 100000000: .*",
+        ):
+            connect(elsewhere, folder)
+        connection.client.config_set("maxmemory-policy", "noeviction")
+        connect(elsewhere, folder).close()
+
+
+def test_a_server_that_does_not_tell_its_memory_policy_is_used_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(CONFIG, folder) as connection:
+        connection.client.execute_command("ACL", "SETUSER", "guest", "on", ">pw", "~*", "+@all", "-info")
+        url = connection.url.replace("unix://", "unix://guest:pw@")
+        with connect(OnlineConfig(url=url), folder) as guest:
+            assert guest.client.ping()
+    assert "make sure that Redis has maxmemory-policy noeviction" in caplog.text
+
+
+def test_a_command_is_given_up_after_the_configured_time(folder: Path) -> None:
+    with connect(OnlineConfig(timeout_s=3), folder) as connection:
+        for client in (connection.client, connect(OnlineConfig(url=connection.url, timeout_s=3), folder).client):
+            told = client.connection_pool.connection_kwargs
+            assert told["socket_timeout"] == told["socket_connect_timeout"] == 3
+    with pytest.raises(ValidationError, match="timeout_s"):
+        OnlineConfig(timeout_s=0.5)
+
+
+def test_waiting_for_events_and_writing_many_rows_end_within_the_shortest_timeout(folder: Path) -> None:
+    with connect(OnlineConfig(timeout_s=1), folder) as connection:
+        stream = RedisStream(connection.client, CONFIG)
+        assert stream.read("", 10, block_ms=500) == []
+        names = [b"%d" % number for number in range(2000)]
+        send(connection.client, "EVAL", "for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[i]) end", 2000, *names,
+             *[bytes(5000)] * 2000)  # fmt: skip
+        assert sum(1 for _ in connection.client.scan_iter(count=2000)) == 2000
 
 
 def test_without_any_redis_server_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

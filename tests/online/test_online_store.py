@@ -13,14 +13,18 @@ from redis.retry import Retry
 
 from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError
+from recsys.features import decay
 from recsys.features.point_in_time import Snapshot
-from recsys.offline.catalogue import Catalogue
+from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
+from recsys.offline.catalogue import Catalogue, lookup
 from recsys.online import keys
+from recsys.online.commands import send
 from recsys.online.generations import clear
 from recsys.online.records import Event, Returned, decode
+from recsys.online.rows import unpack, unpack_users
 from recsys.online.store import OnlineStore, RedisStore, SnapshotStore, load_snapshot
 from recsys.online.stream import RedisStream
-from recsys.types import DAY, Rows
+from recsys.types import DAY, Ids, Rows
 
 from .conftest import START
 
@@ -53,6 +57,66 @@ def test_redis_and_memory_give_the_same_numbers_after_a_load(
     counts = store.read_counts(1, np.arange(catalogue.n_posts, dtype=np.int32), NOW)
     assert counts.watermark == "7-0"
     assert {name: bool(value.any()) for name, value in counts.counts.items()} == dict.fromkeys(counts.counts, True)
+
+
+def test_the_fast_reading_gives_bit_for_bit_what_plain_commands_and_whole_rows_give(
+    client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
+) -> None:
+    load_snapshot(client, catalogue, snapshot_of(random_log(3, 2000)), config, "", NOW)
+    store = RedisStore(client, catalogue, config)
+    posts = np.random.default_rng(1).integers(0, catalogue.n_posts, 70).astype(np.int32)
+    author = catalogue.author[posts]
+    topic_key = keys.topic_keys(catalogue)[catalogue.likely_topic[posts] + 1]
+    author_id = np.asarray(catalogue.author_id[np.maximum(author, 0)])
+
+    def plain(entity: Entity, ids: Ids) -> tuple[list[bytes], list[bytes | None]]:
+        names = keys.Generation(1).rows(entity.name, ids)
+        return names, [send(client, "GET", name) for name in names]
+
+    every = np.arange(len(posts))
+    for user_id in (1, 5, 999):
+        user = unpack_users(*plain(USER, np.array([user_id])))
+        of_author = np.where(author < 0, -1, lookup(user.authors.key, author_id))
+        expected = {
+            "post": decay.read(unpack(POST, *plain(POST, catalogue.post_id[posts])), POST, every, NOW),
+            "author": decay.read(
+                unpack(AUTHOR, *plain(AUTHOR, author_id)), AUTHOR, np.where(author < 0, -1, every), NOW
+            ),
+            "topic": decay.read(unpack(TOPIC, *plain(TOPIC, topic_key)), TOPIC, every, NOW),
+            "user": decay.read(user.states, USER, np.zeros(1, np.int64), NOW),
+            "user_topic": decay.read(user.topics.states, USER_TOPIC, lookup(user.topics.key, topic_key), NOW),
+            "user_author": decay.read(user.authors.states, USER_AUTHOR, of_author, NOW),
+        }
+        counts = store.read_counts(user_id, posts, NOW).counts
+        assert counts.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_array_equal(counts[name], expected[name], err_msg=name)
+
+
+def test_a_user_comes_with_the_position_their_history_reflects_and_the_moment_of_their_erasure(
+    client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
+) -> None:
+    snapshot = snapshot_of(random_log(0, 300))
+    load_snapshot(client, catalogue, snapshot, config, "", NOW)
+    store = RedisStore(client, catalogue, config)
+    assert (store.read_user(1, -1, NOW).watermark, store.read_user(1, -1, NOW).erased_at) == ("", None)
+    client.set(keys.Generation(1).applied, "7-3")
+    client.hset(keys.ERASED, "1", NOW - 5)
+    assert (store.read_user(1, -1, NOW).watermark, store.read_user(1, -1, NOW).erased_at) == ("7-3", NOW - 5)
+    assert store.read_user(2, -1, NOW).erased_at is None
+    in_memory = SnapshotStore(catalogue, snapshot, config).read_user(1, -1, NOW)
+    assert (in_memory.watermark, in_memory.erased_at) == ("", None)
+
+
+def test_no_candidates_are_no_counts(
+    client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
+) -> None:
+    load_snapshot(client, catalogue, snapshot_of(random_log(0, 300)), config, "", NOW)
+    counts = RedisStore(client, catalogue, config).read_counts(1, np.empty(0, np.int32), NOW).counts
+    assert {name: len(value) for name, value in counts.items()} == {
+        "user": 1, "post": 0, "author": 0, "topic": 0, "user_topic": 0, "user_author": 0,
+    }  # fmt: skip
+    assert counts["user"].any()
 
 
 def test_a_post_without_author_has_no_author_counts_and_counts_under_the_missing_topic(

@@ -12,9 +12,11 @@ from recsys.config import OnlineConfig
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue import Catalogue
 from recsys.online import keys
+from recsys.online.erased import mark_erased
 from recsys.online.records import Event
 from recsys.online.returned import load_returned
 from recsys.online.store import RedisStore, load_snapshot
+from recsys.online.trending import from_members
 
 from .conftest import START
 
@@ -41,3 +43,19 @@ def test_each_user_gets_back_the_newest_of_what_they_were_sent_once(
         np.testing.assert_array_equal(catalogue.post_id[store.read_user(5, -1, START).returned], posts[:1:-1])
         np.testing.assert_array_equal(catalogue.post_id[store.read_user(7, -1, START).returned], posts[:1])
     assert client.zcard(keys.returned(5)) == config.returned_size
+
+
+def test_of_erased_people_only_what_they_were_sent_since_is_remembered(
+    client: redis.Redis, config: OnlineConfig
+) -> None:
+    mark_erased(client, 5, START + 1)
+    rows = pa.table(
+        {
+            "user_id": [5, 5, 7],
+            "post_id": [100, 107, 100],
+            "now": pa.array([START + 1, START + 2, START]).cast(pa.timestamp("us", tz="UTC")),
+        }
+    )
+    load_returned(client, rows, config)
+    assert from_members(client.zrange(keys.returned(5), 0, -1)).tolist() == [107]
+    assert from_members(client.zrange(keys.returned(7), 0, -1)).tolist() == [100]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from recsys.errors import DataError
 from recsys.features.decay import States
 from recsys.features.spec import AUTHOR, ENTITIES, POST, USER, USER_AUTHOR, USER_TOPIC, Entity, fingerprint
+from recsys.online.keys import Generation, packed
 from recsys.online.rows import Clicks, Entries, Users, newest_clicks, pack, pack_users, unpack, unpack_users
 
 
@@ -28,7 +29,9 @@ def random_users(seed: int, n: int) -> Users:
         return Entries(count, key, random_states(rng, len(key), entity))
 
     n_clicks = int(counts[2].sum())
-    clicks = Clicks(counts[2], rng.integers(-(2**62), 2**62, n_clicks), rng.integers(0, 2**50, n_clicks))
+    time = rng.integers(0, 2**50, n_clicks)
+    time = time[np.lexsort((-time, np.repeat(np.arange(n), counts[2])))]
+    clicks = Clicks(counts[2], rng.integers(-(2**62), 2**62, n_clicks), time)
     return Users(random_states(rng, n, USER), entries(counts[0], USER_TOPIC), entries(counts[1], USER_AUTHOR), clicks)
 
 
@@ -106,10 +109,45 @@ def test_a_truncated_row_is_refused_even_when_another_is_longer_by_as_much() -> 
 @pytest.mark.parametrize("cut", [3, 8, 40])
 def test_a_truncated_user_is_refused_naming_what_was_found(cut: int) -> None:
     value = pack_users(random_users(3, 1))[0]
-    with pytest.raises(DataError, match=rf"row u must have .*bytes, found {len(value) - cut}"):
+    with pytest.raises(DataError, match=rf"row u must have .*bytes.*, found {len(value) - cut}"):
         unpack_users([b"u"], [value[:-cut]])
     with pytest.raises(DataError, match=r"row u must have at least .*bytes, found 20"):
         unpack_users([b"u"], [value[:20]])
+
+
+def test_the_damaged_user_among_many_is_the_one_that_is_named() -> None:
+    values = pack_users(random_users(4, 3))
+    unpack_users([b"a", b"b", b"c"], values)
+    words = np.frombuffer(values[1], np.float64).copy()
+    words[1] = np.nan
+    with pytest.raises(DataError, match="row b must have its own time between 1970 and 2169, found nan"):
+        unpack_users([b"a", b"b", b"c"], [values[0], words.tobytes(), values[2]])
+
+
+def test_keys_are_only_asked_for_when_a_row_is_named() -> None:
+    def keys() -> list[bytes]:
+        raise RuntimeError("asked for")
+
+    good = pack(POST, random_states(np.random.default_rng(0), 1, POST))[0]
+    assert len(unpack(POST, keys, [good]).t) == 1
+    with pytest.raises(RuntimeError, match="asked for"):
+        unpack(POST, keys, [good[:-1]])
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20))
+def test_packed_keys_are_the_keys_packed(ids: list[int]) -> None:
+    generation, numbers = Generation(12), np.array(ids, np.int64)
+    names = generation.rows("post", numbers)
+    assert generation.packed_rows("post", numbers) == packed(names)
+    assert len({*map(len, names)}) <= 1
+    assert len(set(names)) == len(set(ids))
+
+
+def test_a_key_can_be_read_by_people() -> None:
+    assert Generation(3).rows("post", np.array([107, -1])) == [
+        b"recsys:g:3:post:000000000000006b",
+        b"recsys:g:3:post:ffffffffffffffff",
+    ]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 3)), max_size=30), st.integers(0, 30))

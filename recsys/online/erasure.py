@@ -1,0 +1,108 @@
+"""Everything of one person out of Redis: rows, what they were sent, their records on the stream and among dead letters.
+
+Takes a user id, gives how much was removed; removing again finds nothing. Put up the tombstone first
+(`erased.mark_erased`): it keeps what is in flight from coming back. What other people and posts gained by this person
+(counters, trending) names nobody and stays, and so do marks of event ids, which expire. It does not know the lake.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import redis
+
+from recsys.features.spec import USER
+from recsys.online import keys
+from recsys.online.commands import send
+from recsys.online.records import EVENT, EVENT_TYPE, RETURNED
+from recsys.online.stream import RedisStream
+
+PAGE = 500
+"""Records per read: a long answer would hold up every request."""
+
+_USER_AT = int(EVENT_TYPE.fields["user_id"][1])  # type: ignore[index]
+"""Byte of an event at which its user id begins."""
+
+
+def remove_rows(client: redis.Redis, user_id: int) -> int:
+    """Remove a user's rows of every generation, those of loads in progress included; gives how many.
+
+    Once is enough: the online sink writes only under the tombstones that it has seen, and a load removes the erased
+    before it switches.
+
+    Raises: DependencyError when Redis does not answer.
+    """
+    newest, who = int(send(client, "GET", keys.NEWEST) or 0), np.array([user_id])
+    rows = [name for number in range(newest + 1) for name in keys.Generation(number).rows(USER.name, who)]
+    return int(send(client, "UNLINK", *rows))
+
+
+def remove_returned(client: redis.Redis, user_id: int, until: int) -> int:
+    """Forget which posts a user was sent up to a moment; gives how many.
+
+    Args:
+        until: microseconds, what the tombstone says. A feed that was under way then is remembered after it: call again.
+    Raises: DependencyError when Redis does not answer.
+    """
+    return int(send(client, "ZREMRANGEBYSCORE", keys.returned(user_id), "-inf", until))
+
+
+def remove_records(stream: RedisStream, user_id: int, until: int, after: str = "") -> tuple[int, str]:
+    """Remove a user's events and returned records up to a moment from the stream; other records keep their ids.
+
+    Args:
+        until: microseconds, what the tombstone says. Later records are a new person's.
+        after: begin behind this stream id.
+    Returns: records removed, and the last stream id that was looked at.
+    Raises: DependencyError when Redis does not answer.
+    """
+    removed = 0
+    while entries := stream.read(after, PAGE):
+        mine = [entry.id for entry in entries if _is_of(entry.kind, entry.payload, user_id, until)]
+        removed += _delete(stream.client, keys.STREAM, mine)
+        after = entries[-1].id
+    return removed, after
+
+
+def remove_dead_letters(client: redis.Redis, user_id: int) -> int:
+    """Remove a user's records from those that could not be applied; gives how many.
+
+    Raises: DependencyError when Redis does not answer.
+    """
+    removed, after = 0, b"0-0"
+    while found := send(client, "XRANGE", keys.DEAD_LETTERS, b"(" + after, "+", "COUNT", PAGE):
+        mine = [
+            entry_id
+            for entry_id, fields in found
+            if _is_of(fields.get(b"kind", b""), fields.get(b"payload", b""), user_id, None)
+        ]
+        removed += _delete(client, keys.DEAD_LETTERS, mine)
+        after = found[-1][0]
+    return removed
+
+
+def _is_of(kind: bytes, payload: bytes, user_id: int, until: int | None) -> bool:
+    """Whether a record is the user's and not later than `until`; one that names them and has no time to read is."""
+    if kind == EVENT and len(payload) >= _USER_AT + 8:
+        if int.from_bytes(payload[_USER_AT : _USER_AT + 8], "little", signed=True) != user_id:
+            return False
+        if until is None or len(payload) != EVENT_TYPE.itemsize:
+            return True
+        event = np.frombuffer(payload, EVENT_TYPE)[0]
+        return bool(min(event["event_time"], event["ingest_time"]) <= until)
+    if kind == RETURNED:
+        try:
+            head = orjson.loads(payload[4 : 4 + int.from_bytes(payload[:4], "little")])
+        except orjson.JSONDecodeError:
+            return False
+        if not isinstance(head, dict) or head.get("user_id") != user_id:
+            return False
+        now = head.get("now")
+        return until is None or not isinstance(now, int) or now <= until
+    return False
+
+
+def _delete(client: redis.Redis, stream: bytes, entry_ids: list[Any]) -> int:
+    return int(send(client, "XDEL", stream, *entry_ids)) if entry_ids else 0

@@ -1,0 +1,194 @@
+"""The two calls around an update: read rows as of one moment, and write all that follows from them or nothing.
+
+Takes names and bytes. What was read comes with the parts of a `Fence`: the generation, the stream position that its
+rows reflect and the version of the tombstones. The write checks the fence and everything else that could fail before it
+changes anything. Lua here compares, cuts and sets; it computes no counter, and it does not know what the bytes mean.
+
+Rows travel as one argument, not one each: packing thousands of arguments costs more than moving their bytes. Rows of
+users, which have kilobytes of which an event changes a hundred bytes, are written as `Patches` of what is there: Redis
+copies every byte that it is given once more into its append-only file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import redis
+
+from recsys.online import keys
+from recsys.online.commands import send, wrong_type
+
+DEAD_LETTERS_KEPT = 10_000
+
+_WRITE = """
+local number, applied, version, last = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local ttl, kept, letters_kept, n_sets, n_plain = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local plain_heads, plain, user_heads, patches = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+local first_set, first_plain = 6, 6 + n_sets
+local first_user = first_plain + n_plain
+
+if number ~= '' and redis.call('GET', KEYS[1]) ~= number then return 0 end
+if redis.call('GET', KEYS[2]) ~= applied then return 0 end
+if (redis.call('GET', KEYS[3]) or '0') ~= version then return 0 end
+local function holds(key, wanted)
+  local kind = redis.call('TYPE', key).ok
+  return kind == wanted or kind == 'none', kind
+end
+for i = 4, first_plain - 1 do
+  local wanted = i == 4 and 'stream' or i == 5 and 'string' or 'zset'
+  local fine, kind = holds(KEYS[i], wanted)
+  if not fine then return KEYS[i] .. ' ' .. wanted .. ' ' .. kind end
+end
+local function plain_head(i) return struct.unpack('<I4I4', plain_heads, 8 * (i - first_plain) + 1) end
+local function user_head(i) return struct.unpack('<I4I4I4I4', user_heads, 16 * (i - first_user) + 1) end
+local absent, patched = {}, {}
+for i = first_plain, #KEYS do
+  local size
+  if i < first_user then size = plain_head(i) else size = user_head(i) end
+  if size == 0 then absent[#absent + 1] = KEYS[i] elseif i >= first_user then patched[#patched + 1] = KEYS[i] end
+end
+local function existing(names)
+  local n = 0
+  for first = 1, #names, 1000 do
+    n = n + redis.call('EXISTS', unpack(names, first, math.min(first + 999, #names)))
+  end
+  return n
+end
+if existing(patched) < #patched then return 0 end
+if existing(absent) > 0 then
+  for _, name in ipairs(absent) do
+    local fine, kind = holds(name, 'string')
+    if not fine then return name .. ' string ' .. kind end
+  end
+  return 0
+end
+
+local at = 1
+for i = first_plain, first_user - 1 do
+  local size, width = plain_head(i)
+  redis.call('SET', KEYS[i], string.sub(plain, at, at + width - 1), 'PX', ttl)
+  at = at + width
+end
+at = 1
+for i = first_user, #KEYS do
+  local size, n, whole, refresh = user_head(i)
+  for j = 1, n do
+    local from, written
+    from, written, at = struct.unpack('<I4I4', patches, at)
+    local part = string.sub(patches, at, at + written - 1)
+    at = at + written
+    if whole == 1 then
+      redis.call('SET', KEYS[i], part, 'PX', ttl)
+    else
+      redis.call('SETRANGE', KEYS[i], from, part)
+    end
+  end
+  if whole == 0 and refresh == 1 then redis.call('PEXPIRE', KEYS[i], ttl) end
+end
+for i = first_set, first_plain - 1 do
+  local gains = ARGV[8 + i]
+  for place = 1, #gains, 16 do
+    local gain = string.format('%.17g', (struct.unpack('<d', gains, place)))
+    redis.call('ZINCRBY', KEYS[i], gain, string.sub(gains, place + 8, place + 15))
+  end
+  redis.call('ZREMRANGEBYRANK', KEYS[i], 0, -1 - kept)
+  redis.call('PEXPIRE', KEYS[i], ttl)
+end
+for i = 14 + n_sets, #ARGV, 4 do
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', letters_kept, '*',
+    'id', ARGV[i], 'kind', ARGV[i + 1], 'payload', ARGV[i + 2], 'reason', ARGV[i + 3])
+  redis.call('INCR', KEYS[5])
+end
+redis.call('SET', KEYS[2], last)
+return 1
+"""
+"""KEYS: pointer, applied, the tombstones' version, dead letters, their number, trending sets, plain rows, users' rows.
+
+ARGV: what the fence must find, the new position, the settings; heads and bytes of plain rows; heads and patches of user
+rows (`Patches`); gains of each trending set; four fields of each dead letter. Everything before the rows are set only
+looks: an error after the first write would leave the writes before it. That rows are as long as they were needs no
+look: whoever changes one moves the position. They may have expired, though, and a patch of nothing would be a row.
+"""
+
+
+class Fence(NamedTuple):
+    """What must still hold for a write to go through."""
+
+    generation: keys.Generation
+    applied: bytes
+    """Stream position that the generation's rows reflect."""
+    erased_version: int
+    is_current: bool
+    """Whether the generation must be the one in use; a load that replays into a new one is its only writer."""
+
+
+class Found(NamedTuple):
+    """Rows as of one moment."""
+
+    number: bytes | None
+    """Of the generation in use."""
+    applied: bytes | None
+    erased_version: int
+    origin: int
+    rows: list[bytes | None]
+
+
+class Patches(NamedTuple):
+    """Rows of users as changes of what is there, U users."""
+
+    heads: bytes
+    """Per row four uint32: its bytes before (0: none), number of its patches, 1 where one patch is all of it, 1 where
+    its lifetime begins anew."""
+    program: bytes
+    """Patches, row after row: first byte and number of bytes, two uint32, then the bytes to write there."""
+
+
+class Changes(NamedTuple):
+    """Everything that one batch of the stream does to the store."""
+
+    plain_names: list[bytes]
+    plain_before: list[int]
+    """Bytes of each plain row before, 0 where there was none."""
+    plain: list[bytes]
+    user_names: list[bytes]
+    users: Patches
+    trending: list[tuple[bytes, bytes]]
+    """Sorted sets and what each gains: float64 score and member of eight bytes, one after the other."""
+    dead_letters: list[tuple[str, bytes, bytes, str]]
+    """Stream id, kind, payload, reason."""
+
+
+def read(client: redis.Redis, generation: keys.Generation, names: Sequence[bytes]) -> Found:
+    """Rows and the fence's parts. Raises: DependencyError when Redis fails.
+
+    A key of another type reads as none; the write, which looks at the type of what was none, says so.
+    """
+    fixed = (keys.CURRENT, generation.applied, keys.ERASED_VERSION, generation.origin)
+    number, applied, version, origin, *rows = send(client, "MGET", *fixed, *names)
+    return Found(number, applied, int(version or 0), int(origin or 0), rows)
+
+
+def write(client: redis.Redis, fence: Fence, changes: Changes, last: str, ttl_s: float, trending_size: int) -> bool:
+    """Write everything and set the position to `last`, or, when the fence does not hold, nothing.
+
+    Raises: DataError naming a key that holds another type, DependencyError when Redis fails.
+    """
+    generation = fence.generation
+    names = [
+        keys.CURRENT, generation.applied, keys.ERASED_VERSION, keys.DEAD_LETTERS, keys.DEAD_LETTERS_EVER,
+        *(name for name, _ in changes.trending), *changes.plain_names, *changes.user_names,
+    ]  # fmt: skip
+    heads = np.array([changes.plain_before, list(map(len, changes.plain))], "<u4").T.tobytes()
+    answer = send(
+        client, "EVAL", _WRITE, len(names), *names,
+        generation.number if fence.is_current else b"", fence.applied, fence.erased_version, last,
+        int(ttl_s * 1000), trending_size, DEAD_LETTERS_KEPT, len(changes.trending), len(changes.plain_names),
+        heads, b"".join(changes.plain), *changes.users,
+        *(gains for _, gains in changes.trending), *(word for letter in changes.dead_letters for word in letter),
+    )  # fmt: skip
+    if isinstance(answer, bytes):
+        name, wanted, found_type = answer.rsplit(b" ", 2)
+        raise wrong_type(name, wanted.decode(), found_type.decode())
+    return bool(answer)

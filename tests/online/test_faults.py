@@ -1,0 +1,149 @@
+"""What survives when processes are killed: consumers at any moment, Redis in the middle of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import redis
+
+from recsys import release
+from recsys.config import OfflineConfig, OnlineConfig
+from recsys.errors import DependencyError
+from recsys.features.point_in_time import Snapshot, snapshot
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.labels import ACTIONS, read_events
+from recsys.offline.lake import Lake
+from recsys.online.embedded import connect
+from recsys.online.generations import current
+from recsys.online.lake_sink import lake_watermark
+from recsys.online.records import Event
+from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
+from recsys.online.stream import RedisStream
+from recsys.types import DAY, HOUR
+
+from .conftest import START
+
+N_EVENTS = 100_000
+AT_ONCE = 250
+"""Events per request of a client; a request that failed is sent again as it was."""
+CONSUMER_KILLS = 5
+DEADLINE_S = 180.0
+
+
+def log_of(catalogue: Catalogue, rng: np.random.Generator) -> list[Event]:
+    """Two days of events, a tenth of them late, in order of arrival."""
+    ingest = START + np.sort(rng.integers(0, 2 * DAY, N_EVENTS))
+    event = ingest - np.where(rng.random(N_EVENTS) < 0.1, rng.integers(0, 5 * HOUR, N_EVENTS), 0)
+    action = rng.choice(len(ACTIONS), N_EVENTS, p=[0.7, 0.2, 0.03, 0.03, 0.02, 0.02])
+    user, post = rng.choice(catalogue.user_id, N_EVENTS), rng.choice(catalogue.post_id, N_EVENTS)
+    columns = (action.tolist(), user.tolist(), post.tolist(), event.tolist(), ingest.tolist())
+    return [
+        Event(ACTIONS[a], i + 1, i // 20, u, p, e, t) for i, (a, u, p, e, t) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+@contextmanager
+def consumer(data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`recsys consume`, killed at the end of the block as a power cut would."""
+    command = [sys.executable, "-m", "recsys", "consume", "--set", f"data_dir={data_dir}"]
+    with (data_dir / "consumer.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def applied(client: redis.Redis) -> str:
+    return (client.get(current(client).applied) or b"").decode()
+
+
+def moved_past(client: redis.Redis, before: str) -> bool:
+    return answers(lambda: applied(client) != before)
+
+
+def wait_until(done: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def answers(done: Callable[[], bool]) -> bool:
+    """Whether it is done; no while Redis is away."""
+    try:
+        return done()
+    except (DependencyError, OSError):
+        return False
+
+
+def test_killed_consumers_and_a_killed_redis_lose_nothing_and_count_nothing_twice(
+    tmp_path: Path, catalogue: Catalogue, snapshot_of: Callable[..., Snapshot]
+) -> None:
+    rng = np.random.default_rng()
+    events = log_of(catalogue, rng)
+    config, lake = OnlineConfig(), Lake(str(tmp_path / "lake"))
+    with release.staging(tmp_path / "releases") as folder:
+        catalogue.save(folder / "catalogue")
+        made = release.publish(folder, config={}, metrics={}, logs_end=START)
+    release.use(tmp_path / "releases", made.version)
+
+    with connect(config, tmp_path) as connection:
+        load_snapshot(connection.client, catalogue, snapshot_of([]), config, "", START)
+        stream = RedisStream(connection.client, config)
+
+        def produce(part: list[Event]) -> None:
+            for start in range(0, len(part), AT_ONCE):
+                while not answers(lambda start=start: stream.append(part[start : start + AT_ONCE]) >= 0):
+                    time.sleep(0.05)
+                time.sleep(0.005)
+
+        for number in range(CONSUMER_KILLS):
+            before = applied(connection.client)
+            producer = threading.Thread(target=produce, args=(events[number::CONSUMER_KILLS],))
+            with consumer(tmp_path):
+                producer.start()
+                wait_until(partial(moved_past, connection.client, before), "a consumer makes progress")
+                time.sleep(rng.uniform(0, 0.5))
+                if number == CONSUMER_KILLS // 2:
+                    os.kill(int((tmp_path / "redis" / "redis.pid").read_text()), signal.SIGKILL)
+                    # The next program on this folder starts the server again.
+                    with connect(config, tmp_path):
+                        wait_until(lambda: answers(lambda: bool(connection.client.ping())), "Redis is back")
+            producer.join()
+        last = stream.last_id()
+        with consumer(tmp_path):
+            wait_until(lambda: applied(connection.client) == last, "the online store catches up")
+            wait_until(lambda: lake_watermark(lake) == last, "the lake catches up")
+
+        expected = snapshot_of(events)
+        counted, _ = read_events(lake, catalogue, OfflineConfig())
+        assert len(counted) == N_EVENTS
+        assert len(lake.read("impressions", ["event_id"])) + len(lake.read("actions", ["event_id"])) == N_EVENTS
+        stores = {
+            "online": RedisStore(connection.client, catalogue, config),
+            "lake": SnapshotStore(catalogue, snapshot(catalogue, counted, 1), config),
+        }
+        truth = SnapshotStore(catalogue, expected, config)
+        posts = np.arange(catalogue.n_posts, dtype=np.int32)
+        now = START + 3 * DAY
+        for user in catalogue.user_id.tolist():
+            wanted = truth.read_counts(user, posts, now).counts
+            for name, store in stores.items():
+                counts = store.read_counts(user, posts, now).counts
+                for entity in wanted:
+                    np.testing.assert_allclose(
+                        counts[entity], wanted[entity], rtol=1e-9, atol=1e-300, err_msg=f"{name}: {entity}"
+                    )
+        assert connection.client.xlen("recsys:dead_letters") == 0

@@ -1,0 +1,120 @@
+"""Users' rows as patches: the same rows whatever the order of delivery, and nothing older than a row's lifetime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.errors import DataError
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.labels import ACTIONS
+from recsys.online.apply import touches_user
+from recsys.online.records import Event
+from recsys.online.rows import unpack_users
+from recsys.online.transaction import Patches
+from recsys.online.user_rows import advance_users
+from recsys.types import DAY, HOUR
+
+from .conftest import START
+from .test_apply import columns
+
+IDS = [1, 2, 77]
+Rows = list[bytes | None]
+NOBODY: Rows = [None] * len(IDS)
+TTL_S = 70 * 86_400.0
+
+
+def patched(rows: Rows, patches: Patches) -> Rows:
+    """What the script in Redis makes of patches."""
+    after: Rows = []
+    at = 0
+    heads = np.frombuffer(patches.heads, "<u4").reshape(-1, 4).tolist()
+    for row, (size, n, whole, _) in zip(rows, heads, strict=True):
+        assert size == len(row or b"")
+        assert n == 1 or not whole
+        value = bytearray(b"" if whole else row or b"")
+        for _ in range(n):
+            start, written = np.frombuffer(patches.program, "<u4", 2, at).tolist()
+            assert start <= len(value)
+            value[start : start + written] = patches.program[at + 8 : at + 8 + written]
+            at += 8 + written
+        after.append(bytes(value))
+    assert at == len(patches.program)
+    return after
+
+
+def apply(catalogue: Catalogue, rows: Rows, events: Sequence[Event], ttl_s: float = TTL_S) -> Rows:
+    batch = columns(catalogue, events)
+    batch = batch.where(touches_user(batch.action))
+    return patched(rows, advance_users([b"a", b"b", b"c"], rows, batch, np.searchsorted(IDS, batch.user_id), 4, ttl_s))
+
+
+EVENTS = st.lists(
+    st.builds(
+        Event,
+        kind=st.sampled_from(ACTIONS),
+        event_id=st.just(0),
+        request_id=st.just(0),
+        user_id=st.sampled_from(IDS),
+        post_id=st.sampled_from([9, 100, 107, 114, 121, -5]),
+        event_time=st.integers(START - 100 * HOUR, START),
+        ingest_time=st.just(START),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None)
+@given(events=EVENTS, data=st.data())
+def test_users_do_not_depend_on_order_or_batches_of_delivery(
+    catalogue: Catalogue, events: list[Event], data: st.DataObject
+) -> None:
+    shuffled = data.draw(st.permutations(events))
+    cut = data.draw(st.integers(0, len(events)))
+    together = apply(catalogue, NOBODY, events)
+    parted = apply(catalogue, apply(catalogue, NOBODY, shuffled[:cut]), shuffled[cut:])
+    at_once, in_two = (unpack_users([b"a", b"b", b"c"], rows) for rows in (together, parted))
+    for one, other in ((at_once, in_two), (at_once.topics, in_two.topics), (at_once.authors, in_two.authors)):
+        np.testing.assert_array_equal(one.states.t, other.states.t)
+        np.testing.assert_allclose(one.states.v, other.states.v, rtol=1e-12, atol=0)
+    for name in ("topics", "authors"):
+        np.testing.assert_array_equal(getattr(at_once, name).count, getattr(in_two, name).count)
+        np.testing.assert_array_equal(getattr(at_once, name).key, getattr(in_two, name).key)
+    np.testing.assert_array_equal(at_once.clicks.count, in_two.clicks.count)
+    np.testing.assert_array_equal(at_once.clicks.post_id, in_two.clicks.post_id)
+    np.testing.assert_array_equal(at_once.clicks.time, in_two.clicks.time)
+
+
+def click(post_id: int, time: int) -> Event:
+    return Event("click", 0, 0, 1, post_id, time, time)
+
+
+def test_entries_older_than_a_lifetime_before_the_newest_event_go_and_the_others_stay(catalogue: Catalogue) -> None:
+    rows = apply(catalogue, NOBODY, [click(post, START + n * DAY) for n, post in enumerate([100, 107, 114, 121])])
+    before = unpack_users([b"a"], rows[:1])
+    assert (len(before.authors.key), len(before.topics.key)) == (4, 4)
+    rows = apply(catalogue, rows, [click(128, START + 6 * DAY)], ttl_s=4.5 * 86_400)
+    (after,) = [unpack_users([b"a"], rows[:1])]
+    assert set(after.authors.states.t) == {START + days * DAY for days in (2, 3, 6)}
+    assert set(after.topics.states.t) == {START + days * DAY for days in (2, 3, 6)}
+    assert list(after.clicks.post_id) == [128, 121, 114, 107]
+
+
+def test_a_post_nobody_knows_is_remembered_as_clicked_under_the_missing_topic_and_no_author(
+    catalogue: Catalogue,
+) -> None:
+    users = unpack_users([b"a"], apply(catalogue, NOBODY, [click(10**9, START)])[:1])
+    assert list(users.clicks.post_id) == [10**9]
+    assert (list(users.topics.key), list(users.authors.key)) == ([0], [])
+
+
+@pytest.mark.parametrize("damage", [slice(None, -8), slice(None, -3), slice(8, None)])
+def test_a_row_that_is_not_sound_is_named(catalogue: Catalogue, damage: slice) -> None:
+    rows = apply(catalogue, NOBODY, [click(100, START)])
+    damaged: Rows = [None, (rows[0] or b"")[damage], None]
+    with pytest.raises(DataError, match="online row b must"):
+        apply(catalogue, damaged, [click(107, START)])
