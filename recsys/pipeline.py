@@ -33,12 +33,13 @@ class Recommender:
     """Retrieval, ranking, re-ranking over one release. Holds nothing that changes; safe to share between threads."""
 
     def __init__(
-        self, config: Config, release_name: str, store: OnlineStore, catalogue: Catalogue,
+        self, config: Config, release_name: str, logs_end: int, store: OnlineStore, catalogue: Catalogue,
         towers: Towers, index: PostIndex, post_vectors: Floats, rankers: Rankers,
     ) -> None:  # fmt: skip
         faiss.omp_set_num_threads(config.serving.n_threads)
         self.catalogue = catalogue
         self.release_name = release_name
+        self._logs_end = logs_end
         self._store = store
         self.rankers = rankers
         self._click_weight = config.ranking.click_weight
@@ -62,6 +63,7 @@ class Recommender:
         return cls(
             config,
             release.version,
+            release.manifest.logs_end,
             store,
             store.catalogue,
             Towers.load(path / "towers"),
@@ -91,6 +93,9 @@ class Recommender:
         language = int(self.catalogue.user_language[row]) if row >= 0 else -1
         country = int(self.catalogue.user_country[row]) if row >= 0 else -1
         user = self._store.read_user(request.user_id, language, request.now)
+        if user.erased_at is not None and user.erased_at >= self._logs_end:
+            # What this release knows is of the person who asked to be forgotten.
+            row = language = country = -1
         shown = self.catalogue.post_rows(request.shown.post_ids)
         return Context(
             request=request,
@@ -102,6 +107,7 @@ class Recommender:
             history=user.history,
             returned=np.concatenate([user.returned, shown[shown >= 0]]),
             trending=user.trending,
+            user_watermark=user.watermark,
         )
 
     def retrieve(self, context: Context) -> Candidates:

@@ -18,20 +18,22 @@ import pyarrow.compute as pc
 from recsys import release
 from recsys.config import Config
 from recsys.evaluation.metrics import ranking_figures
+from recsys.features.histories import Clicks
 from recsys.features.point_in_time import snapshot
 from recsys.offline.catalogue import Catalogue, build_catalogue
-from recsys.offline.labels import Logs, mentioned_ids, read_logs
+from recsys.offline.labels import LeftOut, Logs, mentioned_ids, read_logs
 from recsys.offline.lake import Lake
 from recsys.offline.split import Split, split_by_time
 from recsys.online import generations
 from recsys.online.embedded import connect
+from recsys.online.erased import read_erased
+from recsys.online.holds import hold
 from recsys.online.lake_sink import LakeSink
 from recsys.online.returned import load_returned
 from recsys.online.stream import RedisStream
 from recsys.progress import Progress
 from recsys.ranking.examples import build_examples
 from recsys.ranking.rankers import RANKERS, Rankers, fit_rankers
-from recsys.retrieval.histories import Clicks
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.towers import Towers
 from recsys.retrieval.training import train_towers
@@ -39,18 +41,28 @@ from recsys.types import Floats
 
 
 @dataclass(frozen=True)
-class Learned:
-    """Everything that was read and learned, still in memory."""
+class Material:
+    """What was read of the lake."""
 
     catalogue: Catalogue
     logs: Logs
+    logs_end: int
+    """Microseconds: everything had arrived by then. A clock that serves from these logs starts here."""
+    quarantined: dict[str, int]
+    """Reason to number of rows that were set aside."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a release is made of, still in memory."""
+
+    catalogue: Catalogue
     split: Split
     towers: Towers
     post_vectors: Floats
     index: PostIndex
     rankers: Rankers
     metrics: dict[str, Any]
-    logs_end: int
 
 
 def train(config: Config, progress: Progress) -> release.Release:
@@ -61,39 +73,43 @@ def train(config: Config, progress: Progress) -> release.Release:
     with connect(config.online, config.data_dir) as connection:
         lake = Lake(config.lake_url)
         lake.info()
-        # The lake is brought up to the stream and held there, so that what is read and the watermark are one.
+        # The lake is brought up to the stream and held while it is read, so that the logs and the watermark are one.
+        # What follows on the stream is kept until the load has replayed it.
         with LakeSink(connection.client, RedisStream(connection.client, config.online), lake).held() as watermark:
-            learned = learn(config, lake, progress)
+            # Of people whose erasure is not through yet the lake still holds rows.
+            erased = read_erased(connection.client)
+            material = read_material(config, lake, progress, erased.covers)
             with progress.stage("read what was returned"):
                 returned = _returned(lake)
-        info = lake.info()
-        with progress.stage("release"), release.staging(config.releases_path) as folder:
-            _save(learned, folder)
-            made = release.publish(
-                folder,
-                config=config.model_dump(mode="json"),
-                metrics=learned.metrics,
-                logs_end=learned.logs_end,
-                watermark=watermark,
-                world=info.get("origin") == "world",
-            )
-        with progress.stage("online features") as report:
-            state = snapshot(learned.catalogue, learned.logs.events, config.ranking.n_threads)
-            generations.load_snapshot(
-                connection.client, learned.catalogue, state, config.online, watermark, learned.logs_end, report
-            )
-            load_returned(connection.client, returned, config.online)
-        release.use(config.releases_path, made.version)
+        with hold(connection.client, watermark):
+            learned = learn(config, material, progress)
+            with progress.stage("release"), release.staging(config.releases_path) as folder:
+                _save(learned, folder)
+                made = release.publish(
+                    folder,
+                    config=config.model_dump(mode="json"),
+                    metrics=learned.metrics,
+                    logs_end=material.logs_end,
+                    watermark=watermark,
+                    world=lake.info().get("origin") == "world",
+                )
+            with progress.stage("online features") as report:
+                state = snapshot(material.catalogue, material.logs.events, config.ranking.n_threads)
+                generations.load_snapshot(
+                    connection.client, material.catalogue, state, config.online, watermark, material.logs_end, report,
+                    config.offline.impressions, erased,
+                )  # fmt: skip
+                load_returned(connection.client, returned, config.online)
+            release.use(config.releases_path, made.version)
     return made
 
 
-def learn(config: Config, lake: Lake, progress: Progress) -> Learned:
-    """All models, each from its own share of time. Reads the lake, writes nothing."""
+def read_material(config: Config, lake: Lake, progress: Progress, left_out: LeftOut | None = None) -> Material:
+    """What models learn from, without the events of `left_out`; says what was set aside of it."""
     with progress.stage("read the lake"):
         catalogue = build_catalogue(lake, *mentioned_ids(lake))
-        logs = read_logs(lake, catalogue, config.offline)
-        split = split_by_time(logs.exposures, config.offline.split, config.offline.label_window_s)
-        logs_end = int(lake.info().get("logs_end") or logs.events.ingest_time[-1] + 1)
+        logs = read_logs(lake, catalogue, config.offline, left_out=left_out)
+        logs_end = _logs_end(lake.info(), logs)
     for reason, count in lake.quarantined.items():
         progress.say(f"set aside: {count} x {reason}")
     if catalogue.n_id_only_posts:
@@ -105,7 +121,14 @@ def learn(config: Config, lake: Lake, progress: Progress) -> Learned:
             f"clicks outnumber impressions in these logs: each learns against {config.offline.sampled_negatives} "
             "posts drawn at random (offline.sampled_negatives); probabilities are against those, not click rates"
         )
+    return Material(catalogue, logs, logs_end, dict(lake.quarantined))
+
+
+def learn(config: Config, material: Material, progress: Progress) -> Learned:
+    """All models, each from its own share of time. Reads and writes nothing."""
+    catalogue, logs, logs_end = material.catalogue, material.logs, material.logs_end
     exposures = logs.exposures
+    split = split_by_time(exposures, config.offline.split, config.offline.label_window_s)
     with progress.stage("train towers") as report:
         clicked = np.flatnonzero(split.rows(exposures, "towers") & exposures.click)
         clicks = Clicks(exposures.user_row[clicked], exposures.post_row[clicked], exposures.now[clicked])
@@ -143,9 +166,15 @@ def learn(config: Config, lake: Lake, progress: Progress) -> Learned:
         "rows": {share: int(rows.sum()) for share, rows in shares.items()} | {"towers": len(clicks)},
         "posts": catalogue.n_posts,
         "id_only_posts": catalogue.n_id_only_posts,
-        "quarantined": dict(lake.quarantined),
+        "quarantined": material.quarantined,
     }
-    return Learned(catalogue, logs, split, towers, post_vectors, index, rankers, metrics, logs_end)
+    return Learned(catalogue, split, towers, post_vectors, index, rankers, metrics)
+
+
+def _logs_end(info: dict[str, Any], logs: Logs) -> int:
+    """A world has an end of its own, which what was served from it does not move; some of its events arrive later."""
+    arrived = logs.arrivals.written if "logs_end" in info else logs.events.ingest_time
+    return max(int(info.get("logs_end", 0)), int(arrived.max(initial=-1)) + 1)
 
 
 def _returned(lake: Lake) -> pa.Table:

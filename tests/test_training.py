@@ -3,15 +3,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from recsys import release
 from recsys.errors import DataError
+from recsys.offline.catalogue import Catalogue
 from recsys.offline.lake import Lake
 from recsys.online.embedded import connect
+from recsys.online.erased import mark_erased
+from recsys.online.store import RedisStore
 from recsys.progress import Progress
 from recsys.steps import simulate_step
-from recsys.training import train
+from recsys.training import read_material, train
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -35,13 +41,36 @@ def test_training_without_the_truth_gives_the_same_release_byte_for_byte(small_c
 def test_a_release_says_what_it_learned_from_and_how_good_it_is(tiny_world):
     manifest = release.load(tiny_world.releases_path).manifest
     assert manifest.world
-    assert manifest.logs_end == Lake(tiny_world.lake_url).info()["logs_end"]
+    lake = Lake(tiny_world.lake_url)
+    last = pc.max(lake.read("impressions", ["ingest_time"])["ingest_time"].cast(pa.int64())).as_py()
+    assert manifest.logs_end == last + 1 > lake.info()["logs_end"], "some impressions arrive after the world's end"
     rows = manifest.metrics["rows"]
     assert rows["rankers"] > rows["calibrators"] > 0
     assert rows["towers"] > 0
     assert set(manifest.metrics["ranking"]) == {"popularity", "logistic", "lightgbm"}
     assert manifest.metrics["ranking"]["lightgbm"]["auc"] > 0.6
     assert {name.split("/")[0] for name in manifest.files} == {"catalogue", "towers", "index", "ranking"}
+
+
+def test_whoever_is_being_erased_is_neither_learned_from_nor_loaded(small_config):
+    with connect(small_config.online, small_config.data_dir) as connection:
+        simulate_step(small_config, Progress())
+        lake = Lake(small_config.lake_url)
+        clicks = lake.read("actions", ["user_id", "type"]).filter(pc.field("type") == "click")
+        user = pc.mode(clicks["user_id"])[0]["mode"].as_py()
+        mark_erased(connection.client, user, 1 << 60)  # and then the part in the lake could not be done
+        made = train(small_config, Progress())
+        catalogue = Catalogue.load(made.path / "catalogue")
+        store = RedisStore(connection.client, catalogue, small_config.online)
+        read = store.read_user(user, -1, made.manifest.logs_end)
+        counts = store.read_counts(user, np.arange(50, dtype=np.int32), made.manifest.logs_end).counts
+    assert len(read.history) == len(read.returned) == 0
+    assert not any(counts[name].any() for name in ("user", "user_topic", "user_author"))
+    material = read_material(small_config, lake, Progress(), lambda user_id, time: user_id == user)
+    row = int(material.catalogue.user_rows([user])[0])
+    assert row >= 0
+    assert row not in material.logs.events.user_row
+    assert row not in material.logs.exposures.user_row
 
 
 def test_an_empty_lake_is_refused_with_the_command_that_fills_it(small_config):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import typer
 
-from recsys.cli import bench, features, flow, imports, lake, releases, world
+from recsys.cli import bench, erasing, features, flow, imports, lake, releases, world
 from recsys.errors import ConfigError, RecsysError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 for step in (flow.demo, flow.simulate, flow.train, flow.evaluate, flow.serve, flow.consume, flow.feed):
     app.command()(step)
+app.command("erase")(erasing.erase)
 app.add_typer(imports.app, name="import")
 app.add_typer(lake.app, name="lake")
 app.add_typer(features.app, name="features")

@@ -12,7 +12,7 @@ columns beside the rows, so that answers can carry the ids that somebody brought
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -112,6 +112,28 @@ class Catalogue:
         if user_row < 0:
             return np.empty(0, np.int32)
         return np.asarray(self.blocks[self.blocks_start[user_row] : self.blocks_start[user_row + 1]])
+
+    def with_users(self, user_ids: ArrayLike) -> Self:
+        """The same catalogue with rows for these users too, of whom it knows only the id. User rows shift."""
+        new = np.setdiff1d(np.asarray(user_ids, np.int64), self.user_id)
+        user_id = np.concatenate([self.user_id, new])
+        order = np.argsort(user_id, kind="stable")
+        old = np.concatenate([np.arange(self.n_users), np.full(len(new), -1)])[order]
+        unknown = np.full(len(new), -1, np.int32)
+
+        def start_of(start: Ids) -> Ids:
+            length = np.where(old >= 0, np.append(np.diff(start), 0)[old], 0)
+            return np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+
+        return replace(
+            self,
+            user_id=user_id[order],
+            user_language=np.concatenate([self.user_language, unknown])[order],
+            user_country=np.concatenate([self.user_country, unknown])[order],
+            follows_start=start_of(self.follows_start),
+            blocks_start=start_of(self.blocks_start),
+            user_name=pa.concat_arrays([self.user_name, pa.nulls(len(new), self.user_name.type)]).take(pa.array(order)),
+        )
 
     @cached_property
     def posts_of_author(self) -> tuple[Rows, Ids]:

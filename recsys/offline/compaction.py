@@ -57,7 +57,7 @@ def compact(
     lake.info()
     result = {}
     for done, table in enumerate(chosen):
-        _remove_leftovers(lake, table)
+        remove_leftovers(lake, table)
         before = lake.file_infos(table)
         for _, files in groupby(before, key=lambda info: info.path.rsplit("/", 1)[0]):
             for run, schema in _runs(lake, list(files), target_bytes):
@@ -71,7 +71,7 @@ def compact(
                 "bytes_after": sum(info.size for info in after),
             }
         progress(done + 1, len(chosen))
-    _remove_temporary(lake)
+    remove_temporary(lake)
     return result
 
 
@@ -195,7 +195,7 @@ def _with_all_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _remove_leftovers(lake: Lake, table: str) -> None:
+def remove_leftovers(lake: Lake, table: str) -> None:
     """Delete what merged files hold already."""
     stored = lake.stored(table)
     counted = {info.path for info in parts.visible(lake.filesystem, stored)}
@@ -205,7 +205,7 @@ def _remove_leftovers(lake: Lake, table: str) -> None:
             lake.forget_quarantined(info.path)
 
 
-def _remove_temporary(lake: Lake) -> None:
+def remove_temporary(lake: Lake) -> None:
     """Delete what killed writers left behind; where the filesystem keeps no times it stays."""
     for info in lake.filesystem.get_file_info(fs.FileSelector(lake.root, recursive=True, allow_not_found=True)):
         left_over = info.base_name.startswith(".") and info.extension == "tmp"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from recsys.offline.encoding import encodings
 from recsys.offline.quarantine import Quarantine
 from recsys.offline.rules import check, columns_to_check, conform
 from recsys.offline.schemas import TABLES
-from recsys.types import DAY
+from recsys.types import DAY, Mask
 
 _ATTEMPTS = 10
 """Readings of a folder whose files are merged or replaced while it is read."""
@@ -184,6 +185,42 @@ class Lake:
             else:
                 parts.replace(self.filesystem, merged, path, None)
             self.forget_quarantined(merged or path)
+
+    def rewrite(
+        self, table: str, info: fs.FileInfo, columns: Sequence[str], gone: Callable[[pa.Table], Mask]
+    ) -> int:  # fmt: skip
+        """Write one file again under its name without some of its rows, whole or not at all; an empty one goes.
+
+        A file that cannot be decoded is set aside whole, as reading it does.
+
+        Args:
+            info: the file, as `file_infos` gave it.
+            columns: what `gone` needs to see; only these are read, the others where a row goes, a row group at a time.
+            gone: which rows go, (N,), given those of the columns that the file has.
+        Returns: rows that went.
+        Raises: FileNotFoundError when the file is gone or another one by now, OSError when it cannot be written.
+        """
+        path = info.path
+        try:
+            with self.filesystem.open_input_file(path) as source:
+                file = pq.ParquetFile(source, pre_buffer=True)
+                rows = file.read([name for name in columns if name in file.schema_arrow.names])
+            chosen = gone(rows) if rows.column_names else np.zeros(len(rows), bool)
+            if chosen.any():
+                parts.without(self.filesystem, info, chosen)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            # Writing fails with the same errors: only a file that cannot be read either is to blame itself.
+            if not storage.is_damage(error) or not storage.is_damaged(self.filesystem, path):
+                raise
+            if parts.identity(self.filesystem.get_file_info(path)) != parts.identity(info):
+                raise FileNotFoundError(path) from None
+            self._quarantine.add_file(table, path, error)
+            return 0
+        if chosen.any() and self._quarantine.forget(table, path) and storage.is_file(self.filesystem, path):
+            self.check(table, path)  # its bad rows have other places now
+        return int(chosen.sum())
 
     def exists(self, table: str = "") -> bool:
         """Whether there is a folder for a table, or for the lake itself."""

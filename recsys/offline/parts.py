@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
@@ -20,6 +21,7 @@ from pyarrow import fs
 from recsys.errors import DataError
 from recsys.offline import storage
 from recsys.offline.encoding import encodings
+from recsys.types import Mask
 
 MERGED = ".merged.parquet"
 _KEY = b"recsys.parts"
@@ -164,3 +166,49 @@ def replace(filesystem: Any, merged: str, path: str, rows: pa.Table | None) -> N
         raise DataError(f"{path} is part of {merged}, whose columns must have the same types: {error}") from None
     table = table.replace_schema_metadata(with_parts(old.schema, kept).metadata)
     storage.write_parquet(filesystem, merged, table, encodings(table.schema))
+
+
+def without(filesystem: Any, info: fs.FileInfo, gone: Mask) -> None:
+    """Write a file again without some of its rows, a row group in memory at a time; one that is left empty goes.
+
+    A merged file goes on holding all its parts, those without rows too.
+
+    Args:
+        info: the file as it was found when its rows were chosen.
+        gone: which rows go, (N,).
+    Raises: FileNotFoundError when it is not that file any more.
+    """
+    left = ~gone
+    held = read_parts(filesystem, info.path) if is_merged(info.path) else []
+    ends = np.cumsum([0, *(part.rows for part in held)])
+    left_before = np.concatenate([[0], np.cumsum(left)])
+    held = [
+        part._replace(rows=int(left_before[end] - left_before[start]))
+        for part, start, end in zip(held, ends[:-1], ends[1:], strict=True)
+    ]
+    temporary = storage.temporary_for(info.path)
+    try:
+        if left.any():
+            _write_some(filesystem, info.path, temporary, left, held)
+        if identity(filesystem.get_file_info(info.path)) != identity(info):
+            raise FileNotFoundError(info.path)
+        if left.any():
+            filesystem.move(temporary, info.path)
+        else:
+            filesystem.delete_file(info.path)
+    finally:
+        storage.remove(filesystem, temporary)
+
+
+def _write_some(filesystem: Any, path: str, target: str, left: Mask, held: Sequence[Part]) -> None:
+    with filesystem.open_input_file(path) as source:
+        file = pq.ParquetFile(source)
+        if file.metadata.num_rows != len(left):
+            raise FileNotFoundError(path)
+        schema = with_parts(file.schema_arrow, held) if held else file.schema_arrow
+        start = 0
+        with pq.ParquetWriter(target, schema, filesystem=filesystem, **encodings(schema)) as writer:
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group)
+                writer.write_table(rows.filter(pa.array(left[start : start + len(rows)])))
+                start += len(rows)

@@ -51,6 +51,18 @@ def is_damage(error: Exception) -> bool:
     return isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)
 
 
+def is_damaged(filesystem: Any, path: str) -> bool:
+    """Whether a file cannot be decoded; reads all of it, a row group in memory at a time."""
+    try:
+        with filesystem.open_input_file(path) as source:
+            file = pq.ParquetFile(source)
+            for group in range(file.num_row_groups):
+                file.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        return is_damage(error)
+    return False
+
+
 def digest(filesystem: Any, path: str) -> str:
     """Of the file's bytes, 32 hexadecimal digits."""
     with filesystem.open_input_stream(path) as stream:

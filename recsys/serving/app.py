@@ -5,7 +5,7 @@ is 503; both carry `{"error": sentence}`. It does not know how a feed is made.
 
 A feed is CPU work of a few milliseconds with one wait for Redis in it. It runs in a small pool of threads, so that
 the event loop stays free for health checks and events, and so that many clients at once wait in a queue instead of
-sharing the interpreter.
+sharing the interpreter. Erasing a person takes seconds to minutes and waits in a queue of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.errors import RecsysError, RequestError
+from recsys.serving.erasing import Receipt
 from recsys.serving.metrics import Metrics
 from recsys.serving.service import Service
 from recsys.serving.wire import MAX_BODY_BYTES, Feed, encode
@@ -48,12 +49,12 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="recsys", redoc_url=None, lifespan=lifespan)
     metrics = service.metrics
     app.add_middleware(_Timed, metrics=metrics)
-    limiters: list[CapacityLimiter] = []
+    limiters: dict[str, CapacityLimiter] = {}
 
-    async def in_thread(work: Callable[[], T]) -> T:
-        if not limiters:
-            limiters.append(CapacityLimiter(N_THREADS))  # can only be made inside the running loop
-        return await to_thread.run_sync(work, limiter=limiters[0])
+    async def in_thread(work: Callable[[], T], queue: str = "feeds", n_threads: int = N_THREADS) -> T:
+        if queue not in limiters:
+            limiters[queue] = CapacityLimiter(n_threads)  # can only be made inside the running loop
+        return await to_thread.run_sync(work, limiter=limiters[queue])
 
     @app.get("/v1/feed", response_class=JsonResponse, responses={200: {"model": Feed}})
     async def feed(
@@ -69,6 +70,11 @@ def create_app(service: Service) -> FastAPI:
         body = await _read(request)
         accepted, rejected = await in_thread(lambda: service.take_events(body))
         return JsonResponse(encode({"accepted": accepted, "rejected": rejected}), 202)
+
+    @app.delete("/v1/users/{user_id:path}", response_class=JsonResponse, responses={200: {"model": Receipt}})
+    async def erase(user_id: str, x_api_key: Annotated[str, Header()] = "") -> Response:
+        _check_key(service.api_key, x_api_key)
+        return JsonResponse(encode(await in_thread(lambda: service.erase(user_id), "erasures", 1)))
 
     @app.get("/healthz", response_class=JsonResponse)
     async def healthz() -> Response:

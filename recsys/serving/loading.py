@@ -11,13 +11,14 @@ from contextlib import ExitStack
 from recsys import release
 from recsys.config import Config
 from recsys.offline.catalogue import Catalogue
-from recsys.online.clock import Clock
 from recsys.online.embedded import connect
 from recsys.online.store import RedisStore
 from recsys.online.stream import RedisStream
 from recsys.pipeline import Recommender
 from recsys.serving.cursor import Cursors, read_key
+from recsys.serving.erasing import erase
 from recsys.serving.service import Service
+from recsys.serving.timing import is_on_logs, service_clock
 
 
 def open_service(config: Config, verify: bool = True) -> Service:
@@ -31,16 +32,16 @@ def open_service(config: Config, verify: bool = True) -> Service:
     loaded = release.load(config.releases_path, verify=verify)
     with ExitStack() as stack:
         client = stack.enter_context(connect(config.online, config.data_dir)).client
-        wanted = config.serving.clock
-        on_logs = wanted == "logs" or (wanted == "auto" and loaded.manifest.world)
+        clock = service_clock(config, client, loaded.manifest)
         store = RedisStore(client, Catalogue.load(loaded.path / "catalogue"), config.online)
         return Service(
             Recommender.open(config, loaded, store),
             store,
             RedisStream(client, config.online),
-            Clock(client, loaded.manifest.logs_end if on_logs else None),
+            clock,
             Cursors(read_key(config.data_dir / "cursor.key"), config.serving.cursor_ttl_s),
             api_key=config.serving.api_key,
-            wall=(lambda: time.time_ns() // 1000) if on_logs else None,
+            wall=(lambda: time.time_ns() // 1000) if is_on_logs(config, loaded.manifest) else None,
+            eraser=lambda user: erase(config, client, clock, user).model_dump(),
             resources=stack.pop_all(),
         )

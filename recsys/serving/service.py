@@ -14,15 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from recsys.errors import RecsysError, RequestError
+from recsys.errors import DependencyError, RecsysError, RequestError
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.ids import to_int64
 from recsys.online import records
 from recsys.online.clock import Clock
-from recsys.online.commands import send
 from recsys.online.generations import current
+from recsys.online.lag import read_lag
 from recsys.online.store import RedisStore
-from recsys.online.stream import RedisStream, position
+from recsys.online.stream import RedisStream
 from recsys.serving.cursor import Cursors, grow
 from recsys.serving.metrics import Metrics
 from recsys.serving.wire import Rejected, feed_body, parse_events
@@ -57,12 +57,15 @@ class Service:
         *,
         api_key: str | None = None,
         wall: Callable[[], int] | None = None,
+        eraser: Callable[[str], dict[str, Any]] | None = None,
         resources: ExitStack | None = None,
     ) -> None:
         """
         Args:
             api_key: what writes must present; None lets everybody write.
             wall: the wall clock in microseconds, when `clock` is a world's and clients may report wall times.
+            eraser: removes the user of this id from both stores, gives the receipt (`erasing.Receipt`); None where
+                there is no lake.
             resources: what `close` gives back.
         """
         self.api_key = api_key
@@ -73,6 +76,7 @@ class Service:
         self._clock = clock
         self._cursors = cursors
         self._wall = wall
+        self._eraser = eraser
         self._resources = resources if resources is not None else ExitStack()
 
     @property
@@ -128,6 +132,16 @@ class Service:
         self.metrics.events.labels("rejected").inc(len(rejected))
         return len(events), rejected
 
+    def erase(self, user_id: str) -> dict[str, Any]:
+        """Remove a user, known or not, from both stores; gives `erasing.Receipt`. Takes as long as reading the lake.
+
+        Raises: RequestError for an impossible id, DependencyError when it cannot be done, or not all of it, now.
+        """
+        _id("user_id", user_id)
+        if self._eraser is None:
+            raise DependencyError("this service knows no lake to erase from; run `recsys erase` where the lake is")
+        return self._eraser(user_id)
+
     def not_ready(self) -> list[str]:
         """Why a feed cannot be answered now, as sentences; empty when it can."""
         try:
@@ -137,15 +151,12 @@ class Service:
         return []
 
     def metrics_page(self) -> bytes:
-        """Prometheus text; the stream's lag is left as it was when Redis does not answer."""
-        client = self._store.client
+        """Prometheus text; without the stores' lag when Redis does not answer."""
         try:
-            applied = send(client, "GET", current(client).applied) or b""
-            waiting = self._stream.read(applied.decode(), 1)
-            self.metrics.stream_lag.set(time.time() - position(waiting[0].id)[0] / 1000 if waiting else 0.0)
+            lag = read_lag(self._store.client)
         except RecsysError:
-            pass
-        return self.metrics.page()
+            lag = None
+        return self.metrics.page(lag)
 
     def close(self) -> None:
         self._resources.close()
@@ -160,6 +171,7 @@ class Service:
             release=self.release_name,
             policy=POLICY,
             watermark=slate.watermark,
+            user_watermark=slate.context.user_watermark,
             post_id=post_id,
             position=np.arange(len(chosen), dtype=np.int32),
             propensity=slate.propensity,
