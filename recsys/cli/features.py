@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
+from typing import Annotated
+
+import typer
 from rich.table import Table
 
 from recsys.cli.common import ConfigOption, JsonOption, SetOption, console_for, group, print_json
@@ -18,11 +23,49 @@ def features_list(
     load(config, overrides or ())
     from recsys.features.spec import FEATURES
 
-    table = Table("feature", "of", "kind", "default", "transform", "meaning")
+    table = Table("feature", "of", "from", "kind", "default", "transform", "meaning")
     for feature in FEATURES:
+        default = "missing" if math.isnan(feature.default) else f"{feature.default:g}"
         table.add_row(
-            feature.name, feature.entity, feature.kind, f"{feature.default:g}", feature.transform, feature.meaning
+            feature.name, feature.entity, feature.source, feature.kind, default, feature.transform, feature.meaning
         )
     console_for(as_json).print(table)
     if as_json:
-        print_json({"features": [feature._asdict() for feature in FEATURES]})
+        rows = [feature._asdict() for feature in FEATURES]
+        # NaN is no JSON: a default that says missing becomes null.
+        print_json({"features": [{name: row[name] for name in row if name != "read"} for row in rows]})
+
+
+@app.command("verify")
+def features_verify(
+    requests: Annotated[int, typer.Option(min=1, help="Feeds to serve and rebuild.")] = 1000,
+    logged: Annotated[
+        bool, typer.Option("--logged", help="Rebuild what was served last instead of driving a server.")
+    ] = False,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Serve feeds among events, rebuild every vector from Parquet as of its request, compare value by value."""
+    settings = load(config, overrides or ())
+    from recsys.evaluation.verify import verify, verify_logged
+    from recsys.progress import Progress
+
+    start = time.perf_counter()
+    figures = (verify_logged if logged else verify)(settings, requests, Progress())
+    figures["elapsed_s"] = round(time.perf_counter() - start, 1)
+    console = console_for(as_json)
+    if figures["features"]:
+        table = Table("feature", "mismatches", "request", "position", "served", "rebuilt")
+        for name, worst in figures["features"].items():
+            table.add_row(
+                name, *(str(worst[key]) for key in ("mismatches", "request_id", "position", "served", "rebuilt"))
+            )
+        console.print(table)
+    console.print(
+        f"{figures['values']:,} values of {figures['requests']:,} requests: {figures['mismatches']:,} differ by more "
+        f"than {figures['tolerance']:g}, the largest difference is {figures['max_relative_difference']}, "
+        f"{figures['bit_equal_share']:.4%} have equal bits"
+    )
+    if as_json:
+        print_json(figures)
+    if figures["mismatches"]:
+        raise typer.Exit(1)

@@ -62,7 +62,7 @@ def _hits(material: Material, clicks: Exposures, report: Report) -> dict[str, Ma
     retriever = Retriever(catalogue, material.towers, material.index, material.post_vectors, sources)
     two_tower = TwoTower(catalogue, material.towers, material.index)
     size = material.config.online.history_size
-    users = user_batch(catalogue, material.logs.events, clicks.user_row, clicks.now, size)
+    users = user_batch(catalogue, material.logs.events, clicks.user_row, clicks.now, clicks.history_seen, size)
     trends = _Trends(material)
     found = {name: np.zeros(len(clicks), bool) for name in ROWS}
     for i in range(len(clicks)):

@@ -61,7 +61,7 @@ def _clicks(
     state = snapshot(catalogue, material.logs.events, material.config.ranking.n_threads)
     store = SnapshotStore(catalogue, state, material.config.online, returned)
     recommender = Recommender(
-        material.config, material.release.version, store, catalogue, material.towers, material.index,
+        material.config, material.release.version, now, store, catalogue, material.towers, material.index,
         material.post_vectors, material.rankers,
     )  # fmt: skip
     popular = _by_popularity(material)

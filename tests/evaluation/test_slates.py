@@ -25,8 +25,8 @@ def recommender(material):
     state = snapshot(material.catalogue, material.logs.events, 1)
     store = SnapshotStore(material.catalogue, state, material.config.online, _returned(material))
     return Recommender(
-        material.config, "r", store, material.catalogue, material.towers, material.index, material.post_vectors,
-        material.rankers,
+        material.config, "r", material.logs_end, store, material.catalogue, material.towers, material.index,
+        material.post_vectors, material.rankers,
     )  # fmt: skip
 
 

@@ -1,0 +1,152 @@
+"""Training/serving skew: the feature vectors a server logged, held against the same vectors rebuilt from the lake.
+
+Takes a lake that requests were logged into and the release that answered them, gives figures. What is rebuilt goes
+through `ranking.examples.build_examples`, the function that training uses: equal vectors mean that the ranker is asked
+about the very numbers it would have learned from. It does not know who made the requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys import release
+from recsys.config import Config
+from recsys.errors import DataError
+from recsys.features.spec import NAMES
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.labels import Events, Exposures, mentioned_ids, read_events, watermarks
+from recsys.offline.lake import Lake
+from recsys.ranking.examples import build_examples
+from recsys.retrieval.towers import Towers
+from recsys.types import Doubles, Floats
+
+TOLERANCE = 1e-6
+"""Of float32 values whose float64 counts agree within 1e-12; see `differences`."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """Vectors as they were served, and all it takes to build them again."""
+
+    n_requests: int
+    exposures: Exposures
+    """Every returned post, V of them, request after request."""
+    features: Floats
+    """(V, F)."""
+    events: Events
+
+
+def catalogue_for(loaded: release.Release, lake: Lake) -> Catalogue:
+    """The release's, with rows for users whom it does not know: the online store counts for those all the same."""
+    return Catalogue.load(loaded.path / "catalogue").with_users(mentioned_ids(lake)[1])
+
+
+def served(lake: Lake, catalogue: Catalogue, config: Config, version: str, n_requests: int) -> Served:
+    """The newest requests that this release answered.
+
+    Args:
+        catalogue: see `catalogue_for`.
+    Raises: DataError when there is none, or when a vector has another length than this program's.
+    """
+    columns = ["request_id", "user_id", "now", "release", "watermark", "user_watermark"]
+    requests = lake.read("requests", columns)
+    requests = requests.filter(pc.and_(pc.equal(requests["release"], version), pc.is_valid(requests["watermark"])))
+    if not len(requests):
+        raise DataError(f"{lake.url} holds no request that release {version} answered; serve some feeds first")
+    requests = requests.sort_by([("now", "descending"), ("request_id", "ascending")]).slice(0, n_requests)
+    returned = lake.read("returned", ["request_id", "post_id", "position", "features"])
+    returned = returned.filter(pc.is_in(returned["request_id"], value_set=requests["request_id"].combine_chunks()))
+    returned = returned.sort_by([("request_id", "ascending"), ("position", "ascending")])
+    order = pc.sort_indices(requests["request_id"])
+    requests = requests.take(order)
+    of_request = np.searchsorted(requests["request_id"].to_numpy(), returned["request_id"].to_numpy())
+    events, arrivals = read_events(lake, catalogue, config.offline)
+    now = requests["now"].cast(pa.int64()).to_numpy()[of_request]
+    rows = np.zeros(len(of_request), np.int32)
+    exposures = Exposures(
+        request_id=returned["request_id"].to_numpy(),
+        user_row=catalogue.user_rows(requests["user_id"].to_numpy()[of_request]),
+        post_row=catalogue.post_rows(returned["post_id"].to_numpy()),
+        position=returned["position"].to_numpy().astype(np.int32),
+        now=now,
+        seen=arrivals.seen(now, watermarks(requests["watermark"])[of_request]),
+        history_seen=arrivals.seen(now, watermarks(requests["user_watermark"])[of_request]),
+        shown_at=now,
+        policy=rows,
+        propensity=np.ones(len(rows), np.float32),
+        click=rows > 0,
+    )
+    return Served(len(requests), exposures, _matrix(returned["features"]), events)
+
+
+def rebuilt(material: Served, config: Config, loaded: release.Release, catalogue: Catalogue) -> Floats:
+    """The same vectors from the lake, each up to its request's logged watermark, (V, F)."""
+    examples = build_examples(
+        catalogue,
+        material.events,
+        material.exposures,
+        Towers.load(loaded.path / "towers"),
+        np.load(loaded.path / "index" / "post_vectors.npy", mmap_mode="r"),
+        config.online.history_size,
+        config.ranking.n_threads,
+    )
+    return examples.features
+
+
+def differences(one: Floats, other: Floats) -> Doubles:
+    """|a - b| / max(1, |a|, |b|), (V, F); 0 where both are missing, infinite where one is.
+
+    Relative, but not below 1: of a similarity of two vectors that nearly cancel to 0, no digit is significant.
+    """
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    missing = np.isnan(a), np.isnan(b)
+    distance = np.abs(a - b) / np.maximum(np.maximum(np.abs(a), np.abs(b)), 1.0)
+    return np.where(missing[0] & missing[1], 0.0, np.where(missing[0] | missing[1], np.inf, distance))
+
+
+def compare(material: Served, other: Floats) -> dict[str, Any]:
+    """The report: how many values were held against each other and which features differ, with the worst of each."""
+    difference = differences(material.features, other)
+    equal_bits = (material.features == other) | (np.isnan(material.features) & np.isnan(other))
+    wrong = difference > TOLERANCE
+    features = {}
+    for column in np.flatnonzero(wrong.any(axis=0)):
+        worst = int(np.argmax(difference[:, column]))
+        features[NAMES[column]] = {
+            "mismatches": int(wrong[:, column].sum()),
+            "request_id": str(material.exposures.request_id[worst]),
+            "position": int(material.exposures.position[worst]),
+            "served": _number(material.features[worst, column]),
+            "rebuilt": _number(other[worst, column]),
+        }
+    largest = float(difference.max(initial=0.0))
+    return {
+        "requests": material.n_requests,
+        "moments": len(np.unique(material.exposures.seen)),
+        "values": int(difference.size),
+        "mismatches": int(wrong.sum()),
+        "max_relative_difference": largest if np.isfinite(largest) else None,
+        "tolerance": TOLERANCE,
+        "bit_equal_share": round(float(equal_bits.mean()), 6) if equal_bits.size else None,
+        "features": features,
+    }
+
+
+def _matrix(lists: pa.ChunkedArray) -> Floats:
+    flat = lists.combine_chunks()
+    lengths = pc.list_value_length(flat).fill_null(0).to_numpy()
+    if (lengths != len(NAMES)).any():
+        raise DataError(
+            f"returned.features must hold {len(NAMES)} values, found {int(lengths[lengths != len(NAMES)][0])}; "
+            "they were served under another definition of features"
+        )
+    return np.asarray(flat.flatten().to_numpy().reshape(len(lists), len(NAMES)))
+
+
+def _number(value: np.float32) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,156 @@
+"""Features served against features rebuilt: on traffic of our own beside a copy of the lake, or on what was logged.
+
+Takes settings of a trained data folder, gives the report of `skew`. Nothing is written to the data folder: the server
+that is driven has a Redis and a lake of its own, which begins with the same files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+from pyarrow import fs
+
+from recsys import release
+from recsys.config import Config
+from recsys.errors import DependencyError
+from recsys.evaluation.skew import catalogue_for, compare, rebuilt, served
+from recsys.evaluation.traffic import Sent, drive
+from recsys.features.point_in_time import snapshot
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.labels import read_events
+from recsys.offline.lake import Lake
+from recsys.online.embedded import connect
+from recsys.online.generations import current
+from recsys.online.lake_sink import lake_watermark
+from recsys.online.store import load_snapshot
+from recsys.online.stream import RedisStream
+from recsys.progress import Progress, Report
+from recsys.serving.server import running_server
+
+FEED_SIZE = 20
+EVENTS_PER_REQUEST = 10
+_USERS_PER_REQUEST = 0.2
+_UNKNOWN_USERS = 5
+_CATCH_UP_S = 120.0
+_REQUESTS_PER_MOMENT = 10
+
+
+def verify(config: Config, n_requests: int, progress: Progress) -> dict[str, Any]:
+    """Start a server on a copy of the lake, interleave feeds with events, rebuild every vector it served.
+
+    Raises: DependencyError when the traffic did not reach the copy, and as the steps it takes.
+    """
+    loaded = release.load(config.releases_path)
+    with tempfile.TemporaryDirectory(prefix="recsys-verify-") as folder:
+        apart = _apart(config, Path(folder))
+        lake = Lake(apart.lake_url)
+        with progress.stage("copy the lake"):
+            _copy(Lake(config.lake_url), lake)
+        with connect(apart.online, apart.data_dir) as connection:
+            with progress.stage("online features") as report:
+                catalogue = catalogue_for(loaded, lake)
+                events, _ = read_events(lake, catalogue, apart.offline)
+                state = snapshot(catalogue, events, apart.ranking.n_threads)
+                watermark, logs_end = lake_watermark(lake), loaded.manifest.logs_end
+                load_snapshot(connection.client, catalogue, state, apart.online, watermark, logs_end, report)
+            with progress.stage("feeds and events") as report, running_server(apart) as url:
+                users = _users(catalogue, n_requests, config.evaluation.seed)
+                sent = interleave(connection.client, lake, url, users, n_requests, apart, report)
+        with progress.stage("rebuild"):
+            figures = _report(apart, lake, loaded, n_requests)
+    if figures["requests"] != n_requests or sent.events < EVENTS_PER_REQUEST * n_requests:
+        raise DependencyError(
+            f"{n_requests} requests with {EVENTS_PER_REQUEST} events each were to be served, the lake has "
+            f"{figures['requests']} and {sent.events} events; look at the log of the server"
+        )
+    if figures["moments"] * _REQUESTS_PER_MOMENT < n_requests:
+        raise DependencyError(
+            f"events were to be applied between {n_requests} feeds, but these saw only {figures['moments']} different "
+            "moments of the stream; try again when the machine is less busy"
+        )
+    return {**figures, "events": sent.events}
+
+
+def interleave(
+    client: redis.Redis, lake: Lake, url: str, users: Sequence[str], n_requests: int, config: Config, report: Report
+) -> Sent:
+    """Feeds among events, from when the consumer works until both stores have everything."""
+    stream = RedisStream(client, config.online)
+    seed = config.evaluation.seed
+    drive(url, users[:1], 1, FEED_SIZE, seed + 1, lambda done, total: None)
+    _wait_until(lambda: client.get(current(client).applied) == stream.last_id().encode(), "online store")
+    sent = drive(url, users, n_requests, FEED_SIZE, seed, report)
+    _wait_until(lambda: lake_watermark(lake) == stream.last_id(), "lake")
+    return sent
+
+
+def verify_logged(config: Config, n_requests: int, progress: Progress) -> dict[str, Any]:
+    """Rebuild what the current release served last, as this lake has it.
+
+    Raises: DataError when it served nothing yet.
+    """
+    loaded = release.load(config.releases_path)
+    with progress.stage("rebuild"):
+        return _report(config, Lake(config.lake_url), loaded, n_requests)
+
+
+def _report(config: Config, lake: Lake, loaded: release.Release, n_requests: int) -> dict[str, Any]:
+    catalogue = catalogue_for(loaded, lake)
+    material = served(lake, catalogue, config, loaded.version, n_requests)
+    return compare(material, rebuilt(material, config, loaded, catalogue))
+
+
+def _apart(config: Config, folder: Path) -> Config:
+    """The same settings with stores of their own; the releases stay where they are."""
+    return config.model_copy(
+        update={
+            "data_dir": folder,
+            "releases_dir": config.releases_path.resolve(),
+            "offline": config.offline.model_copy(update={"url": None}),
+            "online": config.online.model_copy(update={"url": None}),
+            "serving": config.serving.model_copy(update={"workers": 1, "api_key": None}),
+        }
+    )
+
+
+def _copy(lake: Lake, target: Lake) -> None:
+    """The files of a lake under another folder; local ones as second names, since a lake never changes a file."""
+    if not isinstance(lake.filesystem, fs.LocalFileSystem):
+        fs.copy_files(
+            lake.root, target.root, source_filesystem=lake.filesystem, destination_filesystem=target.filesystem
+        )
+        return
+
+    def link(source: str, copy: str) -> None:
+        try:
+            os.link(source, copy)
+        except OSError:  # another disk, or a filesystem without links
+            shutil.copy2(source, copy)
+
+    shutil.copytree(lake.root, target.root, copy_function=link)
+
+
+def _users(catalogue: Catalogue, n_requests: int, seed: int) -> list[str]:
+    """Few enough that most come back, and some whom nobody knows."""
+    n = min(max(int(n_requests * _USERS_PER_REQUEST), 1), catalogue.n_users)
+    known = np.random.default_rng(seed).choice(np.asarray(catalogue.user_id), n, replace=False)
+    return [*map(str, known), *(f"nobody {i}" for i in range(_UNKNOWN_USERS))]
+
+
+def _wait_until(done: Callable[[], bool], store: str) -> None:
+    deadline = time.monotonic() + _CATCH_UP_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise DependencyError(
+                f"the consumer must bring the whole stream into the {store} within {_CATCH_UP_S:.0f} s and did not; "
+                "look at the log of the server"
+            )
+        time.sleep(0.05)

@@ -1,0 +1,185 @@
+"""Vectors that a real server logged equal those rebuilt from Parquet, and whatever makes them differ is named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from recsys import release
+from recsys.cli import app
+from recsys.config import Config
+from recsys.errors import DataError
+from recsys.evaluation import skew, verify
+from recsys.evaluation.skew import Served, catalogue_for, compare, differences, rebuilt, served
+from recsys.evaluation.traffic import Sent
+from recsys.features import assemble, point_in_time
+from recsys.features.spec import NAMES, RATES
+from recsys.offline.catalogue import Catalogue
+from recsys.offline.lake import Lake
+from recsys.online.embedded import connect
+from recsys.progress import Progress
+from recsys.ranking import examples
+from recsys.serving.server import running_server
+from recsys.types import HOUR
+
+N_REQUESTS = 40
+
+
+@dataclass
+class Logged:
+    """What a server logged, read back once for all tests."""
+
+    config: Config
+    loaded: release.Release
+    catalogue: Catalogue
+    material: Served
+
+    def report(self):
+        return compare(self.material, rebuilt(self.material, self.config, self.loaded, self.catalogue))
+
+
+@pytest.fixture(scope="module")
+def logged(tiny_world):
+    loaded = release.load(tiny_world.releases_path)
+    catalogue = Catalogue.load(loaded.path / "catalogue")
+    lake = Lake(tiny_world.lake_url)
+    with connect(tiny_world.online, tiny_world.data_dir) as connection, running_server(tiny_world) as url:
+        users = verify._users(catalogue, N_REQUESTS, 0)
+        verify.interleave(connection.client, lake, url, users, N_REQUESTS, tiny_world, lambda done, total: None)
+    catalogue = catalogue_for(loaded, lake)
+    return Logged(tiny_world, loaded, catalogue, served(lake, catalogue, tiny_world, loaded.version, N_REQUESTS))
+
+
+def test_what_was_served_is_rebuilt_value_by_value(logged):
+    report = logged.report()
+    assert report["mismatches"] == 0, report["features"]
+    assert report["features"] == {}
+    assert report["requests"] == N_REQUESTS
+    assert report["values"] == len(logged.material.exposures) * len(NAMES) > 0
+    assert 0.99 < report["bit_equal_share"] <= 1
+    assert report["max_relative_difference"] <= report["tolerance"] == skew.TOLERANCE
+
+
+def test_requests_saw_different_moments_and_users_whom_the_release_does_not_know(logged):
+    exposures = logged.material.exposures
+    assert len(np.unique(exposures.seen)) > N_REQUESTS / 4, "events were applied between feeds"
+    assert (exposures.history_seen <= exposures.seen).all()
+    known = Catalogue.load(logged.loaded.path / "catalogue")
+    assert (known.user_rows(logged.catalogue.user_id[exposures.user_row]) < 0).any()
+
+
+def test_a_feature_that_sees_the_future_is_named(logged, monkeypatch):
+    plain = point_in_time.as_of
+
+    def leaky(entity, *columns):
+        *events, key, now, order, n_threads = columns
+        order = order + 200 if entity.name == "author" else order
+        return plain(entity, *events, key, now, order, n_threads)
+
+    monkeypatch.setattr(point_in_time, "as_of", leaky)
+    report = logged.report()
+    assert report["mismatches"] > 0
+    assert all(name.startswith("author") for name in report["features"])
+
+
+@pytest.mark.parametrize("by", [1, -1])
+def test_one_event_too_many_or_too_few_is_found(logged, monkeypatch, by):
+    plain = point_in_time.as_of
+
+    def off_by_one(entity, *columns):
+        *events, key, now, order, n_threads = columns
+        return plain(entity, *events, key, now, order + by, n_threads)
+
+    monkeypatch.setattr(point_in_time, "as_of", off_by_one)
+    report = logged.report()
+    assert report["mismatches"] > 0
+    assert set(report["features"]) <= set(NAMES)
+
+
+def test_a_history_off_by_one_click_is_found(logged, monkeypatch):
+    plain = examples.histories_at
+
+    def late(clicks, order, *rest):
+        return plain(clicks, order + 2000, *rest)
+
+    monkeypatch.setattr(examples, "histories_at", late)
+    assert {"history_language_share", "history_media_share", "tower_score"} & set(logged.report()["features"])
+
+
+def change_default(monkeypatch, action):
+    """A rate that training assumes where nothing was seen, a hundredth more than serving does."""
+    changed = [1.01 if of == action else 1.0 for _, of, _ in RATES]
+    monkeypatch.setattr(assemble, "_PRIOR", assemble._PRIOR * changed)
+
+
+def test_a_changed_default_is_named(logged, monkeypatch):
+    change_default(monkeypatch, "hide")
+    names = set(logged.report()["features"])
+    assert names == {name for name in NAMES if "hide_rate" in name}
+
+
+def test_a_clock_that_is_off_by_an_hour_is_named(logged):
+    exposures = replace(logged.material.exposures, now=logged.material.exposures.now + HOUR)
+    report = replace(logged, material=replace(logged.material, exposures=exposures)).report()
+    assert {"hour_of_day", "post_age", "post_impressions_1h", "tower_score"} <= set(report["features"])
+
+
+def test_the_report_shows_the_worst_value_of_a_feature(logged):
+    other = logged.material.features.copy()
+    other[3, 7] += 10
+    other[5, 7] += 99
+    report = compare(logged.material, other)
+    assert report["mismatches"] == 2
+    (name,) = report["features"]
+    assert name == NAMES[7]
+    worst = report["features"][name]
+    assert worst["request_id"] == str(logged.material.exposures.request_id[5])
+    assert worst["rebuilt"] - worst["served"] == pytest.approx(99)
+
+
+def test_missing_equals_missing_and_nothing_else():
+    a = np.array([[np.nan, np.nan, 1.0, 1000.0, 1e-9]], np.float32)
+    b = np.array([[np.nan, 1.0, np.nan, 1000.1, 2e-9]], np.float32)
+    difference = differences(a, b)[0]
+    assert difference[0] == 0
+    assert np.isinf(difference[1:3]).all()
+    assert difference[3] == pytest.approx(1e-4, rel=1e-2)
+    assert difference[4] == pytest.approx(1e-9)
+
+
+def test_a_release_that_served_nothing_says_so(logged):
+    with pytest.raises(DataError, match="no request that release r-none answered"):
+        served(Lake(logged.config.lake_url), logged.catalogue, logged.config, "r-none", 5)
+
+
+def options(config):
+    return ["--config", "configs/tiny.yaml", "--set", f"data_dir={config.data_dir}"]
+
+
+def test_the_command_drives_a_server_of_its_own_and_leaves_the_data_folder_alone(logged):
+    before = sorted(path for path in logged.config.data_dir.rglob("*.parquet"))
+    result = CliRunner().invoke(app, ["features", "verify", "--requests", "20", "--json", *options(logged.config)])
+    assert result.exit_code == 0, result.output
+    last = result.stdout.splitlines()[-1]
+    assert '"mismatches":0' in last
+    assert '"requests":20' in last
+    assert sorted(path for path in logged.config.data_dir.rglob("*.parquet")) == before
+
+
+def test_the_command_ends_with_1_and_names_the_feature(logged, monkeypatch):
+    change_default(monkeypatch, "like")
+    result = CliRunner().invoke(
+        app, ["features", "verify", "--logged", "--requests", "5", "--json", *options(logged.config)]
+    )
+    assert result.exit_code == 1
+    assert "like_rate" in result.stdout
+
+
+def test_traffic_that_did_not_arrive_is_an_error(logged, monkeypatch):
+    monkeypatch.setattr(verify, "interleave", lambda *_: Sent(0, 0))
+    monkeypatch.setattr(verify, "_report", lambda *_: {"requests": 0})
+    with pytest.raises(verify.DependencyError, match="look at the log of the server"):
+        verify.verify(logged.config, 3, Progress())
