@@ -17,7 +17,7 @@ from recsys.evaluation.metrics import auc
 from recsys.offline.lake import Lake
 from recsys.progress import Progress
 from recsys.ranking.rankers import RANKERS
-from recsys.training import learn
+from recsys.training import learn, read_material
 from recsys.world.simulate import simulate
 from recsys.world.world import World
 
@@ -80,8 +80,10 @@ def _figures(config: Config, world: WorldConfig, progress: Progress) -> dict[str
         lake = Lake(str(folder / "lake"))
         with progress.stage("simulate") as report:
             simulate(world, lake, folder / "world" / "truth", config.ranking.n_threads, report)
-        learned = learn(config, lake, progress)
+        material = read_material(config, lake, progress)
+        learned = learn(config, material, progress)
         figures = {ranker: float(learned.metrics["ranking"][ranker]["auc"]) for ranker in RANKERS}
-        test = learned.logs.exposures.take(learned.split.rows(learned.logs.exposures, "test"))
+        exposures = material.logs.exposures
+        test = exposures.take(learned.split.rows(exposures, "test"))
         probability, _ = World.open(folder / "world").true_click_probability(test.request_id, test.position)
         return {**figures, "oracle": cast(float, auc(probability, test.click))}  # the split saw to clicks

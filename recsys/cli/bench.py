@@ -54,6 +54,31 @@ def bench_simulate(
     _show(figures, as_json)
 
 
+@app.command("features")
+def bench_features(
+    scale: Annotated[float, typer.Option(min=0.0001, help="Of all sizes; 1 takes minutes and 6 GB.")] = 1.0,
+    peers: Annotated[
+        Path, typer.Option("--peers", help="Environment of DuckDB, Polars and Feast, from `make bench-peers`.")
+    ] = Path(".venv-peers"),
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Counts as of a time, a request's read and the stream, beside DuckDB, Polars, Feast and a bare MGET."""
+    settings = load(config, overrides or ())
+    from recsys.bench.features import bench_features as run
+    from recsys.progress import Progress
+
+    figures = run(settings.data_dir, scale, peers, Progress())
+    table = Table("part", "figure", "value")
+    for part, values in figures.items():
+        if isinstance(values, dict):
+            for name, value in values.items():
+                if not isinstance(value, dict | list):
+                    table.add_row(part, name, "-" if value is None else str(value))
+    console_for(as_json).print(table)
+    if as_json:
+        print_json(figures)
+
+
 @app.command("public")
 def bench_public(
     data: Annotated[

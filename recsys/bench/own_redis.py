@@ -1,0 +1,96 @@
+"""A redis-server for one benchmark: empty, on a Unix socket and on a free loopback port, gone when the block ends.
+
+Takes a folder for its data. The socket is what programs of ours use, the port is for peers that know nothing else. It
+keeps the append-only file that a served one keeps. It does not know what is stored.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import redis
+
+from recsys.config import OnlineConfig
+from recsys.errors import DependencyError
+from recsys.online import server
+from recsys.online.embedded import connect
+
+
+@dataclass(frozen=True)
+class OwnRedis:
+    """A running server."""
+
+    url: str
+    """An `online.url`."""
+    port: int
+    version: str
+    pid: int
+
+    @property
+    def config(self) -> OnlineConfig:
+        return OnlineConfig(url=self.url)
+
+
+@contextmanager
+def own_redis(folder: Path) -> Iterator[OwnRedis]:
+    """Raises: DependencyError when there is no redis-server to start or it does not come up."""
+    program, version = server.find_program()
+    folder.mkdir(parents=True, exist_ok=True)
+    # A socket's path must be short, wherever the data lie.
+    with tempfile.TemporaryDirectory(prefix="recsys-") as short:
+        path, port = Path(short) / "redis.sock", _free_port()
+        settings = {
+            "bind": "127.0.0.1", "port": port, "unixsocket": path, "unixsocketperm": 700, "dir": folder,
+            "logfile": folder / "redis.log", "daemonize": "no", "appendonly": "yes", "appendfsync": "everysec",
+            "save": "",
+        }  # fmt: skip
+        arguments = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
+        nothing = subprocess.DEVNULL
+        process = subprocess.Popen(
+            [program, *arguments], stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+        )
+        try:
+            _wait(process, path)
+            yield OwnRedis(f"unix://{path}?db=0", port, ".".join(map(str, version)), process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(server.STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def client_of(own: OwnRedis) -> Iterator[redis.Redis]:
+    """A client as the programs of the service have it."""
+    with connect(own.config, Path()) as connection:
+        yield connection.client
+
+
+def pin(pid: int, core: int) -> None:
+    """Keep a process on one core, the threads it already has included."""
+    for thread in psutil.Process(pid).threads():
+        psutil.Process(thread.id).cpu_affinity([core])
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait(process: subprocess.Popen[bytes], path: Path) -> None:
+    deadline = time.monotonic() + server.START_TIMEOUT_S
+    while not server.answers(path):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise DependencyError("the benchmark's redis-server did not come up; see whether redis-server runs at all")
+        time.sleep(0.01)

@@ -1,0 +1,138 @@
+"""Counts as of 5 million queries from 20 million events, beside DuckDB and Polars that start from the same tables.
+
+Takes a scale and the peers, gives rows a second. Everybody gets the same Arrow files, unsorted, and two threads, and
+gives the same (Q, 3) array in the order of the queries; reading the files is not timed, sorting is. What the peers
+made is held against ours before any time is told.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.bench.peers import Peers
+from recsys.features.as_of import as_of
+from recsys.features.spec import WEEK, Entity
+from recsys.memory import peak_memory
+from recsys.offline.labels import CLICK
+from recsys.progress import Report
+from recsys.types import DAY, HOUR, Doubles, Ids
+
+ITEM = Entity("item", ("click",), (HOUR, DAY, WEEK))
+N_THREADS = 2
+ROUNDS = 3
+START = 20_000 * DAY
+PEERS = ("duckdb", "polars")
+
+_SPAN = 14 * DAY
+"""336 of the shortest half-life: 2^336 fits a double, so peers may use sums that only grow."""
+_SCRIPTS = {name: f"{name}_as_of.py" for name in PEERS}
+_BATCH_ROWS = 1 << 20
+_EVENTS, _QUERIES, _ITEMS = 20_000_000, 5_000_000, 300_000
+
+
+def write_tables(folder: Path, scale: float, span: int = _SPAN) -> None:
+    """`events.arrow` and `queries.arrow`: entity_id and time in random order, ids popular as 1 / rank.
+
+    Queries also have their row, which spares the peers a numbering.
+    """
+    rng = np.random.default_rng(0)
+    n_items = max(10, round(_ITEMS * scale))
+    # Ids as outside logs have them: large, without order, most numbers unused.
+    ids = rng.permutation(np.unique(rng.integers(0, 1 << 40, 2 * n_items))[::2])[:n_items]
+    share = np.cumsum(1 / np.arange(1, len(ids) + 1))
+    for name, size in (("events", _EVENTS), ("queries", _QUERIES)):
+        n_rows = max(100, round(size * scale))
+        entity_id = ids[np.searchsorted(share, rng.random(n_rows) * share[-1])]
+        columns = {"entity_id": entity_id, "time": START + rng.integers(0, span, n_rows)}
+        if name == "queries":
+            columns["row"] = np.arange(n_rows)
+        table = pa.table(columns)
+        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=_BATCH_ROWS)
+
+
+def counts(events: pa.Table, queries: pa.Table) -> Doubles:
+    """Decayed counts as of each query, events strictly before it, (Q, 3)."""
+    time, now = _column(events, "time"), _column(queries, "time")
+    action = np.full(len(time), CLICK, np.int32)
+    key, query_key = _column(events, "entity_id"), _column(queries, "entity_id")
+    return as_of(ITEM, key, time, time, action, query_key, now, now, N_THREADS)[:, 0, :]
+
+
+def bench_point_in_time(folder: Path, scale: float, peers: Peers, report: Report) -> dict[str, Any]:
+    """Ours and the peers' times in turns, `ROUNDS` each.
+
+    `rows_per_s` is events and queries over the median of ours; a peer's is that of its best formulation, whose name is
+    in `best_formulation`. `ratio_to_best` is ours over the better peer's, above 1 where ours is faster.
+    `cpu_seconds` adds up all threads: on a busy machine it says more than the clock.
+    """
+    write_tables(folder, scale)
+    events, queries = (_read(folder / f"{name}.arrow") for name in ("events", "queries"))
+    n_rows = len(events) + len(queries)
+    counts(events.slice(0, 100), queries.slice(0, 100))  # compiles
+    seconds: list[float] = []
+    cpu_seconds: list[float] = []
+    peer_runs: dict[str, list[dict[str, Any]]] = {name: [] for name in PEERS}
+    peak_mb = 0.0
+    for number in range(ROUNDS):
+        with peak_memory() as peak:
+            start, cpu_start = time.perf_counter(), time.process_time()
+            made = counts(events, queries)
+            seconds.append(time.perf_counter() - start)
+            cpu_seconds.append(time.process_time() - cpu_start)
+        peak_mb = max(peak_mb, peak.megabytes)
+        if number == 0:
+            np.save(folder / "ours.npy", made)
+        del made
+        for name in PEERS:
+            run = peers.run(_SCRIPTS[name], folder, START, *ITEM.half_lives)
+            peer_runs[name] += [] if run is None else [run]
+        report(number + 1, ROUNDS)
+    rate = n_rows / float(np.median(seconds))
+    told = {name: _peer(runs, n_rows) for name, runs in peer_runs.items()}
+    rates = {name: figures["rows_per_s"] for name, figures in told.items() if figures is not None}
+    return {
+        "rows_per_s": round(rate),
+        **{f"{name}_rows_per_s": rates.get(name) for name in PEERS},
+        "ratio_to_best": round(rate / max(rates.values()), 3) if rates else None,
+        "events": len(events),
+        "queries": len(queries),
+        "threads": N_THREADS,
+        "seconds": [round(second, 3) for second in seconds],
+        "cpu_seconds": [round(second, 3) for second in cpu_seconds],
+        "peak_memory_mb": peak_mb,
+        "peers": told,
+    }
+
+
+def _peer(runs: list[dict[str, Any]], n_rows: int) -> dict[str, Any] | None:
+    """All that the runs of one peer say, None when one of them failed."""
+    if len(runs) < ROUNDS:
+        return None
+    seconds, cpu_seconds = (
+        {name: [run[kind][name] for run in runs] for name in runs[0][kind]} for kind in ("seconds", "cpu_seconds")
+    )
+    best = min(seconds, key=lambda name: float(np.median(seconds[name])))
+    return {
+        "rows_per_s": round(n_rows / float(np.median(seconds[best]))),
+        "best_formulation": best,
+        "version": runs[0]["version"],
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "max_relative_difference": max(run["max_relative_difference"] for run in runs),
+        "peak_memory_mb": max(run["peak_memory_mb"] for run in runs),
+    }
+
+
+def _read(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _column(table: pa.Table, name: str) -> Ids:
+    # Always read-only, whether it came in one piece or several: kernels are compiled for one or the other.
+    return np.asarray(table[name].combine_chunks().to_numpy())
