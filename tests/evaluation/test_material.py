@@ -87,8 +87,8 @@ def test_what_a_client_made_up_inside_the_test_share_has_no_truth_and_does_not_c
 
 
 def test_logs_that_the_release_does_not_know_are_refused_with_the_remedy(copied_world, material):
-    stream_in(copied_world, material.logs_end - HOUR)
     lake = Lake(copied_world.lake_url)
+    stream_in(copied_world, lake.info()["logs_end"] - HOUR)
     lake.finish({**lake.info(), "origin": "elsewhere"})
     with pytest.raises(DataError, match=r"holds 1 exposures .* run `recsys train` again"):
         gather(copied_world)

@@ -56,7 +56,7 @@ def users_of(cat, now):
     clicks = clicks_of(cat)
     asked = rows([-1, 0, 1, 2, 3, 4, 5, -1])
     now = np.full(len(asked), now) - np.arange(len(asked)) * DAY
-    history = histories_at(clicks.user_row, clicks.post_row, clicks.time, asked, now, 12)
+    history = histories_at(clicks, clicks.time, asked, now, 12)
     return UserBatch.from_rows(cat, asked, history, now)
 
 

@@ -60,7 +60,7 @@ def test_the_loss_is_the_corrected_softmax_written_out(cat, monkeypatch, gap):
     drawn = pool[torch.randint(len(pool), (40,), generator=torch.Generator().manual_seed(4)).numpy()]
     positive, now = clicks.post_row[batch], clicks.time[batch]
     towers = model.export(reference=int(clicks.time[-1]))
-    history = histories_at(clicks.user_row, clicks.post_row, clicks.time, clicks.user_row[batch], now, 8)
+    history = histories_at(clicks, clicks.time, clicks.user_row[batch], now, 8)
     users = towers.user_vectors(cat, UserBatch.from_rows(cat, clicks.user_row[batch], history, now))
     posts = towers.post_vectors(cat)
     times_clicked = np.bincount(clicks.post_row, minlength=400)
