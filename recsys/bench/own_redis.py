@@ -1,7 +1,7 @@
 """A redis-server for one benchmark: empty, on a Unix socket and on a free loopback port, gone when the block ends.
 
 Takes a folder for its data. The socket is what programs of ours use, the port is for peers that know nothing else. It
-keeps the append-only file that a served one keeps. It does not know what is stored.
+has the settings of a served one. It does not know what is stored.
 """
 
 from __future__ import annotations
@@ -47,16 +47,8 @@ def own_redis(folder: Path) -> Iterator[OwnRedis]:
     # A socket's path must be short, wherever the data lie.
     with tempfile.TemporaryDirectory(prefix="recsys-") as short:
         path, port = Path(short) / "redis.sock", _free_port()
-        settings = {
-            "bind": "127.0.0.1", "port": port, "unixsocket": path, "unixsocketperm": 700, "dir": folder,
-            "logfile": folder / "redis.log", "daemonize": "no", "appendonly": "yes", "appendfsync": "everysec",
-            "save": "",
-        }  # fmt: skip
-        arguments = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
-        nothing = subprocess.DEVNULL
-        process = subprocess.Popen(
-            [program, *arguments], stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
-        )
+        command, nothing = [program, *server.arguments(folder, path, port)], subprocess.DEVNULL
+        process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
         try:
             _wait(process, path)
             yield OwnRedis(f"unix://{path}?db=0", port, ".".join(map(str, version)), process.pid)

@@ -19,7 +19,7 @@ from recsys.features.decay import JIT, run
 from recsys.features.spec import Entity
 from recsys.types import Doubles, Ids, Rows, Times
 
-ROUND_ROWS = 1 << 23
+ROUND_ROWS = 1 << 24
 """Rows a thread works on at a time, 32 bytes each; the memory beyond input and output is this times the threads."""
 _BUCKET_ROWS = 1 << 13
 """32 bytes each: a quarter of a megabyte, and as much again for sorting and running."""
@@ -136,11 +136,24 @@ def _round(  # type: ignore[no-untyped-def]
     queries = np.empty((query_end[-1], 4), np.int64)
     _gather_events(key, time, order, action, kept, round_number, n_rounds, event_end - n_events, events)
     _gather_queries(query_key, query_now, query_order, round_number, n_rounds, query_end - n_queries, queries)
+    # Room for the largest bucket, once: memory that is given back and taken again is cleared each time.
+    largest = n_events.max() + n_queries.max()
+    room = np.empty((5, largest), np.int64)
+    keys, places = np.empty(_table_size(n_queries.max()), np.int64), np.empty(_table_size(n_queries.max()), np.int64)
     for bucket in range(n_buckets):
         if n_queries[bucket] and n_events[bucket]:
             some_events = events[event_end[bucket] - n_events[bucket] : event_end[bucket]]
             some_queries = queries[query_end[bucket] - n_queries[bucket] : query_end[bucket]]
-            _bucket(some_events, some_queries, half_life_us, out)
+            _bucket(some_events, some_queries, room, keys, places, half_life_us, out)
+
+
+@JIT
+def _table_size(n_keys):  # type: ignore[no-untyped-def]
+    """Slots of a hash table that stays half empty: a power of two."""
+    size = 1
+    while size < 2 * n_keys:
+        size *= 2
+    return size
 
 
 @JIT
@@ -155,13 +168,11 @@ def _slot(key, keys, places):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def _bucket(events, queries, half_life_us, out):  # type: ignore[no-untyped-def]
+def _bucket(events, queries, room, keys, places, half_life_us, out):  # type: ignore[no-untyped-def]
     """One merge. Keys are replaced by dense places, found in a hash table of the queried ones."""
-    size = 1
-    while size < 2 * queries.shape[0]:
-        size *= 2
-    keys = np.empty(size, np.int64)
-    places = np.full(size, -1)
+    size = _table_size(queries.shape[0])
+    keys, places = keys[:size], places[:size]
+    places[:] = -1
     n_keys = 0
     for q in range(queries.shape[0]):
         at = _slot(queries[q, 0], keys, places)
@@ -172,10 +183,10 @@ def _bucket(events, queries, half_life_us, out):  # type: ignore[no-untyped-def]
         queries[q, 0] = places[at]
     for e in range(events.shape[0]):
         events[e, 0] = places[_slot(events[e, 0], keys, places)]  # -1: nobody asks
-    n = events.shape[0] + queries.shape[0]
-    row, moment, what = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-    event_at = _sorted_by(events)
-    query_at = _sorted_by(queries)
+    row, moment, what = room[0], room[1], room[2]
+    n_events = events.shape[0]
+    event_at = _sorted_by(events, room[3, :n_events], room[0, :n_events])
+    query_at = _sorted_by(queries, room[4, : queries.shape[0]], room[1, : queries.shape[0]])
     e = 0
     for place in range(queries.shape[0]):
         q = query_at[place]
@@ -195,8 +206,10 @@ def _bucket(events, queries, half_life_us, out):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def _sorted_by(rows):  # type: ignore[no-untyped-def]
+def _sorted_by(rows, words, other):  # type: ignore[no-untyped-def]
     """Places of rows in ascending order of column 2, equal ones as they come: a radix sort, 11 bits at a time.
+
+    `words` gets them, `other` is room to work in, both (n,).
 
     What is sorted is the order with the place in its low bits, so that one word moves per row and pass. Where both do
     not fit into 63 bits, low bits of the order would be lost: then a sort by comparison.
@@ -208,17 +221,19 @@ def _sorted_by(rows):  # type: ignore[no-untyped-def]
         low = min(low, rows[i, 2])
         high = max(high, rows[i, 2])
     if ascending:
-        return np.arange(n)
+        for i in range(n):
+            words[i] = i
+        return words
     place_bits, bits = 1, 1
     while n >> place_bits:
         place_bits += 1
     # Differences of int64 may need 64 bits; compared as doubles first they cannot wrap around.
     if float(high) - float(low) >= 2.0**62 or (high - low) >> (63 - place_bits):
-        return np.argsort(rows[:, 2].copy(), kind="mergesort")
+        words[:] = np.argsort(rows[:, 2].copy(), kind="mergesort")
+        return words
     while (high - low) >> bits:
         bits += 1
-    words = np.empty(n, np.int64)
-    other = np.empty(n, np.int64)
+    result = words
     for i in range(n):
         words[i] = (rows[i, 2] - low) << place_bits | i
     starts = np.empty(2048, np.int64)
@@ -234,4 +249,6 @@ def _sorted_by(rows):  # type: ignore[no-untyped-def]
             other[starts[digit]] = words[i]
             starts[digit] += 1
         words, other = other, words
-    return words & ((1 << place_bits) - 1)
+    for i in range(n):
+        result[i] = words[i] & ((1 << place_bits) - 1)
+    return result

@@ -90,8 +90,29 @@ def start(folder: Path, socket_path: Path) -> None:
             f"the data in {folder} was written by Redis 7 or newer, but {program} is {'.'.join(map(str, version))}; "
             "put the newer redis-server on the PATH, or remove the folder and run `recsys train`"
         )
+    log_start = (folder / "redis.log").stat().st_size if (folder / "redis.log").exists() else 0
+    process = subprocess.Popen(
+        [program, *arguments(folder, socket_path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_up(process, socket_path, folder / "redis.log", log_start)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    # Somebody has to take its exit status, whoever stops it: else it stays a zombie for as long as this program runs.
+    threading.Thread(target=process.wait, name="redis-server-exit", daemon=True).start()
+
+
+def arguments(folder: Path, socket_path: Path, port: int = 0) -> list[str]:
+    """How a server of ours is started; port 0 is none but the socket."""
     settings = {
-        "port": "0",
+        "bind": "127.0.0.1",
+        "port": str(port),
         "unixsocket": str(socket_path),
         "unixsocketperm": "700",
         "dir": str(folder),
@@ -108,23 +129,7 @@ def start(folder: Path, socket_path: Path) -> None:
         # A row that is evicted reads as a count of zero.
         "maxmemory-policy": "noeviction",
     }
-    arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    log_start = (folder / "redis.log").stat().st_size if (folder / "redis.log").exists() else 0
-    process = subprocess.Popen(
-        [program, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_until_up(process, socket_path, folder / "redis.log", log_start)
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    # Somebody has to take its exit status, whoever stops it: else it stays a zombie for as long as this program runs.
-    threading.Thread(target=process.wait, name="redis-server-exit", daemon=True).start()
+    return [word for name, value in settings.items() for word in (f"--{name}", value)]
 
 
 def stop(socket_path: Path) -> None:
