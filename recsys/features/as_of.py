@@ -12,6 +12,8 @@ always walked in the same order by one thread, so no bit depends on how many thr
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -19,8 +21,9 @@ from recsys.features.decay import JIT, run
 from recsys.features.spec import Entity
 from recsys.types import Doubles, Ids, Rows, Times
 
-ROUND_ROWS = 1 << 24
-"""Rows a thread works on at a time, 32 bytes each; the memory beyond input and output is this times the threads."""
+ROUND_ROWS = 1 << 23
+"""Rows a thread works on at a time, 32 bytes each. The memory beyond input and output is this times the threads, and
+four bytes per row for the number of its bucket."""
 _BUCKET_ROWS = 1 << 13
 """32 bytes each: a quarter of a megabyte, and as much again for sorting and running."""
 
@@ -45,21 +48,41 @@ def as_of(
     out = np.zeros((len(query_key), *entity.shape))
     if not len(query_key) or not len(key):
         return out
-    n_rounds = n_threads * -(-(len(key) + len(query_key)) // (ROUND_ROWS * n_threads))
     key, time, order = (np.ascontiguousarray(column, np.int64) for column in (key, time, order))
     query_key, query_now, query_order = (
         np.ascontiguousarray(column, np.int64) for column in (query_key, query_now, query_order)
     )
     action, kept, half_life_us = np.ascontiguousarray(action, np.int32), entity.action_rows, entity.half_life_us
-
-    def work(number: int) -> None:
-        _round(
-            key, time, order, action, kept, query_key, query_now, query_order, number, n_rounds, half_life_us, out
-        )  # fmt: skip
-
+    n_rounds = n_threads * -(-(len(key) + len(query_key)) // (ROUND_ROWS * n_threads))
+    n_buckets = n_rounds * ((len(key) + len(query_key)) // (_BUCKET_ROWS * n_rounds) + 1)
     with ThreadPoolExecutor(n_threads) as pool:
+        bucket, n_events = _buckets(key, n_buckets, n_threads, pool)
+        query_bucket, n_queries = _buckets(query_key, n_buckets, n_threads, pool)
+        events, queries = (counts.reshape(n_rounds, -1).sum(axis=1).max() for counts in (n_events, n_queries))
+        rooms: SimpleQueue[tuple[Ids, Ids]] = SimpleQueue()
+        for _ in range(n_threads):
+            rooms.put((np.empty((events, 4), np.int64), np.empty((queries, 4), np.int64)))
+
+        def work(number: int) -> None:
+            room = rooms.get()
+            per_round = n_buckets // n_rounds
+            part = slice(number * per_round, (number + 1) * per_round)
+            _gather_events(bucket, part.start, key, time, order, action, kept, n_events[part], room[0])
+            _gather_queries(query_bucket, part.start, query_key, query_now, query_order, n_queries[part], room[1])
+            _round(room[0], n_events[part], room[1], n_queries[part], half_life_us, out)
+            rooms.put(room)
+
         list(pool.map(work, range(n_rounds)))
     return out
+
+
+def _buckets(key: Ids, n_buckets: int, n_threads: int, pool: ThreadPoolExecutor) -> tuple[Rows, Ids]:
+    """Bucket of each key, -1 for none, (M,); and how many keys each bucket has, (n_buckets,)."""
+    bucket = np.empty(len(key), np.int32)
+    ends = [len(key) * part // n_threads for part in range(n_threads + 1)]
+    parts = [slice(start, end) for start, end in pairwise(ends)]
+    counts = pool.map(lambda part: _assign(key[part], n_buckets, bucket[part]), parts)
+    return bucket, np.sum(list(counts), axis=0)
 
 
 @JIT
@@ -72,36 +95,27 @@ def _hash(key):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def _bucket_of(key, round_number, n_rounds, n_buckets):  # type: ignore[no-untyped-def]
-    """Bucket of a key in this round, -1 when it belongs to another round or is no key."""
-    if key < 0:
-        return -1
-    # Multiplying and shifting spreads 32 bits over a range as a remainder does, without dividing.
-    mixed = _hash(key) * n_rounds
-    if mixed >> 32 != round_number:
-        return -1
-    return ((mixed & 0xFFFFFFFF) * n_buckets) >> 32
-
-
-@JIT
-def _split(key, round_number, n_rounds, n_buckets):  # type: ignore[no-untyped-def]
-    """How many rows of this round fall into each bucket."""
+def _assign(key, n_buckets, bucket):  # type: ignore[no-untyped-def]
     counts = np.zeros(n_buckets, np.int64)
     for i in range(key.shape[0]):
-        bucket = _bucket_of(key[i], round_number, n_rounds, n_buckets)
-        if bucket >= 0:
-            counts[bucket] += 1
+        bucket[i] = -1
+        if key[i] >= 0:
+            # Multiplying and shifting spreads 32 bits over a range as a remainder does, without dividing.
+            bucket[i] = (_hash(key[i]) * n_buckets) >> 32
+            counts[bucket[i]] += 1
     return counts
 
 
 @JIT
-def _gather_events(key, time, order, action, kept, round_number, n_rounds, place, rows):  # type: ignore[no-untyped-def]
-    """Write the round's events bucket by bucket: key, time, order, place of the action."""
+def _gather_events(bucket, first, key, time, order, action, kept, counts, rows):  # type: ignore[no-untyped-def]
+    """Write the events of some buckets, from `first` on, bucket by bucket: key, time, order, place of the action."""
+    place = np.cumsum(counts) - counts
+    n = np.uint64(counts.shape[0])
     for i in range(key.shape[0]):
-        bucket = _bucket_of(key[i], round_number, n_rounds, place.shape[0])
-        if bucket >= 0:
-            at = place[bucket]
-            place[bucket] = at + 1
+        b = np.uint64(bucket[i] - first)  # a bucket before the first is far above n
+        if b < n:
+            at = place[b]
+            place[b] = at + 1
             rows[at, 0] = key[i]
             rows[at, 1] = time[i]
             rows[at, 2] = order[i]
@@ -109,13 +123,15 @@ def _gather_events(key, time, order, action, kept, round_number, n_rounds, place
 
 
 @JIT
-def _gather_queries(key, now, order, round_number, n_rounds, place, rows):  # type: ignore[no-untyped-def]
-    """Write the round's queries bucket by bucket: key, now, order, number of the query."""
+def _gather_queries(bucket, first, key, now, order, counts, rows):  # type: ignore[no-untyped-def]
+    """Write the queries of some buckets, from `first` on, bucket by bucket: key, now, order, number of the query."""
+    place = np.cumsum(counts) - counts
+    n = np.uint64(counts.shape[0])
     for i in range(key.shape[0]):
-        bucket = _bucket_of(key[i], round_number, n_rounds, place.shape[0])
-        if bucket >= 0:
-            at = place[bucket]
-            place[bucket] = at + 1
+        b = np.uint64(bucket[i] - first)
+        if b < n:
+            at = place[b]
+            place[b] = at + 1
             rows[at, 0] = key[i]
             rows[at, 1] = now[i]
             rows[at, 2] = order[i]
@@ -123,24 +139,14 @@ def _gather_queries(key, now, order, round_number, n_rounds, place, rows):  # ty
 
 
 @JIT
-def _round(  # type: ignore[no-untyped-def]
-    key, time, order, action, kept, query_key, query_now, query_order, round_number, n_rounds, half_life_us, out
-):
-    n_rows = (key.shape[0] + query_key.shape[0]) // n_rounds + 1
-    n_buckets = n_rows // _BUCKET_ROWS + 1
-    n_events = _split(key, round_number, n_rounds, n_buckets)
-    n_queries = _split(query_key, round_number, n_rounds, n_buckets)
+def _round(events, n_events, queries, n_queries, half_life_us, out):  # type: ignore[no-untyped-def]
+    """Bucket after bucket of gathered rows."""
     event_end = np.cumsum(n_events)
     query_end = np.cumsum(n_queries)
-    events = np.empty((event_end[-1], 4), np.int64)
-    queries = np.empty((query_end[-1], 4), np.int64)
-    _gather_events(key, time, order, action, kept, round_number, n_rounds, event_end - n_events, events)
-    _gather_queries(query_key, query_now, query_order, round_number, n_rounds, query_end - n_queries, queries)
     # Room for the largest bucket, once: memory that is given back and taken again is cleared each time.
-    largest = n_events.max() + n_queries.max()
-    room = np.empty((5, largest), np.int64)
+    room = np.empty((5, n_events.max() + n_queries.max()), np.int64)
     keys, places = np.empty(_table_size(n_queries.max()), np.int64), np.empty(_table_size(n_queries.max()), np.int64)
-    for bucket in range(n_buckets):
+    for bucket in range(n_events.shape[0]):
         if n_queries[bucket] and n_events[bucket]:
             some_events = events[event_end[bucket] - n_events[bucket] : event_end[bucket]]
             some_queries = queries[query_end[bucket] - n_queries[bucket] : query_end[bucket]]
