@@ -125,7 +125,7 @@ class OnlineSink:
                             f"can {entries[0].id}: {reason}; repair the program, then start it again"
                         ) from error
                     self._bad_in_a_row += 1
-                    nothing = Changes([], [], [], [], _NO_USERS, [], [_letter(entries[0], reason)])
+                    nothing = Changes([], 0, [], [], 0, _NO_USERS, [], [_letter(entries[0], reason)])
                     return int(self._write(at, self._erased.version, nothing, entries))
 
     def _apply(self, at: _Position, entries: Sequence[Entry]) -> bool:
@@ -143,8 +143,7 @@ class OnlineSink:
             self._erased = read_erased(self.client)
         else:
             return False
-        plain: list[bytes] = []
-        plain_before: list[int] = []
+        plain: list[list[bytes]] = []
         users, start = _NO_USERS, 0
         for part, asked in zip(parts, names, strict=True):
             rows = found.rows[start : start + len(asked)]
@@ -155,13 +154,13 @@ class OnlineSink:
             else:
                 states = unpack(part.entity, asked, rows)
                 advance(states, part.entity, part.place, part.events.time, part.events.action)
-                plain_before += [0 if row is None else len(row) for row in rows]
-                plain += pack(part.entity, states)
+                plain.append(pack(part.entity, states))
         changes = Changes(
             plain_names=[name for some in names[:-1] for name in some],
-            plain_before=plain_before,
+            plain_found=_n_found(found.rows[: len(found.rows) - len(names[-1])]),
             plain=plain,
             user_names=names[-1],
+            users_found=_n_found(found.rows[len(found.rows) - len(names[-1]) :]),
             users=users,
             trending=self._trending(at.generation, allowed, found.origin),
             dead_letters=[_letter(entry, reason) for entry, reason in decoded.bad],
@@ -185,6 +184,10 @@ class OnlineSink:
         for row in np.unique(language[language >= 0]):
             sets.append((generation.trending(self.catalogue.languages[row]), language == row))
         return [(name, trending.gains(clicks.post_id[some], gain[some])) for name, some in sets if some.any()]
+
+
+def _n_found(rows: Sequence[bytes | None]) -> int:
+    return len(rows) - rows.count(None)
 
 
 def _letter(entry: Entry, reason: str) -> tuple[str, bytes, bytes, str]:

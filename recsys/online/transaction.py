@@ -12,6 +12,7 @@ copies every byte that it is given once more into its append-only file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -25,15 +26,17 @@ DEAD_LETTERS_KEPT = 10_000
 _WRITE = """
 local number, applied, version, last = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ttl, kept, letters_kept, n_sets, n_plain = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local plain_heads, plain, user_heads, patches = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+local plain_found, users_found = ARGV[10], ARGV[11]
+local runs, plain, user_heads, patches = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 local first_set, first_plain = 6, 6 + n_sets
 local first_user = first_plain + n_plain
+local call, unpacked, cut = redis.call, struct.unpack, string.sub
 
-if number ~= '' and redis.call('GET', KEYS[1]) ~= number then return 0 end
-if redis.call('GET', KEYS[2]) ~= applied then return 0 end
-if (redis.call('GET', KEYS[3]) or '0') ~= version then return 0 end
+if number ~= '' and call('GET', KEYS[1]) ~= number then return 0 end
+if call('GET', KEYS[2]) ~= applied then return 0 end
+if (call('GET', KEYS[3]) or '0') ~= version then return 0 end
 local function holds(key, wanted)
-  local kind = redis.call('TYPE', key).ok
+  local kind = call('TYPE', key).ok
   return kind == wanted or kind == 'none', kind
 end
 for i = 4, first_plain - 1 do
@@ -41,54 +44,45 @@ for i = 4, first_plain - 1 do
   local fine, kind = holds(KEYS[i], wanted)
   if not fine then return KEYS[i] .. ' ' .. wanted .. ' ' .. kind end
 end
-local function plain_head(i) return struct.unpack('<I4I4', plain_heads, 8 * (i - first_plain) + 1) end
-local function user_head(i) return struct.unpack('<I4I4I4I4', user_heads, 16 * (i - first_user) + 1) end
-local absent, patched = {}, {}
-for i = first_plain, #KEYS do
-  local size
-  if i < first_user then size = plain_head(i) else size = user_head(i) end
-  if size == 0 then absent[#absent + 1] = KEYS[i] elseif i >= first_user then patched[#patched + 1] = KEYS[i] end
-end
-local function existing(names)
+local function existing(first, last)
   local n = 0
-  for first = 1, #names, 1000 do
-    n = n + redis.call('EXISTS', unpack(names, first, math.min(first + 999, #names)))
-  end
+  for i = first, last, 1000 do n = n + call('EXISTS', unpack(KEYS, i, math.min(i + 999, last))) end
   return n
 end
-if existing(patched) < #patched then return 0 end
-if existing(absent) > 0 then
-  for _, name in ipairs(absent) do
-    local fine, kind = holds(name, 'string')
-    if not fine then return name .. ' string ' .. kind end
+if existing(first_plain, first_user - 1) ~= plain_found + 0 or existing(first_user, #KEYS) ~= users_found + 0 then
+  for i = first_plain, #KEYS do
+    local fine, kind = holds(KEYS[i], 'string')
+    if not fine then return KEYS[i] .. ' string ' .. kind end
   end
   return 0
 end
 
-local at = 1
-for i = first_plain, first_user - 1 do
-  local size, width = plain_head(i)
-  redis.call('SET', KEYS[i], string.sub(plain, at, at + width - 1), 'PX', ttl)
-  at = at + width
+local at, key = 1, first_plain
+for run = 1, #runs, 8 do
+  local n, width = unpacked('<I4I4', runs, run)
+  for i = key, key + n - 1 do
+    call('SET', KEYS[i], cut(plain, at, at + width - 1), 'PX', ttl)
+    at = at + width
+  end
+  key = key + n
 end
 at = 1
 for i = first_user, #KEYS do
-  local size, n, whole, refresh = user_head(i)
+  local n, whole, refresh = unpacked('<I4I4I4', user_heads, 12 * (i - first_user) + 1)
   for j = 1, n do
     local from, written
-    from, written, at = struct.unpack('<I4I4', patches, at)
-    local part = string.sub(patches, at, at + written - 1)
-    at = at + written
+    from, written, at = unpacked('<I4I4', patches, at)
     if whole == 1 then
-      redis.call('SET', KEYS[i], part, 'PX', ttl)
+      call('SET', KEYS[i], cut(patches, at, at + written - 1), 'PX', ttl)
     else
-      redis.call('SETRANGE', KEYS[i], from, part)
+      call('SETRANGE', KEYS[i], from, cut(patches, at, at + written - 1))
     end
+    at = at + written
   end
-  if whole == 0 and refresh == 1 then redis.call('PEXPIRE', KEYS[i], ttl) end
+  if whole == 0 and refresh == 1 then call('PEXPIRE', KEYS[i], ttl) end
 end
 for i = first_set, first_plain - 1 do
-  local gains = ARGV[8 + i]
+  local gains = ARGV[10 + i]
   for place = 1, #gains, 16 do
     local gain = string.format('%.17g', (struct.unpack('<d', gains, place)))
     redis.call('ZINCRBY', KEYS[i], gain, string.sub(gains, place + 8, place + 15))
@@ -96,7 +90,7 @@ for i = first_set, first_plain - 1 do
   redis.call('ZREMRANGEBYRANK', KEYS[i], 0, -1 - kept)
   redis.call('PEXPIRE', KEYS[i], ttl)
 end
-for i = 14 + n_sets, #ARGV, 4 do
+for i = 16 + n_sets, #ARGV, 4 do
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', letters_kept, '*',
     'id', ARGV[i], 'kind', ARGV[i + 1], 'payload', ARGV[i + 2], 'reason', ARGV[i + 3])
   redis.call('INCR', KEYS[5])
@@ -106,10 +100,11 @@ return 1
 """
 """KEYS: pointer, applied, the tombstones' version, dead letters, their number, trending sets, plain rows, users' rows.
 
-ARGV: what the fence must find, the new position, the settings; heads and bytes of plain rows; heads and patches of user
-rows (`Patches`); gains of each trending set; four fields of each dead letter. Everything before the rows are set only
-looks: an error after the first write would leave the writes before it. That rows are as long as they were needs no
-look: whoever changes one moves the position. They may have expired, though, and a patch of nothing would be a row.
+ARGV: what the fence must find, the new position, the settings; how many plain rows and users' rows were found; of plain
+rows how many have which size, then their bytes; heads and patches of users' rows (`Patches`); gains of each trending
+set; four fields of each dead letter. Everything before the rows are set only looks: an error after the first write
+would leave the writes before it. That rows are as long as they were needs no look: whoever changes one moves the
+position. They may have expired, though, and a patch of nothing would be a row.
 """
 
 
@@ -139,8 +134,7 @@ class Patches(NamedTuple):
     """Rows of users as changes of what is there, U users."""
 
     heads: bytes
-    """Per row four uint32: its bytes before (0: none), number of its patches, 1 where one patch is all of it, 1 where
-    its lifetime begins anew."""
+    """Per row three uint32: number of its patches, 1 where one patch is all of it, 1 where its lifetime begins anew."""
     program: bytes
     """Patches, row after row: first byte and number of bytes, two uint32, then the bytes to write there."""
 
@@ -149,10 +143,12 @@ class Changes(NamedTuple):
     """Everything that one batch of the stream does to the store."""
 
     plain_names: list[bytes]
-    plain_before: list[int]
-    """Bytes of each plain row before, 0 where there was none."""
-    plain: list[bytes]
+    plain_found: int
+    """How many of them there were before."""
+    plain: list[list[bytes]]
+    """Rows in the order of their names, those of one size together."""
     user_names: list[bytes]
+    users_found: int
     users: Patches
     trending: list[tuple[bytes, bytes]]
     """Sorted sets and what each gains: float64 score and member of eight bytes, one after the other."""
@@ -180,12 +176,12 @@ def write(client: redis.Redis, fence: Fence, changes: Changes, last: str, ttl_s:
         keys.CURRENT, generation.applied, keys.ERASED_VERSION, keys.DEAD_LETTERS, keys.DEAD_LETTERS_EVER,
         *(name for name, _ in changes.trending), *changes.plain_names, *changes.user_names,
     ]  # fmt: skip
-    heads = np.array([changes.plain_before, list(map(len, changes.plain))], "<u4").T.tobytes()
+    runs = np.array([(len(rows), len(rows[0])) for rows in changes.plain if rows], "<u4").tobytes()
     answer = send(
         client, "EVAL", _WRITE, len(names), *names,
         generation.number if fence.is_current else b"", fence.applied, fence.erased_version, last,
         int(ttl_s * 1000), trending_size, DEAD_LETTERS_KEPT, len(changes.trending), len(changes.plain_names),
-        heads, b"".join(changes.plain), *changes.users,
+        changes.plain_found, changes.users_found, runs, b"".join(chain(*changes.plain)), *changes.users,
         *(gains for _, gains in changes.trending), *(word for letter in changes.dead_letters for word in letter),
     )  # fmt: skip
     if isinstance(answer, bytes):

@@ -88,7 +88,7 @@ def advance_users(
         + len(clicked) * (2 + 1)
     )
     out = np.empty(room, np.int64)
-    heads = np.empty((len(size), 4), np.uint32)
+    heads = np.empty((len(size), 3), np.uint32)
     end = _patch(
         words, floats, start, size, floats[start + 1], _REFRESH_US, own.t, _flat(own.v), int(ttl_s * 1e6),
         begins[0], n_topics, topics.first, topics.place, topics.known, topics.key, topics.states.t,
@@ -263,7 +263,7 @@ def _patch(  # type: ignore[no-untyped-def]
                 clicks_kept, out, now,
             )  # fmt: skip
             refresh = t[u] // refresh_us != before[u] // refresh_us
-            heads[u, 0], heads[u, 1], heads[u, 2], heads[u, 3] = size[u], now[3], whole, refresh
+            heads[u, 0], heads[u, 1], heads[u, 2] = now[3], whole, refresh
             if 8 * now[2] >= size[u]:
                 break
     return now[0]

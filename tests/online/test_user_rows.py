@@ -32,10 +32,10 @@ def patched(rows: Rows, patches: Patches) -> Rows:
     """What the script in Redis makes of patches."""
     after: Rows = []
     at = 0
-    heads = np.frombuffer(patches.heads, "<u4").reshape(-1, 4).tolist()
-    for row, (size, n, whole, _) in zip(rows, heads, strict=True):
-        assert size == len(row or b"")
+    heads = np.frombuffer(patches.heads, "<u4").reshape(-1, 3).tolist()
+    for row, (n, whole, _) in zip(rows, heads, strict=True):
         assert n == 1 or not whole
+        assert whole or row is not None
         value = bytearray(b"" if whole else row or b"")
         for _ in range(n):
             start, written = np.frombuffer(patches.program, "<u4", 2, at).tolist()
