@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -41,11 +40,7 @@ def test_training_without_the_truth_gives_the_same_release_byte_for_byte(small_c
 def test_a_release_says_what_it_learned_from_and_how_good_it_is(tiny_world):
     manifest = release.load(tiny_world.releases_path).manifest
     assert manifest.world
-    lake = Lake(tiny_world.lake_url)
-    # Other tests serve from this world: what they streamed came later.
-    shown = lake.read("impressions", ["ingest_time", "stream_position"])
-    last = pc.max(shown.filter(pc.field("stream_position").is_null())["ingest_time"].cast(pa.int64())).as_py()
-    assert manifest.logs_end == last + 1 > lake.info()["logs_end"], "some impressions arrive after the world's end"
+    assert manifest.logs_end == Lake(tiny_world.lake_url).info()["logs_end"]
     rows = manifest.metrics["rows"]
     assert rows["rankers"] > rows["calibrators"] > 0
     assert rows["towers"] > 0

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.bench.peers import Peers
+from recsys.errors import DataError
 from recsys.features.as_of import as_of
 from recsys.features.spec import WEEK, Entity
 from recsys.memory import peak_memory
@@ -28,6 +29,8 @@ N_THREADS = 2
 ROUNDS = 3
 START = 20_000 * DAY
 PEERS = ("duckdb", "polars")
+TOLERANCE = 1e-9
+"""Relative, of sums of doubles that are added in another order."""
 
 _SPAN = 14 * DAY
 """336 of the shortest half-life: 2^336 fits a double, so peers may use sums that only grow."""
@@ -91,7 +94,7 @@ def bench_point_in_time(folder: Path, scale: float, peers: Peers, report: Report
             peer_runs[name] += [] if run is None else [run]
         report(number + 1, ROUNDS)
     rate = n_rows / float(np.median(seconds))
-    told = {name: _peer(runs, n_rows) for name, runs in peer_runs.items()}
+    told = {name: _peer(name, runs, n_rows) for name, runs in peer_runs.items()}
     rates = {name: figures["rows_per_s"] for name, figures in told.items() if figures is not None}
     return {
         "rows_per_s": round(rate),
@@ -107,13 +110,22 @@ def bench_point_in_time(folder: Path, scale: float, peers: Peers, report: Report
     }
 
 
-def _peer(runs: list[dict[str, Any]], n_rows: int) -> dict[str, Any] | None:
-    """All that the runs of one peer say, None when one of them failed."""
+def _peer(name: str, runs: list[dict[str, Any]], n_rows: int) -> dict[str, Any] | None:
+    """All that the runs of one peer say, None when one of them failed. Its memory is the most over all formulations.
+
+    Raises: DataError when it counted something else.
+    """
     if len(runs) < ROUNDS:
         return None
     seconds, cpu_seconds = (
         {name: [run[kind][name] for run in runs] for name in runs[0][kind]} for kind in ("seconds", "cpu_seconds")
     )
+    difference = max(run["max_relative_difference"] for run in runs)
+    if not difference <= TOLERANCE:
+        raise DataError(
+            f"counts of {name} must be ours within {TOLERANCE:g} relative, they differ by {difference:g}; "
+            "its times would say nothing"
+        )
     best = min(seconds, key=lambda name: float(np.median(seconds[name])))
     return {
         "rows_per_s": round(n_rows / float(np.median(seconds[best]))),
@@ -121,7 +133,7 @@ def _peer(runs: list[dict[str, Any]], n_rows: int) -> dict[str, Any] | None:
         "version": runs[0]["version"],
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "max_relative_difference": max(run["max_relative_difference"] for run in runs),
+        "max_relative_difference": difference,
         "peak_memory_mb": max(run["peak_memory_mb"] for run in runs),
     }
 

@@ -21,6 +21,7 @@ from recsys.features.spec import NAMES
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import Events, Exposures, mentioned_ids, read_events, watermarks
 from recsys.offline.lake import Lake
+from recsys.offline.stream_position import to_number
 from recsys.ranking.examples import build_examples
 from recsys.retrieval.towers import Towers
 from recsys.types import Doubles, Floats
@@ -46,21 +47,31 @@ def catalogue_for(loaded: release.Release, lake: Lake) -> Catalogue:
     return Catalogue.load(loaded.path / "catalogue").with_users(mentioned_ids(lake)[1])
 
 
-def served(lake: Lake, catalogue: Catalogue, config: Config, version: str, n_requests: int) -> Served:
+def served(
+    lake: Lake, catalogue: Catalogue, config: Config, version: str, n_requests: int, since: str | None = None
+) -> Served:
     """The newest requests that this release answered.
 
     Args:
         catalogue: see `catalogue_for`.
+        since: only requests logged after this stream position; None for all.
     Raises: DataError when there is none, or when a vector has another length than this program's.
     """
     columns = ["request_id", "user_id", "now", "release", "watermark", "user_watermark"]
     requests = lake.read("requests", columns)
     requests = requests.filter(pc.and_(pc.equal(requests["release"], version), pc.is_valid(requests["watermark"])))
+    returned = lake.read("returned", ["request_id", "post_id", "position", "features", "stream_position"])
+    if since is not None:
+        returned = returned.filter(pc.greater(returned["stream_position"], to_number(since)))
+        requests = requests.filter(pc.is_in(requests["request_id"], value_set=pc.unique(returned["request_id"])))
     if not len(requests):
         raise DataError(f"{lake.url} holds no request that release {version} answered; serve some feeds first")
     requests = requests.sort_by([("now", "descending"), ("request_id", "ascending")]).slice(0, n_requests)
-    returned = lake.read("returned", ["request_id", "post_id", "position", "features"])
     returned = returned.filter(pc.is_in(returned["request_id"], value_set=requests["request_id"].combine_chunks()))
+    if not len(returned):
+        raise DataError(
+            f"the requests of release {version} in {lake.url} returned no posts: there is nothing to compare"
+        )
     returned = returned.sort_by([("request_id", "ascending"), ("position", "ascending")])
     order = pc.sort_indices(requests["request_id"])
     requests = requests.take(order)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import redis
 from pyarrow import fs
@@ -29,7 +30,7 @@ from recsys.offline.labels import read_events
 from recsys.offline.lake import Lake
 from recsys.online.embedded import connect
 from recsys.online.generations import current
-from recsys.online.lake_sink import lake_watermark
+from recsys.online.lake_sink import lake_watermark, read_position
 from recsys.online.store import load_snapshot
 from recsys.online.stream import RedisStream
 from recsys.progress import Progress, Report
@@ -41,6 +42,7 @@ _USERS_PER_REQUEST = 0.2
 _UNKNOWN_USERS = 5
 _CATCH_UP_S = 120.0
 _REQUESTS_PER_MOMENT = 10
+_COPIES = 5
 
 
 def verify(config: Config, n_requests: int, progress: Progress) -> dict[str, Any]:
@@ -60,12 +62,15 @@ def verify(config: Config, n_requests: int, progress: Progress) -> dict[str, Any
                 events, _ = read_events(lake, catalogue, apart.offline)
                 state = snapshot(catalogue, events, apart.ranking.n_threads)
                 watermark, logs_end = lake_watermark(lake), loaded.manifest.logs_end
-                load_snapshot(connection.client, catalogue, state, apart.online, watermark, logs_end, report)
+                load_snapshot(
+                    connection.client, catalogue, state, apart.online, watermark, logs_end, report,
+                    apart.offline.impressions,
+                )  # fmt: skip
             with progress.stage("feeds and events") as report, running_server(apart) as url:
                 users = _users(catalogue, n_requests, config.evaluation.seed)
                 sent = interleave(connection.client, lake, url, users, n_requests, apart, report)
         with progress.stage("rebuild"):
-            figures = _report(apart, lake, loaded, n_requests)
+            figures = _report(apart, lake, loaded, n_requests, watermark)
     if figures["requests"] != n_requests or sent.events < EVENTS_PER_REQUEST * n_requests:
         raise DependencyError(
             f"{n_requests} requests with {EVENTS_PER_REQUEST} events each were to be served, the lake has "
@@ -85,9 +90,12 @@ def interleave(
     """Feeds among events, from when the consumer works until both stores have everything."""
     stream = RedisStream(client, config.online)
     seed = config.evaluation.seed
-    drive(url, users[:1], 1, FEED_SIZE, seed + 1, lambda done, total: None)
-    _wait_until(lambda: client.get(current(client).applied) == stream.last_id().encode(), "online store")
-    sent = drive(url, users, n_requests, FEED_SIZE, seed, report)
+    try:
+        drive(url, users[:1], 1, FEED_SIZE, seed + 1, lambda done, total: None)
+        _wait_until(lambda: client.get(current(client).applied) == stream.last_id().encode(), "online store")
+        sent = drive(url, users, n_requests, FEED_SIZE, seed, report)
+    except httpx.HTTPError as error:
+        raise DependencyError(f"the server that was started did not answer as it should: {error}") from None
     _wait_until(lambda: lake_watermark(lake) == stream.last_id(), "lake")
     return sent
 
@@ -102,9 +110,11 @@ def verify_logged(config: Config, n_requests: int, progress: Progress) -> dict[s
         return _report(config, Lake(config.lake_url), loaded, n_requests)
 
 
-def _report(config: Config, lake: Lake, loaded: release.Release, n_requests: int) -> dict[str, Any]:
+def _report(
+    config: Config, lake: Lake, loaded: release.Release, n_requests: int, since: str | None = None
+) -> dict[str, Any]:
     catalogue = catalogue_for(loaded, lake)
-    material = served(lake, catalogue, config, loaded.version, n_requests)
+    material = served(lake, catalogue, config, loaded.version, n_requests, since)
     return compare(material, rebuilt(material, config, loaded, catalogue))
 
 
@@ -122,7 +132,28 @@ def _apart(config: Config, folder: Path) -> Config:
 
 
 def _copy(lake: Lake, target: Lake) -> None:
-    """The files of a lake under another folder; local ones as second names, since a lake never changes a file."""
+    """The files of a lake, as of one moment, under another folder.
+
+    Raises: DependencyError when it never stands still.
+    """
+    for _ in range(_COPIES):
+        before = read_position(lake)
+        try:
+            _copy_files(lake, target)
+        except (shutil.Error, FileNotFoundError):
+            pass  # a file was merged or replaced meanwhile
+        else:
+            if before.writing is None and read_position(lake) == before:
+                return
+        shutil.rmtree(target.root, ignore_errors=True)
+        time.sleep(1.0)
+    raise DependencyError(
+        f"the lake {lake.url} changed during each of {_COPIES} copies; try again when less is written"
+    )
+
+
+def _copy_files(lake: Lake, target: Lake) -> None:
+    """Local ones as second names, since a lake never changes a file."""
     if not isinstance(lake.filesystem, fs.LocalFileSystem):
         fs.copy_files(
             lake.root, target.root, source_filesystem=lake.filesystem, destination_filesystem=target.filesystem
@@ -139,10 +170,11 @@ def _copy(lake: Lake, target: Lake) -> None:
 
 
 def _users(catalogue: Catalogue, n_requests: int, seed: int) -> list[str]:
-    """Few enough that most come back, and some whom nobody knows."""
-    n = min(max(int(n_requests * _USERS_PER_REQUEST), 1), catalogue.n_users)
+    """Few enough that most come back, and some whom nobody knows; nobody is to have seen half of all posts."""
+    wanted = max(int(n_requests * _USERS_PER_REQUEST), 1, 2 * n_requests * FEED_SIZE // max(catalogue.n_posts, 1))
+    n = min(wanted, catalogue.n_users)
     known = np.random.default_rng(seed).choice(np.asarray(catalogue.user_id), n, replace=False)
-    return [*map(str, known), *(f"nobody {i}" for i in range(_UNKNOWN_USERS))]
+    return [*map(str, known), *(f"nobody {i}" for i in range(max(_UNKNOWN_USERS, wanted - n)))]
 
 
 def _wait_until(done: Callable[[], bool], store: str) -> None:

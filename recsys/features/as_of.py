@@ -23,7 +23,8 @@ from recsys.types import Doubles, Ids, Rows, Times
 
 ROUND_ROWS = 1 << 23
 """Rows a thread works on at a time, 32 bytes each. The memory beyond input and output is this times the threads, and
-four bytes per row for the number of its bucket."""
+four bytes per row for the number of its bucket. Rows of one key cannot be divided: a round that has a key of more rows
+than these takes as much more."""
 _BUCKET_ROWS = 1 << 13
 """32 bytes each: a quarter of a megabyte, and as much again for sorting and running."""
 

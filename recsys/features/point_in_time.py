@@ -79,7 +79,7 @@ class Snapshot:
     states: dict[str, States]
     """Entity name to counts, in the order of `keys`."""
     click_user: Rows
-    """Clicks in order of user, then newest first: user rows."""
+    """Clicks on known posts in order of user, then newest first: user rows."""
     click_post: Rows
     click_time: Times
 
@@ -96,7 +96,7 @@ def snapshot(catalogue: Catalogue, events: Events, n_threads: int) -> Snapshot:
         return keys, states
 
     built = _per_entity(build, n_threads)
-    clicks = np.flatnonzero((events.action == CLICK) & (events.user_row >= 0))
+    clicks = np.flatnonzero((events.action == CLICK) & (events.user_row >= 0) & (events.post_row >= 0))
     order = clicks[np.lexsort((events.post_row[clicks], -events.time[clicks], events.user_row[clicks]))]
     return Snapshot(
         keys={name: keys for name, (keys, _) in built.items()},

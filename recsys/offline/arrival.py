@@ -29,11 +29,8 @@ class Arrivals:
     """Places of the events that came by the stream, (S,)."""
     stream_position: Ids
     """Their positions, ascending, (S,)."""
-
-    @property
-    def written(self) -> Times:
-        """Arrivals of the events that never were on the stream: those that some program wrote into the lake at once."""
-        return np.delete(self.time, self.streamed)
+    n_from_the_start: int = 0
+    """Events, from the first on, that every server had when it began."""
 
     def seen(self, now: Times, watermark: Ids) -> Ids:
         """How many events each request saw, from the first one on, (Q,).
@@ -48,25 +45,34 @@ class Arrivals:
             n = np.searchsorted(self.stream_position, watermark[known], side="right")
             # Up to the last streamed event that was seen, and not as far as the first that was not. In between lie
             # events that never were on the stream: those count by their time.
-            at_least = np.concatenate([[0], self.streamed + 1])[n]
+            at_least = np.concatenate([[self.n_from_the_start], self.streamed + 1])[n]
             at_most = np.concatenate([self.streamed, [len(self.time)]])[n]
             before[known] = np.clip(before[known], at_least, at_most)
         return before.astype(np.int64)
 
 
-def in_order_of_arrival(ingest_time: Times, stream_position: Ids, event_id: Ids) -> tuple[Ids, Arrivals]:
+def in_order_of_arrival(
+    ingest_time: Times, stream_position: Ids, event_id: Ids, before_serving: bool = False
+) -> tuple[Ids, Arrivals]:
     """The order of events, as places in these columns, and what it is by.
 
     Args:
         stream_position: -1 for events that never were on the stream, (M,).
+        before_serving: whether everything that never was on the stream was written before the first server began, as
+            a world's logs are: the online store was loaded with all of it, also with events that a world lets arrive
+            hours after its end.
     Returns: streamed events stand in the order of the stream: one that a server stamped before its predecessor became
         readable with it. Ties: those never streamed first, then by stream position, then by id.
     """
     time = ingest_time.copy()
     streamed = np.flatnonzero(stream_position >= 0)
-    streamed = streamed[np.argsort(stream_position[streamed], kind="stable")]
+    streamed = streamed[np.lexsort((event_id[streamed], stream_position[streamed]))]
     time[streamed] = np.maximum.accumulate(time[streamed])
+    written = stream_position < 0
+    if before_serving and len(streamed):
+        time[written] = np.minimum(time[written], time[streamed[0]])
     order = np.lexsort((event_id, stream_position, time)).astype(np.int64)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    return order, Arrivals(time[order], place[streamed], stream_position[streamed])
+    from_the_start = int(written.sum()) if before_serving else 0
+    return order, Arrivals(time[order], place[streamed], stream_position[streamed], from_the_start)

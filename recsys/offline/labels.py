@@ -26,7 +26,7 @@ from recsys.offline.catalogue import Catalogue, lookup
 from recsys.offline.lake import Lake
 from recsys.offline.sampling import draw_negatives
 from recsys.offline.schemas import ACTION_TYPES
-from recsys.offline.stream_position import to_numbers
+from recsys.offline.stream_position import to_number
 from recsys.offline.words import mix
 from recsys.types import SECOND, Floats, Ids, Mask, Rows, Times
 
@@ -99,8 +99,6 @@ class Logs:
 
     exposures: Exposures
     events: Events
-    arrivals: Arrivals
-    """Of `events`."""
     policies: tuple[str, ...]
     negatives: Negatives = "shown"
 
@@ -137,22 +135,22 @@ def read_logs(
     impressions, actions, kind = _read(lake, config, left_out)
     # A lake of clicks that has been served from for a while holds a few impressions; they are not what it is about.
     negatives = negatives or ("shown" if len(impressions) >= int((kind == CLICK).sum()) else "sampled")
-    events, arrivals = _events(catalogue, impressions, actions, kind)
+    events, arrivals = _events(lake, catalogue, impressions, actions, kind)
     if negatives == "shown":
         exposures, policies = _exposures(lake, catalogue, config, impressions, actions, kind, arrivals)
     else:
         clicks = actions.filter(pa.array(kind == CLICK))
-        exposures, policies = _sampled(lake, catalogue, config, clicks, arrivals), (SAMPLED_POLICY,)
+        exposures, policies = _sampled(lake, catalogue, config, impressions, clicks, arrivals), (SAMPLED_POLICY,)
     if not len(exposures):
         raise DataError(
             f"no impressions and no clicks in {lake.url}; run `recsys simulate` to make a world, or import logs"
         )
-    return Logs(exposures, events, arrivals, policies, negatives)
+    return Logs(exposures, events, policies, negatives)
 
 
 def read_events(lake: Lake, catalogue: Catalogue, config: OfflineConfig) -> tuple[Events, Arrivals]:
     """The counted events alone, and what tells how many of them a request saw."""
-    return _events(catalogue, *_read(lake, config))
+    return _events(lake, catalogue, *_read(lake, config))
 
 
 def _read(
@@ -186,9 +184,10 @@ def _pair_hash(a: Ids, b: Ids) -> Ids:
 
 
 def _once(rows: pa.Table) -> pa.Table:
-    """Each event id once: the delivery that arrived first."""
+    """Each event id once: the delivery that came first by the stream or, where none did, that arrived first."""
     ids, arrived = rows["event_id"].to_numpy(), rows["ingest_time"].cast(pa.int64()).to_numpy()
-    order = np.lexsort((arrived, ids))
+    position = rows["stream_position"].fill_null(np.iinfo(np.int64).max).to_numpy()
+    order = np.lexsort((arrived, position, ids))
     repeated = np.flatnonzero(ids[order][1:] == ids[order][:-1]) + 1
     if not len(repeated):
         return rows
@@ -255,14 +254,18 @@ def _exposures(
 
 
 def _sampled(
-    lake: Lake, catalogue: Catalogue, config: OfflineConfig, clicks: pa.Table, arrivals: Arrivals
+    lake: Lake, catalogue: Catalogue, config: OfflineConfig, impressions: pa.Table, clicks: pa.Table, arrivals: Arrivals
 ) -> Exposures:  # fmt: skip
     """Clicks as exposures, each with posts of its request that the user did not click."""
-    requests = lake.read("requests", ["request_id", "now"])
+    requests = lake.read("requests", ["request_id", "now", "watermark", "user_watermark"])
     order = np.argsort(requests["request_id"].to_numpy(), kind="stable")
     place = lookup(requests["request_id"].to_numpy()[order], clicks["request_id"].to_numpy())
-    now = clicks["ingest_time"].cast(pa.int64()).to_numpy().copy()
-    now[place >= 0] = requests["now"].cast(pa.int64()).to_numpy()[order[place[place >= 0]]]
+    answered = order[place[place >= 0]]
+    now = _before_shown(impressions, clicks)
+    now[place >= 0] = requests["now"].cast(pa.int64()).to_numpy()[answered]
+    watermark, user_watermark = np.full(len(now), UNKNOWN), np.full(len(now), UNKNOWN)
+    watermark[place >= 0] = watermarks(requests["watermark"])[answered]
+    user_watermark[place >= 0] = watermarks(requests["user_watermark"])[answered]
     user_id = clicks["user_id"].to_numpy()
     post_row = catalogue.post_rows(clicks["post_id"].to_numpy())
     of_click, negative = draw_negatives(
@@ -272,21 +275,33 @@ def _sampled(
     row = np.concatenate([np.arange(len(clicks)), of_click])
     unknown = np.full(len(row), -1, np.int32)
     request_id = clicks["request_id"].to_numpy()[row]
-    seen = arrivals.seen(now, np.full(len(now), UNKNOWN))
     exposures = Exposures(
         request_id=request_id,
         user_row=catalogue.user_rows(user_id)[row],
         post_row=np.concatenate([post_row, negative]),
         position=unknown,
         now=now[row],
-        seen=seen[row],
-        history_seen=seen[row],
+        seen=arrivals.seen(now, watermark)[row],
+        history_seen=arrivals.seen(now, user_watermark)[row],
         shown_at=clicks["event_time"].cast(pa.int64()).to_numpy()[row],
         policy=np.zeros(len(row), np.int32),
         propensity=np.full(len(row), np.nan, np.float32),
         click=np.arange(len(row)) < len(clicks),
     )
     return exposures.take(np.lexsort((request_id, exposures.now)))
+
+
+def _before_shown(impressions: pa.Table, clicks: pa.Table) -> Times:
+    """When each click arrived or, where it is earlier, its impression: having seen that would give the label away."""
+    now: Times = clicks["ingest_time"].cast(pa.int64()).to_numpy().copy()
+    if not len(impressions):
+        return now
+    known = np.unique(np.concatenate([table["request_id"].to_numpy() for table in (impressions, clicks)]))
+    shown_key, click_key = _join_keys([impressions, clicks], known)
+    arrived = impressions["ingest_time"].cast(pa.int64()).to_numpy()
+    order = np.lexsort((arrived, shown_key))
+    place = lookup(shown_key[order], click_key)
+    return np.asarray(np.where(place >= 0, np.minimum(now, arrived[order][place]), now))
 
 
 def _join_keys(tables: list[pa.Table], known_requests: Ids) -> list[Ids]:
@@ -332,14 +347,21 @@ def _followed_within(key: Ids, shown_at: Times, action_key: Ids, action_at: Time
 
 
 def watermarks(column: pa.ChunkedArray) -> Ids:
-    """Stream positions as numbers, `UNKNOWN` where null; each different one is read once."""
+    """Stream positions as numbers, each different one read once; `UNKNOWN` where null or of another kind of stream."""
     encoded = column.combine_chunks().dictionary_encode()
-    numbers = np.append(to_numbers(encoded.dictionary.to_pylist()), UNKNOWN)
+    numbers = np.array([*map(_watermark, encoded.dictionary.to_pylist()), UNKNOWN], np.int64)
     return np.asarray(numbers[encoded.indices.fill_null(-1).to_numpy()])
 
 
+def _watermark(text: str) -> int:
+    try:
+        return to_number(text)
+    except ValueError:
+        return UNKNOWN
+
+
 def _events(
-    catalogue: Catalogue, impressions: pa.Table, actions: pa.Table, kind: Rows
+    lake: Lake, catalogue: Catalogue, impressions: pa.Table, actions: pa.Table, kind: Rows
 ) -> tuple[Events, Arrivals]:  # fmt: skip
     def both(name: str) -> Ids:
         return np.concatenate([table[name].cast(pa.int64()).to_numpy() for table in (impressions, actions)])
@@ -348,7 +370,8 @@ def _events(
     position = np.concatenate(
         [table["stream_position"].fill_null(-1).to_numpy() for table in (impressions, actions)]
     )  # fmt: skip
-    order, arrivals = in_order_of_arrival(ingest_time, position, both("event_id"))
+    of_world = lake.info().get("origin") == "world"
+    order, arrivals = in_order_of_arrival(ingest_time, position, both("event_id"), before_serving=of_world)
     events = Events(
         ingest_time=arrivals.time,
         time=np.minimum(both("event_time"), ingest_time)[order],

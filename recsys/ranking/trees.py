@@ -77,7 +77,7 @@ def fit_trees(examples: Examples, offset: Doubles, config: RankingConfig, progre
         "num_threads": config.n_threads, "seed": 0, "deterministic": True, "force_row_wise": True, "verbose": -1,
     }  # fmt: skip
 
-    # LightGBM takes the -1 of a missing category as missing, in training and in prediction.
+    # LightGBM takes NaN as missing, in training and in prediction, for categories too.
     def dataset(rows: slice, reference: lgb.Dataset | None) -> lgb.Dataset:
         return lgb.Dataset(
             examples.features[rows], examples.click[rows].astype(np.float32),

@@ -114,7 +114,8 @@ def test_the_snapshot_holds_a_row_for_everything_that_was_counted_and_nothing_el
 def test_the_snapshot_lists_clicks_by_user_newest_first(catalogue, random_events):
     events = random_events(4, 300)
     final = snapshot(catalogue, events, 1)
-    clicked = [i for i in range(len(events)) if events.action[i] == CLICK and events.user_row[i] >= 0]
+    known = (events.user_row >= 0) & (events.post_row >= 0)
+    clicked = [i for i in range(len(events)) if events.action[i] == CLICK and known[i]]
     expected = sorted((events.user_row[i], -events.time[i], events.post_row[i]) for i in clicked)
     assert list(zip(final.click_user, -final.click_time, final.click_post, strict=True)) == expected
 

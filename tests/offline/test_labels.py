@@ -26,11 +26,16 @@ def log(put):
         default = {"user_id": 1, "event_time": 0, "created_at": 0, "now": 0, "author_id": 1, "visible": True}
         rows = [{**default, "ingest_time": row.get("event_time", 0), **row} for row in rows]
         wanted = {
-            "impressions": ("event_id", "request_id", "user_id", "post_id", "position", "event_time", "ingest_time"),
-            "actions": ("event_id", "request_id", "user_id", "post_id", "type", "event_time", "ingest_time"),
-            "requests": ("request_id", "user_id", "now", "policy"),
+            "impressions": (
+                "event_id", "request_id", "user_id", "post_id", "position", "event_time", "ingest_time",
+                "stream_position",
+            ),
+            "actions": (
+                "event_id", "request_id", "user_id", "post_id", "type", "event_time", "ingest_time", "stream_position",
+            ),
+            "requests": ("request_id", "user_id", "now", "policy", "watermark", "user_watermark"),
             "returned": ("request_id", "user_id", "post_id", "position", "now", "propensity"),
-        }[table]
+        }[table]  # fmt: skip
         times = ("event_time", "ingest_time", "now")
         columns = {name: [row.get(name, 0) + T if name in times else row.get(name) for row in rows] for name in wanted}
         put(table, name=f"{next(files)}", **columns)
@@ -133,6 +138,29 @@ def test_an_event_delivered_twice_counts_once_as_it_first_arrived(lake, log):
     assert len(logs.exposures) == 1
     assert (logs.events.ingest_time - T).tolist() == [3, 60]
     assert logs.events.action.tolist() == [0, CLICK]
+
+
+def test_of_an_event_that_was_streamed_and_imported_the_streamed_row_counts(lake, log):
+    """An import often knows only the client's time: by that it would have been there too early."""
+    log("impressions", impression(1, 10, 100, ingest_time=3), impression(1, 10, 100, ingest_time=5, stream_position=7))
+    _, logs = read(lake)
+    assert (logs.events.ingest_time - T).tolist() == [5]
+
+
+def test_a_request_saw_the_events_up_to_its_watermark_and_history_up_to_its_own(lake, log):
+    rows = [impression(n, 10, 100, at=n, stream_position=(5 << 20) + n) for n in (1, 2, 3)]
+    log("impressions", *rows)
+    log("requests", {"request_id": 10, "now": 0, "watermark": "5-2", "user_watermark": "5-1"})
+    _, logs = read(lake)
+    assert set(logs.exposures.seen.tolist()) == {2}
+    assert set(logs.exposures.history_seen.tolist()) == {1}
+
+
+def test_a_watermark_of_another_kind_of_stream_is_unknown(lake, log):
+    log("impressions", *(impression(n, 10, 100, at=n) for n in (1, 2, 3)))
+    log("requests", {"request_id": 10, "now": 3, "watermark": "kafka-7:12", "user_watermark": None})
+    _, logs = read(lake)
+    assert set(logs.exposures.seen.tolist()) == {2}
 
 
 def test_events_come_in_order_of_arrival_then_id_and_decay_from_the_earlier_time(lake, log):
@@ -266,6 +294,19 @@ def test_the_same_click_draws_the_same_posts_whatever_else_happened(lake, log):
     assert drawn(lake, sampled_negatives=2) == before
     log("actions", action(9, 99, 104, 80 * MINUTE, user_id=7))
     assert {request: posts for request, posts in drawn(lake, sampled_negatives=2).items() if request != 99} == before
+
+
+@pytest.mark.usefixtures("clicked")
+def test_a_click_beside_drawn_posts_has_not_seen_its_own_impression(lake, log):
+    """It comes seconds before the click, and for no drawn post: the counter would give the label away."""
+    log("impressions", impression(20, 11, 101, at=MINUTE - 5))
+    _, logs = read(lake)
+    assert logs.negatives == "sampled"
+    seen_by = {
+        int(request): int(seen) for request, seen in zip(logs.exposures.request_id, logs.exposures.seen, strict=True)
+    }
+    own = int(np.flatnonzero(logs.events.action == 0)[0])
+    assert seen_by[11] <= own < seen_by[12]
 
 
 @pytest.mark.usefixtures("clicked")
