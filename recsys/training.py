@@ -7,6 +7,7 @@ same logs give the same release.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Material:
     catalogue: Catalogue
     logs: Logs
     logs_end: int
-    """Microseconds: everything had arrived by then. A clock that serves from these logs starts here."""
+    """Microseconds. A clock that serves from these logs starts here."""
     quarantined: dict[str, int]
     """Reason to number of rows that were set aside."""
 
@@ -70,37 +71,38 @@ def train(config: Config, progress: Progress) -> release.Release:
 
     Raises: DataError when the lake lacks what is needed; the release that served before then stays.
     """
-    with connect(config.online, config.data_dir) as connection:
+    with connect(config.online, config.data_dir) as connection, ExitStack() as until_loaded:
         lake = Lake(config.lake_url)
         lake.info()
         # The lake is brought up to the stream and held while it is read, so that the logs and the watermark are one.
-        # What follows on the stream is kept until the load has replayed it.
+        # What follows on the stream is kept until the load has replayed it, and that from before the lake goes on: its
+        # next step and a trim behind that would take it away.
         with LakeSink(connection.client, RedisStream(connection.client, config.online), lake).held() as watermark:
+            until_loaded.enter_context(hold(connection.client, watermark))
             # Of people whose erasure is not through yet the lake still holds rows.
             erased = read_erased(connection.client)
             material = read_material(config, lake, progress, erased.covers)
             with progress.stage("read what was returned"):
                 returned = _returned(lake)
-        with hold(connection.client, watermark):
-            learned = learn(config, material, progress)
-            with progress.stage("release"), release.staging(config.releases_path) as folder:
-                _save(learned, folder)
-                made = release.publish(
-                    folder,
-                    config=config.model_dump(mode="json"),
-                    metrics=learned.metrics,
-                    logs_end=material.logs_end,
-                    watermark=watermark,
-                    world=lake.info().get("origin") == "world",
-                )
-            with progress.stage("online features") as report:
-                state = snapshot(material.catalogue, material.logs.events, config.ranking.n_threads)
-                generations.load_snapshot(
-                    connection.client, material.catalogue, state, config.online, watermark, material.logs_end, report,
-                    config.offline.impressions, erased,
-                )  # fmt: skip
-                load_returned(connection.client, returned, config.online)
-            release.use(config.releases_path, made.version)
+        learned = learn(config, material, progress)
+        with progress.stage("release"), release.staging(config.releases_path) as folder:
+            _save(learned, folder)
+            made = release.publish(
+                folder,
+                config=config.model_dump(mode="json"),
+                metrics=learned.metrics,
+                logs_end=material.logs_end,
+                watermark=watermark,
+                world=lake.info().get("origin") == "world",
+            )
+        with progress.stage("online features") as report:
+            state = snapshot(material.catalogue, material.logs.events, config.ranking.n_threads)
+            generations.load_snapshot(
+                connection.client, material.catalogue, state, config.online, watermark, material.logs_end, report,
+                config.offline.impressions, erased,
+            )  # fmt: skip
+            load_returned(connection.client, returned, config.online)
+        release.use(config.releases_path, made.version)
     return made
 
 
@@ -109,7 +111,7 @@ def read_material(config: Config, lake: Lake, progress: Progress, left_out: Left
     with progress.stage("read the lake"):
         catalogue = build_catalogue(lake, *mentioned_ids(lake))
         logs = read_logs(lake, catalogue, config.offline, left_out=left_out)
-        logs_end = _logs_end(lake.info(), logs)
+        logs_end = int(lake.info().get("logs_end") or logs.events.ingest_time[-1] + 1)
     for reason, count in lake.quarantined.items():
         progress.say(f"set aside: {count} x {reason}")
     if catalogue.n_id_only_posts:
@@ -169,12 +171,6 @@ def learn(config: Config, material: Material, progress: Progress) -> Learned:
         "quarantined": material.quarantined,
     }
     return Learned(catalogue, split, towers, post_vectors, index, rankers, metrics)
-
-
-def _logs_end(info: dict[str, Any], logs: Logs) -> int:
-    """A world has an end of its own, which what was served from it does not move; some of its events arrive later."""
-    arrived = logs.arrivals.written if "logs_end" in info else logs.events.ingest_time
-    return max(int(info.get("logs_end", 0)), int(arrived.max(initial=-1)) + 1)
 
 
 def _returned(lake: Lake) -> pa.Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 _SHORTEST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
 _LAG_EVERY_S = 5.0
+_LAST_S = 5.0
+"""Seconds for what is left when it is told to stop; whoever stops processes kills those that take long."""
 
 
 class Consumer:
@@ -64,7 +67,11 @@ class Consumer:
         self.keep_s = keep_s
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; the lake gets what is left before this returns."""
+        """Work until `stop` is set.
+
+        The lake gets what is left before this returns, as far as that takes no longer than `_LAST_S` and nobody else
+        holds the lake; the rest stays on the stream for the next run.
+        """
         lake_thread = threading.Thread(target=self._run_lake, args=(stop,), name="lake-sink")
         lag_thread = threading.Thread(target=self._run_lag, args=(stop,), name="lag")
         lake_thread.start()
@@ -112,10 +119,12 @@ class Consumer:
             return written
 
         _repeat("lake sink", step, stop)
+        end = time.monotonic() + _LAST_S
         try:
-            self.lake.step()
+            while self.lake.step() and time.monotonic() < end:
+                pass
         except Exception as error:
-            log.warning("the lake sink did not write its last batch, the next run will: %s", error)
+            log.warning("the lake sink did not write its last batches, the next run will: %s", error)
 
     def _run_lag(self, stop: threading.Event) -> None:
         told = LagLog()

@@ -14,6 +14,7 @@ import redis
 
 from recsys.online import keys
 from recsys.online.commands import send, send_together
+from recsys.online.values import number
 from recsys.types import Ids, Mask, Times
 
 _MARK = """
@@ -53,12 +54,15 @@ class Erased(NamedTuple):
 
 
 def read_erased(client: redis.Redis) -> Erased:
-    """All tombstones and their version as of one moment. Raises: DependencyError when Redis does not answer."""
+    """All tombstones and their version as of one moment.
+
+    Raises: DataError when one is not a number, DependencyError when Redis does not answer.
+    """
     version, marks = send_together(client, [["GET", keys.ERASED_VERSION], ["HGETALL", keys.ERASED]])
-    user_id = np.array([int(user) for user in marks], np.int64)
-    until = np.array([int(time) for time in marks.values()], np.int64)
+    user_id = np.array([number(keys.ERASED, user) for user in marks], np.int64)
+    until = np.array([number(keys.ERASED, time) for time in marks.values()], np.int64)
     order = np.argsort(user_id)
-    return Erased(int(version or 0), user_id[order], until[order])
+    return Erased(number(keys.ERASED_VERSION, version or b"0"), user_id[order], until[order])
 
 
 def mark_erased(client: redis.Redis, user_id: int, now: int) -> int:

@@ -25,7 +25,7 @@ from recsys.online.erased import Erased, read_erased
 from recsys.online.holds import hold
 from recsys.online.online_sink import CLICKS_KEPT, OnlineSink
 from recsys.online.pointer import current, no_generation
-from recsys.online.rows import Clicks, Entries, Users, newest_clicks, pack, pack_users
+from recsys.online.rows import FORGOTTEN, Clicks, Entries, Users, newest_clicks, pack, pack_users
 from recsys.online.stream import RedisStream
 from recsys.types import Ids, Mask, Times
 
@@ -41,17 +41,22 @@ for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 1], 'PX', ARGV[1]) end
 
 _SWITCH = """
 local current = redis.call('GET', KEYS[1])
-if tonumber(current or 0) >= tonumber(ARGV[1]) then return 'overtaken' end
+if current == ARGV[1] then return 'switched' end
+if current and (tonumber(current) or 0) > tonumber(ARGV[1]) then return 'overtaken' end
 if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[2] then return 'erased' end
 if current then
   local theirs, ours = redis.call('GET', ARGV[3] .. current .. ARGV[4]), redis.call('GET', KEYS[3])
+  theirs = theirs and string.match(theirs, '^%d+%-?%d*$')
   if theirs and #redis.call('XRANGE', KEYS[4], '(' .. ours, theirs, 'COUNT', 1) > 0 then return 'behind' end
 end
 redis.call('SET', KEYS[1], ARGV[1])
 return 'switched'
 """
 """KEYS: the pointer, the tombstones' version, our applied position, the stream. ARGV: our number, the version whose
-people our rows leave out, and what stands before and behind the number of a generation in its applied key."""
+people our rows leave out, and what stands before and behind the number of a generation in its applied key.
+
+A client that lost the answer sends this again: it has switched, then. A pointer that is no number is overwritten, and
+nobody waits for a position that is none."""
 
 
 def load_snapshot(
@@ -67,7 +72,7 @@ def load_snapshot(
 ) -> None:
     """Write a new generation, bring it up to the stream, switch to it, remove the older ones.
 
-    Rows idle for longer than `online.ttl_s` before `now` are left out: they would have expired.
+    Rows idle for longer than `rows.FORGOTTEN` before `now` are left out: nothing is left of their counts.
 
     Args:
         watermark: last stream id whose events the snapshot holds (`consumer.lake_watermark`); empty when none.
@@ -166,8 +171,8 @@ def _write_rows(
     erased: Ids,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Every row but those of `erased` users and those that nothing happened to for `ttl_s`."""
-    oldest = now - int(config.ttl_s * 1e6)
+    """Every row but those of `erased` users and those that nothing happened to for `FORGOTTEN`."""
+    oldest = now - FORGOTTEN
     user_id, users = snapshot_users(catalogue, snapshot, CLICKS_KEPT * config.history_size)
     users_kept = (_newest(users) >= oldest) & ~np.isin(user_id, erased)
     kept = {entity: snapshot.states[entity.name].t >= oldest for entity in (POST, AUTHOR, TOPIC)}

@@ -3,7 +3,13 @@
 The lake itself carries how far it reaches, in `<lake>/stream/position.json`. Before a batch is written its last stream
 id is noted there, so that after a crash the same records go to the same file names again; the note is cleared when all
 files are in place. One writer at a time: a lock in Redis, also held by whoever must read the lake and its position as
-one.
+one. It is renewed by a thread and looked at, together with the note, before every file and before the note moves: who
+lost it stops there. Who was erased while a batch was written is left out by writing it again.
+
+What remains: a process that is suspended for longer than the lock lives, between that look and the renaming of a
+finished file, renames when it wakes up. The file replaces one that others completed meanwhile, and holds the same
+records; those of a person who was erased in that time are in the lake again (training leaves them out all the same)
+until they are erased once more. The note cannot come back that way but in the instant before its own renaming.
 
 It does not know features or models; rows are those of `offline.schemas`.
 """
@@ -12,28 +18,24 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
 import redis
 from pyarrow import fs
-from redis.exceptions import LockError
 
-from recsys.errors import DataError, DependencyError
-from recsys.offline.labels import ACTIONS
+from recsys.errors import DataError, DependencyError, RecsysError
 from recsys.offline.lake import Lake
-from recsys.offline.stream_position import to_numbers
 from recsys.online import keys
 from recsys.online.commands import send
-from recsys.online.erased import Erased, read_erased
-from recsys.online.records import Decoded, Entry, Returned, decode
+from recsys.online.erased import read_erased
+from recsys.online.lake_lock import LakeLock, is_wanted
+from recsys.online.lake_rows import files, without
+from recsys.online.records import Entry, decode
 from recsys.online.stream import EventStream, position
-from recsys.types import DAY, Ids, Times
+from recsys.online.values import number
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,13 @@ PAGE = 500
 """Records per read: a returned record has kilobytes, and a long answer would hold up every request."""
 
 LOCK_S = 20
-"""Seconds after which the lock of a killed writer is free again; a living one extends it with every file."""
+"""Seconds after which the lock of a killed writer is free again; that of a living one is renewed by a thread."""
+
+WAIT_S = LOCK_S + 5.0
+"""Seconds that `held` waits: longer than the lock of a killed holder lives."""
+
+_MOST_BAD = 20
+"""Records of a batch that may be left out because writing them fails; more are the program's fault."""
 
 
 class Position(NamedTuple):
@@ -86,18 +94,20 @@ class LakeSink:
         self.batch_records = batch_records
 
     def step(self) -> int:
-        """Write the next batch, first finishing one that was begun and not completed.
+        """Write the next batch, or finish one that was begun and not completed.
 
-        Returns: records written; 0 when there is none or another process holds the lake.
-        Raises: DependencyError or redis.RedisError when Redis fails, OSError when the lake cannot be written.
+        Returns: records written; 0 when there is none, or another process holds the lake or waits for it.
+        Raises: DependencyError when Redis fails or the lake was lost to others, OSError when it cannot be written.
         """
-        lock = self._lock(LOCK_S)
-        if not lock.acquire(blocking=False):
+        if is_wanted(self.client):
+            return 0
+        lock = LakeLock(self.client, self.lake.url, LOCK_S)
+        if not lock.acquire():
             return 0
         try:
-            return self._write_next(lock, self.batch_records)
+            return self._finish(lock) or self._write_next(lock)
         finally:
-            _release(lock)
+            lock.release()
 
     @contextmanager
     def held(self) -> Iterator[str]:
@@ -105,58 +115,68 @@ class LakeSink:
 
         The lock is short-lived and renewed from a thread: should this process be killed, the lake is free in `LOCK_S`.
 
-        Raises: DependencyError when another process keeps the lake, or this one lost it while the block ran.
+        Raises: DependencyError when another process keeps the lake, this one lost it while the block ran, or Redis
+        does not answer.
         """
-        lock = self._lock(LOCK_S)
-        if not lock.acquire(blocking=True, blocking_timeout=LOCK_S + 5):
+        lock = LakeLock(self.client, self.lake.url, LOCK_S)
+        if not lock.acquire(WAIT_S):
             raise DependencyError(
-                f"the lake {self.lake.url} is held by another process for {LOCK_S} s; wait for it to end"
+                f"the lake {self.lake.url} is held by another process, and still was after {WAIT_S:g} s; wait for it "
+                "to end"
             )
-        over = threading.Event()
-        keeper = threading.Thread(target=_keep, args=(lock, over), name="lake-lock", daemon=True)
         try:
-            while self._write_next(lock, self.batch_records) == self.batch_records:
+            self._finish(lock)
+            while self._write_next(lock) == self.batch_records:
                 pass
-            keeper.start()
             yield lake_watermark(self.lake)
-            if not lock.owned():
-                raise DependencyError(
-                    f"the lake {self.lake.url} was taken over by others while it was read; run it again"
-                )
+            lock.check()
         finally:
-            over.set()
-            if keeper.is_alive():
-                keeper.join()
-            _release(lock)
+            lock.release()
 
-    def _lock(self, timeout_s: float) -> Any:
-        # Not thread-local: the thread that renews a lock is not the one that took it.
-        return self.client.lock(keys.LAKE_LOCK.decode(), timeout=timeout_s, thread_local=False)
-
-    def _write_next(self, lock: Any, batch_records: int) -> int:
-        done, writing = read_position(self.lake)
-        if writing is not None:
-            entries = self._read(done, writing, None)
-            if self._lost(done, writing):
-                log.error(
-                    "records %s to %s left the stream before all reached the lake %s; what is left of them is written",
-                    done,
-                    writing,
-                    self.lake.url,
-                )
-        else:
-            entries = self._read(done, None, batch_records)
-            if not entries:
-                return 0
-            writing = entries[-1].id
-            _write_position(self.lake, Position(done, writing))
-        decoded = _without(decode(entries), read_erased(self.client))
-        for table, date, rows in _files(decoded):
-            lock.reacquire()
-            self.lake.write(table, rows, date, f"stream-{done or '0-0'}-{writing}")
-        lock.reacquire()
-        _write_position(self.lake, Position(writing, None))
+    def _finish(self, lock: LakeLock) -> int:
+        """Write again a batch that was begun and not completed; gives its records."""
+        note = read_position(self.lake)
+        if note.writing is None:
+            return 0
+        entries = self._read(note.done, note.writing, None)
+        if self._lost(note.done, note.writing):
+            log.error(
+                "records %s to %s left the stream before all reached the lake %s; what is left of them is written",
+                note.done,
+                note.writing,
+                self.lake.url,
+            )
+        self._write(lock, note, note.writing, entries)
         return len(entries)
+
+    def _write_next(self, lock: LakeLock) -> int:
+        note = read_position(self.lake)
+        entries = self._read(note.done, None, self.batch_records)
+        if not entries:
+            return 0
+        begun = Position(note.done, entries[-1].id)
+        self._move(lock, note, begun)
+        self._write(lock, begun, entries[-1].id, entries)
+        return len(entries)
+
+    def _write(self, lock: LakeLock, note: Position, last: str, entries: Sequence[Entry]) -> None:
+        """All files of a batch that `note` says is being written, then the position behind it."""
+        _Files(self, lock, note).write(entries)
+        self._move(lock, note, Position(last, None))
+
+    def _move(self, lock: LakeLock, found: Position, to: Position) -> None:
+        self.check(lock, found)
+        _write_position(self.lake, to)
+
+    def check(self, lock: LakeLock, note: Position) -> None:
+        """Raises: DependencyError when the lake is no longer this writer's, by its lock or by its note."""
+        lock.check()
+        found = read_position(self.lake)
+        if found != note:
+            raise DependencyError(
+                f"the lake {self.lake.url} must stay at {tuple(note)} while a batch is written, and another writer "
+                f"moved it to {tuple(found)}; run it again"
+            )
 
     def _lost(self, after: str, last: str) -> bool:
         """Whether records of a batch that was begun may be gone by trimming, or with the whole stream.
@@ -179,94 +199,79 @@ class LakeSink:
         return found
 
 
-def _files(decoded: Decoded) -> Iterator[tuple[str, str, pa.Table]]:
-    """Table, date and rows of every file these records make; unreadable ones are the online sink's to report."""
-    events = decoded.events
-    shown = events["action"] == ACTIONS.index("impression")
-    position = pa.array(events["position"], mask=events["position"] < 0)
-    columns: dict[str, Any] = {name: events[name] for name in ("event_id", "request_id", "user_id", "post_id")}
-    columns |= {name: _times(events[name]) for name in ("event_time", "ingest_time")}
-    columns["stream_position"] = to_numbers(decoded.event_stream_id)
-    both = pa.table(
-        {
-            **columns,
-            "position": position,
-            "value": pa.array(events["value"], mask=np.isnan(events["value"])),
-            "type": pa.array(ACTIONS).take(pa.array(events["action"].astype(np.int32))),
-        }
-    )
-    for table, some, absent in (("impressions", shown, ["value", "type"]), ("actions", ~shown, ["position"])):
-        rows = both.drop_columns(absent).filter(pa.array(some))
-        yield from _by_date(table, rows, events["ingest_time"][some])
-    if decoded.returned:
-        now = np.array([record.now for record in decoded.returned])
-        yield from _by_date("requests", _requests(decoded.returned, now), now)
-        sent, of_item = _returned(decoded.returned, to_numbers(decoded.returned_stream_id), now)
-        yield from _by_date("returned", sent, of_item)
+class _Files:
+    """The files of one batch: written again under the same names until they hold what they should."""
 
+    def __init__(self, sink: LakeSink, lock: LakeLock, note: Position) -> None:
+        self.sink = sink
+        self.lock = lock
+        self.note = note
+        self._name = f"stream-{note.done or '0-0'}-{note.writing}"
+        self._written: set[tuple[str, str]] = set()
+        """Table and date of every file of this batch."""
 
-def _without(decoded: Decoded, erased: Erased) -> Decoded:
-    """The records of everybody but the erased."""
-    events = decoded.events
-    keep = ~erased.covers(events["user_id"], np.minimum(events["event_time"], events["ingest_time"]))
-    people = np.array([record.user_id for record in decoded.returned], np.int64)
-    now = np.array([record.now for record in decoded.returned], np.int64)
-    kept = np.flatnonzero(~erased.covers(people, now))
-    return Decoded(
-        events[keep],
-        [decoded.event_stream_id[place] for place in np.flatnonzero(keep)],
-        [decoded.returned[place] for place in kept],
-        [decoded.returned_stream_id[place] for place in kept],
-        decoded.bad,
-    )
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Write these records, but none that alone makes it fail with an error nobody foresaw, also the second time.
 
+        Raises: DataError when more than `_MOST_BAD` do: then it is not they that are at fault.
+        """
+        if self._failure(entries) is None or (failure := self._failure(entries)) is None:
+            return
+        bad = dict(self._failing(entries))
+        if not bad:
+            raise failure
+        self._write_all([entry for entry in entries if entry.id not in bad])
+        for entry_id, reason in bad.items():
+            url = self.sink.lake.url
+            log.error("stream record %s cannot be written and is left out of the lake %s: %s", entry_id, url, reason)
 
-def _by_date(table: str, rows: pa.Table, time: Times) -> Iterator[tuple[str, str, pa.Table]]:
-    day = time // DAY
-    for number in np.unique(day):
-        yield table, str(np.datetime64(int(number), "D")), rows.filter(pa.array(day == number))
+    def _write_all(self, entries: Sequence[Entry]) -> None:
+        """Write these records and no others, again when somebody was erased meanwhile who may be among them."""
+        while not self._write_once(entries):
+            pass
 
+    def _write_once(self, entries: Sequence[Entry]) -> bool:
+        """Whether nobody was erased meanwhile."""
+        erased = read_erased(self.sink.client)
+        lake, wanted = self.sink.lake, set()
+        for table, date, rows in files(without(decode(entries), erased)):
+            self.sink.check(self.lock, self.note)
+            self._written.add((table, date))
+            wanted.add((table, date))
+            lake.write(table, rows, date, self._name)
+        for table, date in self._written - wanted:
+            self.sink.check(self.lock, self.note)
+            lake.remove([f"{lake.root}/{table}/date={date}/{self._name}.parquet"])
+        self._written = wanted
+        return number(keys.ERASED_VERSION, send(self.sink.client, "GET", keys.ERASED_VERSION) or b"0") == erased.version
 
-def _requests(returned: Sequence[Returned], now: Times) -> pa.Table:
-    return pa.table(
-        {
-            "request_id": [record.request_id for record in returned],
-            "user_id": [record.user_id for record in returned],
-            "now": _times(now),
-            "policy": [record.policy for record in returned],
-            "release": [record.release for record in returned],
-            "watermark": [record.watermark for record in returned],
-            "user_watermark": [record.user_watermark for record in returned],
-            "candidates": _lists([record.candidates for record in returned], np.int64),
-        }
-    )
+    def _failing(self, entries: Sequence[Entry]) -> list[tuple[str, str]]:
+        """Id of every record that fails alone, and why."""
+        found: list[tuple[str, str]] = []
+        todo = [entries]
+        while todo:
+            some = todo.pop()
+            failure = self._failure(some)
+            if failure is not None and len(some) > 1:
+                todo += [some[len(some) // 2 :], some[: len(some) // 2]]
+            elif failure is not None:
+                found.append((some[0].id, f"{type(failure).__name__}: {failure}"))
+            if len(found) > _MOST_BAD:
+                raise DataError(
+                    f"more than {_MOST_BAD} records from {found[0][0]} on cannot be written into the lake "
+                    f"{self.sink.lake.url}: {found[-1][1]}; repair the program, then start it again"
+                ) from failure
+        return found
 
-
-def _returned(returned: Sequence[Returned], stream_position: Ids, now: Times) -> tuple[pa.Table, Times]:
-    items = [len(record.post_id) for record in returned]
-    of_item = np.repeat(now, items)
-    columns = {
-        name: np.concatenate([getattr(record, name) for record in returned])
-        for name in ("post_id", "position", "propensity", "sources", "score")
-    }
-    table = {
-        "request_id": np.repeat([record.request_id for record in returned], items),
-        "user_id": np.repeat([record.user_id for record in returned], items),
-        "now": _times(of_item),
-        "features": _lists([row for record in returned for row in record.features], np.float32),
-        "stream_position": np.repeat(stream_position, items),
-        **columns,
-    }
-    return pa.table(table), of_item
-
-
-def _lists(rows: Sequence[np.ndarray], kind: type[np.generic]) -> pa.Array:
-    ends = np.cumsum([0, *map(len, rows)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate([np.empty(0, kind), *rows])))
-
-
-def _times(time: Times) -> pa.Array:
-    return pa.array(time).cast(pa.timestamp("us", tz="UTC"))
+    def _failure(self, entries: Sequence[Entry]) -> Exception | None:
+        """What writing these records fails with, None when it does not; other causes than the records are raised."""
+        try:
+            self._write_all(entries)
+        except (RecsysError, redis.RedisError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            return error
+        return None
 
 
 def _note(lake: Lake) -> tuple[Any, str]:
@@ -280,19 +285,3 @@ def _write_position(lake: Lake, note: Position) -> None:
     with filesystem.open_output_stream(temporary) as sink:
         sink.write(json.dumps(note._asdict()).encode())
     filesystem.move(temporary, path)
-
-
-def _keep(lock: Any, over: threading.Event) -> None:
-    """Renew a lock until `over`; a lock that was lost stays lost, and `held` says so."""
-    while not over.wait(LOCK_S / 3):
-        try:
-            lock.reacquire()
-        except redis.RedisError as error:
-            log.warning("the lake's lock could not be renewed: %s", error)
-
-
-def _release(lock: Any) -> None:
-    try:
-        lock.release()
-    except (LockError, redis.RedisError) as error:
-        log.warning("the lake's lock was not released and frees itself: %s", error)

@@ -2,21 +2,23 @@
 
 Reads the records after the position of a generation and the rows they touch, applies them, and writes rows, trending
 and the new position in one call that goes through only if generation, position and tombstones are still what was read.
-Whoever loses that race, to another consumer, a batch load or an erasure, has changed nothing and simply reads again. A
-record that cannot be applied is set aside with its reason and stops nothing. It does not know who wrote the records.
+Whoever loses that race, to another consumer, a batch load or an erasure, has changed nothing and simply reads again;
+losing again and again is no race and is told. A record that cannot be applied is set aside with its reason and stops
+nothing. It does not know who wrote the records, nor where catalogues come from.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Literal, NamedTuple
 
 import numpy as np
 import redis
 
 from recsys.config import OnlineConfig
-from recsys.errors import DataError, RecsysError
+from recsys.errors import DataError, DependencyError, RecsysError
 from recsys.features.decay import advance
 from recsys.features.spec import USER
 from recsys.offline.catalogue import Catalogue
@@ -31,6 +33,7 @@ from recsys.online.rows import pack, unpack
 from recsys.online.stream import EventStream
 from recsys.online.transaction import Changes, Fence, Patches
 from recsys.online.user_rows import advance_users
+from recsys.online.values import stream_id
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +42,22 @@ CLICKS_KEPT = 2
 
 _ATTEMPTS = 5
 _MOST_BAD = 20
-_NOBODY = Erased(0, np.empty(0, np.int64), np.empty(0, np.int64))
+_MOST_LOST = 50
+_NOBODY = Erased(-1, np.empty(0, np.int64), np.empty(0, np.int64))
+"""Before the tombstones were read: their version is never this, also where it was lost."""
 _NO_USERS = Patches(b"", b"")
 
 
 class _Position(NamedTuple):
     generation: keys.Generation
-    applied: bytes
+    applied: str
+
+
+class _Plain(NamedTuple):
+    """Rows of posts, authors and topics; a list per entity, whose rows have one size."""
+
+    names: list[bytes]
+    rows: list[list[bytes]]
 
 
 class OnlineSink:
@@ -64,12 +76,16 @@ class OnlineSink:
         self.client = client
         self.stream = stream
         self.catalogue = catalogue
-        """Tells author, topic and language of a post; may be replaced by a newer one between steps."""
+        """Tells author, topic and language of a post."""
+        self.catalogue_of_now: Callable[[], Catalogue] | None = None
+        """Asked for the catalogue with every batch, once its records are read: then it is at least as new as a release
+        that was in use when they were appended. None: it never changes."""
         self.config = config
         self.impressions = impressions
         self._fixed = generation
         self._erased = _NOBODY
         self._bad_in_a_row = 0
+        self._lost_in_a_row = 0
         self._at: _Position | None = None
         """Where the last step ended; whether that still holds, the next one's read tells."""
 
@@ -77,25 +93,39 @@ class OnlineSink:
         """Apply the next batch, waiting up to `block_ms` for one.
 
         Returns: records taken; 0 when there was none or a race was lost.
-        Raises: DataError when no generation was loaded or a row cannot be trusted, DependencyError or redis.RedisError
-        when Redis fails.
+        Raises: DataError when no generation was loaded or a value cannot be trusted, DependencyError or
+        redis.RedisError when Redis fails or `_MOST_LOST` races were lost in a row: then it is something else, and
+        whoever repeats this must wait.
         """
-        at, self._at = self._at or self._position(), None
+        at, self._at = self._at, None
         if at is None:
-            return 0
-        entries = self.stream.read(at.applied.decode(), self.config.batch_size, block_ms)
+            generation = self._fixed or current(self.client)
+            applied = send(self.client, "GET", generation.applied)
+            if applied is None:
+                return self._lost(generation)
+            at = _Position(generation, stream_id(generation.applied, applied))
+        entries = self.stream.read(at.applied, self.config.batch_size, block_ms)
         if not entries:
             return 0
+        if self.catalogue_of_now is not None:
+            self.catalogue = self.catalogue_of_now()
         taken = self._take(at, entries)
-        if taken:
-            self._at = _Position(at.generation, entries[taken - 1].id.encode())
-            return taken
-        return 0
+        if not taken:
+            return self._lost(at.generation)
+        self._lost_in_a_row = 0
+        self._at = _Position(at.generation, entries[taken - 1].id)
+        return taken
 
-    def _position(self) -> _Position | None:
-        generation = self._fixed or current(self.client)
-        applied = send(self.client, "GET", generation.applied)
-        return None if applied is None else _Position(generation, applied)
+    def _lost(self, generation: keys.Generation) -> int:
+        """Takes note of a lost race, gives 0: no records."""
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row < _MOST_LOST:
+            return 0
+        self._lost_in_a_row = 0
+        raise DependencyError(
+            f"the online store could not be brought up to the stream {_MOST_LOST} times in a row, others were faster "
+            f"or {generation.applied.decode()} is gone; see who else writes to it, then run `recsys train`"
+        )
 
     def _take(self, at: _Position, entries: Sequence[Entry]) -> int:
         """Apply these records or, when some of them make that fail, fewer; gives how many were dealt with.
@@ -126,7 +156,9 @@ class OnlineSink:
                         ) from error
                     self._bad_in_a_row += 1
                     nothing = Changes([], 0, [], [], 0, _NO_USERS, [], [_letter(entries[0], reason)])
-                    return int(self._write(at, self._erased.version, nothing, entries))
+                    # As of now: before the tombstones were read for this record, applying it may have failed already.
+                    erased_version = transaction.read(self.client, at.generation, []).erased_version
+                    return int(self._write(at, erased_version, nothing, entries))
 
     def _apply(self, at: _Position, entries: Sequence[Entry]) -> bool:
         decoded = decode(entries)
@@ -136,31 +168,40 @@ class OnlineSink:
             parts = touched(allowed)
             names = [at.generation.rows(part.entity.name, part.ids) for part in parts]
             found = transaction.read(self.client, at.generation, [name for some in names for name in some])
-            if found.applied != at.applied or (self._fixed is None and found.number != b"%d" % at.generation.number):
+            is_current = found.number == b"%d" % at.generation.number
+            if found.applied != at.applied.encode() or (self._fixed is None and not is_current):
                 return False
             if found.erased_version == self._erased.version:
                 break
             self._erased = read_erased(self.client)
         else:
             return False
-        plain: list[list[bytes]] = []
-        users, start = _NO_USERS, 0
+        there, new = _Plain([], []), _Plain([], [])
+        users, user_names, users_found, start = _NO_USERS, names[-1], 0, 0
         for part, asked in zip(parts, names, strict=True):
             rows = found.rows[start : start + len(asked)]
             start += len(asked)
+            known = np.fromiter((row is not None for row in rows), bool, len(rows))
             if part.entity is USER:
-                kept = CLICKS_KEPT * self.config.history_size
-                users = advance_users(asked, rows, part.events, part.place, kept, self.config.ttl_s)
+                order = np.argsort(~known, kind="stable")
+                place = np.empty(len(order), np.int64)
+                place[order] = np.arange(len(order))
+                user_names, rows = [asked[i] for i in order.tolist()], [rows[i] for i in order.tolist()]
+                users_found, kept = int(known.sum()), CLICKS_KEPT * self.config.history_size
+                users = advance_users(user_names, rows, part.events, place[part.place], kept)
             else:
                 states = unpack(part.entity, asked, rows)
                 advance(states, part.entity, part.place, part.events.time, part.events.action)
-                plain.append(pack(part.entity, states))
+                packed = pack(part.entity, states)
+                for some, chosen in ((there, known.tolist()), (new, (~known).tolist())):
+                    some.names.extend(compress(asked, chosen))
+                    some.rows.append(list(compress(packed, chosen)))
         changes = Changes(
-            plain_names=[name for some in names[:-1] for name in some],
-            plain_found=_n_found(found.rows[: len(found.rows) - len(names[-1])]),
-            plain=plain,
-            user_names=names[-1],
-            users_found=_n_found(found.rows[len(found.rows) - len(names[-1]) :]),
+            plain_names=there.names + new.names,
+            plain_found=len(there.names),
+            plain=there.rows + new.rows,
+            user_names=user_names,
+            users_found=users_found,
             users=users,
             trending=self._trending(at.generation, allowed, found.origin),
             dead_letters=[_letter(entry, reason) for entry, reason in decoded.bad],
@@ -168,7 +209,7 @@ class OnlineSink:
         return self._write(at, found.erased_version, changes, entries)
 
     def _write(self, at: _Position, erased_version: int, changes: Changes, entries: Sequence[Entry]) -> bool:
-        fence = Fence(at.generation, at.applied, erased_version, self._fixed is None)
+        fence = Fence(at.generation, at.applied.encode(), erased_version, self._fixed is None)
         config = self.config
         written = transaction.write(self.client, fence, changes, entries[-1].id, config.ttl_s, config.trending_size)
         if written:
@@ -184,10 +225,6 @@ class OnlineSink:
         for row in np.unique(language[language >= 0]):
             sets.append((generation.trending(self.catalogue.languages[row]), language == row))
         return [(name, trending.gains(clicks.post_id[some], gain[some])) for name, some in sets if some.any()]
-
-
-def _n_found(rows: Sequence[bytes | None]) -> int:
-    return len(rows) - rows.count(None)
 
 
 def _letter(entry: Entry, reason: str) -> tuple[str, bytes, bytes, str]:

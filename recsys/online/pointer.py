@@ -7,6 +7,7 @@ import redis
 from recsys.errors import DataError
 from recsys.online import keys
 from recsys.online.commands import send
+from recsys.online.values import number
 
 
 def no_generation() -> DataError:
@@ -14,8 +15,8 @@ def no_generation() -> DataError:
 
 
 def current(client: redis.Redis) -> keys.Generation:
-    """The generation in use. Raises: DataError when none was ever loaded."""
-    number = send(client, "GET", keys.CURRENT)
-    if number is None:
+    """The generation in use. Raises: DataError when none was ever loaded, or the pointer is not a number."""
+    found = send(client, "GET", keys.CURRENT)
+    if found is None:
         raise no_generation()
-    return keys.Generation(int(number))
+    return keys.Generation(number(keys.CURRENT, found))

@@ -17,7 +17,7 @@ import orjson
 
 from recsys.errors import RequestError
 from recsys.offline.labels import ACTIONS
-from recsys.types import DAY, Floats, Ids, Rows
+from recsys.types import DAY, Floats, Ids, Mask, Rows
 
 EVENT = b"e"
 RETURNED = b"r"
@@ -33,6 +33,11 @@ EVENT_TYPE = np.dtype(
 
 LATEST = 200 * 365 * DAY
 """Times are between 1970 and about 2169: counters decay from them, and one absurd time would spoil a row for good."""
+
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
+_MOST_POSITION = (1 << 15) - 1
+_MOST_ITEMS = 1 << 20
+"""Of items, features or candidates in one record."""
 
 _EVENT_STRUCT = struct.Struct("<6qfhB")
 _BLOBS = (("post_id", "<i8"), ("position", "<i4"), ("propensity", "<f4"), ("sources", "<u2"), ("score", "<f4"))
@@ -114,6 +119,10 @@ def encode_event(event: Event) -> bytes:
             raise RequestError(f"event {name} must be between 1970 and 2169, got {time} microseconds")
     position = -1 if event.position is None else event.position
     value = float("nan") if event.value is None else event.value
+    if value < 0 or value == float("inf"):
+        raise RequestError(f"event value must be a finite number from 0 on, or nothing, got {value}")
+    if position < -1:
+        raise RequestError(f"event position must be from 0 on, or nothing, got {position}")
     try:
         return _EVENT_STRUCT.pack(
             event.event_id, event.request_id, event.user_id, event.post_id, event.event_time, event.ingest_time,
@@ -153,25 +162,45 @@ def decode(entries: Sequence[Entry]) -> Decoded:
             try:
                 returned.append(_decode_returned(entry.payload))
                 returned_stream_id.append(entry.id)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
                 bad.append((entry, f"not a returned record: {type(error).__name__}: {error}"))
         else:
             bad.append((entry, f"kind must be e or r, found {entry.kind[:20]!r}"))
     events = np.frombuffer(b"".join([entry.payload for entry in packed]), EVENT_TYPE)
-    good = events["action"] < len(ACTIONS)
-    for name in ("event_time", "ingest_time"):
-        good &= (events[name] >= 0) & (events[name] <= LATEST)
-    bad += [(packed[place], "its action or a time is out of range") for place in np.flatnonzero(~good)]
+    good = np.ones(len(events), bool)
+    for name, allowed in _allowed(events):
+        value = events[name]
+        bad += [(packed[at], f"{name} {value[at]} is out of range") for at in np.flatnonzero(good & ~allowed)]
+        good &= allowed
     event_stream_id = [packed[place].id for place in np.flatnonzero(good)]
     return Decoded(events[good], event_stream_id, returned, returned_stream_id, bad)
 
 
+def _allowed(events: np.ndarray) -> list[tuple[str, Mask]]:
+    """For each column that has a rule, which events keep it: what `encode_event` and the lake's tables allow."""
+    times = [(name, (events[name] >= 0) & (events[name] <= LATEST)) for name in ("event_time", "ingest_time")]
+    value = events["value"]
+    return [
+        ("action", events["action"] < len(ACTIONS)),
+        *times,
+        ("value", np.isnan(value) | ((value >= 0) & (value < np.inf))),
+        ("position", events["position"] >= -1),
+    ]
+
+
 def _decode_returned(payload: bytes) -> Returned:
+    """Raises: ValueError, TypeError or KeyError for what is none."""
     end = 4 + int.from_bytes(payload[:4], "little")
-    head: dict[str, Any] = orjson.loads(payload[4:end])
-    k, f, c = int(head.pop("k")), int(head.pop("f")), int(head.pop("c"))
-    if not 0 <= head["now"] <= LATEST:
-        raise ValueError(f"now must be between 1970 and 2169, found {head['now']}")
+    head: Any = orjson.loads(payload[4:end])
+    if not isinstance(head, dict):
+        raise ValueError(f"its head must be an object, found {repr(head)[:100]}")
+    k, f, c = (_integer(name, head.pop(name), 0, _MOST_ITEMS) for name in ("k", "f", "c"))
+    for name in ("request_id", "user_id"):
+        _integer(name, head[name], _LEAST, _MOST)
+    _integer("now", head["now"], 0, LATEST)
+    for name in ("release", "policy", "watermark", "user_watermark"):
+        if not isinstance(head[name], str):
+            raise ValueError(f"{name} must be text, found {repr(head[name])[:100]}")
     columns: dict[str, Any] = {}
     sizes = [*((name, kind, k) for name, kind in _BLOBS), ("features", "<f4", k * f), ("candidates", "<i8", c)]
     for name, kind, count in sizes:
@@ -179,5 +208,14 @@ def _decode_returned(payload: bytes) -> Returned:
         end += columns[name].nbytes
     if end != len(payload):
         raise ValueError(f"{len(payload) - end} bytes are left over")
+    position = columns["position"]
+    if k and not 0 <= position.min() <= position.max() <= _MOST_POSITION:
+        raise ValueError(f"positions must be from 0 to {_MOST_POSITION}, found {position.tolist()[:20]}")
     columns["features"] = columns["features"].reshape(k, f)
     return Returned(**head, **columns)
+
+
+def _integer(name: str, value: Any, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} must be an integer from {least} to {most}, found {repr(value)[:100]}")
+    return value

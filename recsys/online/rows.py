@@ -23,10 +23,14 @@ import numpy as np
 
 from recsys.errors import DataError
 from recsys.features.decay import States
-from recsys.features.spec import USER, USER_AUTHOR, USER_TOPIC, Entity, fingerprint
+from recsys.features.spec import ENTITIES, USER, USER_AUTHOR, USER_TOPIC, Entity, fingerprint
 from recsys.online.records import LATEST
 from recsys.online.sound import rows_are_sound, users_are_sound
 from recsys.types import Ids, Times
+
+FORGOTTEN = 40 * max(max(entity.half_lives) for entity in ENTITIES)
+"""Microseconds after which a row or an entry counts as gone, 40 weeks: of a count 2^-40 is left, a millionth of a
+millionth, which no tolerance between batch and stream can see."""
 
 WORD = 8
 FINGERPRINT = fingerprint()

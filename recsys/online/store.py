@@ -12,7 +12,6 @@ does not exist, because MGET answers the same for a key of another type.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ import numpy as np
 import redis
 
 from recsys.config import OnlineConfig
-from recsys.errors import DataError, DependencyError
+from recsys.errors import DependencyError
 from recsys.features import decay
 from recsys.features.decay import States
 from recsys.features.point_in_time import Snapshot, entity_keys
@@ -35,6 +34,7 @@ from recsys.online.pointer import current
 from recsys.online.records import Returned
 from recsys.online.rows import Names, unpack, unpack_users
 from recsys.online.stream import RedisStream
+from recsys.online.values import broken, number, stream_id
 from recsys.types import Doubles, Ids, Rows
 
 __all__ = ["CountsRead", "OnlineStore", "RedisStore", "SnapshotStore", "UserRead", "load_snapshot"]
@@ -43,7 +43,6 @@ _NOTHING: Rows = np.empty(0, np.int32)
 _ATTEMPTS = 5
 _MEMBER_BYTES = 8
 """Of a post in a sorted set (`trending.to_members`)."""
-_STREAM_ID = re.compile(rb"\d+(-\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ class RedisStore:
         generation = self._generation or current(self.client)
         for _ in range(_ATTEMPTS):
             (row_key,), trend_key = generation.rows(USER.name, np.array([user_id])), generation.trending(name)
-            number, applied, row, erased, returned, trend = read_together(
+            pointer, applied, row, erased, returned, trend = read_together(
                 self.client,
                 [
                     (b"GET", keys.CURRENT),
@@ -121,13 +120,13 @@ class RedisStore:
                     (b"ZREVRANGE", trend_key, 0, self.config.trending_size - 1),
                 ],
             )
-            if self._is_current(generation, number):
+            if self._is_current(generation, pointer):
                 return UserRead(
                     history=self._known(unpack_users([row_key], [row]).clicks.post_id)[: self.config.history_size],
                     returned=self._known(_post_ids(sent, returned)),
                     trending=self._known(_post_ids(trend_key, trend)),
                     watermark=_watermark(generation, applied),
-                    erased_at=None if erased is None else _number(keys.ERASED, erased),
+                    erased_at=None if erased is None else number(keys.ERASED, erased),
                 )
             generation = current(self.client)
         raise _unsettled()
@@ -182,8 +181,8 @@ class RedisStore:
             packed = [generation.packed_rows(entity.name, ids) for entity, ids in wanted]
             head = keys.packed([keys.CURRENT, generation.applied])
             n_keys = 2 + sum(len(ids) for _, ids in wanted)
-            number, applied, *values = send_packed(self.client, b"MGET", n_keys, head + b"".join(packed))
-            if self._is_current(generation, number) and self._are_absent(generation, wanted, values):
+            pointer, applied, *values = send_packed(self.client, b"MGET", n_keys, head + b"".join(packed))
+            if self._is_current(generation, pointer) and self._are_absent(generation, wanted, values):
                 found, start = [], 0
                 for entity, ids in wanted:
                     names = partial(generation.rows, entity.name, ids)
@@ -220,8 +219,8 @@ class RedisStore:
                 raise wrong_type(name, "string", found.decode())
         return False
 
-    def _is_current(self, generation: keys.Generation, number: bytes | None) -> bool:
-        if number is None or _number(keys.CURRENT, number) != generation.number:
+    def _is_current(self, generation: keys.Generation, found: bytes | None) -> bool:
+        if found is None or number(keys.CURRENT, found) != generation.number:
             return False
         self._generation = generation
         return True
@@ -288,29 +287,14 @@ def _counts(states: States, entity: Entity, rows: Rows | Ids, place: Rows, now: 
 def _post_ids(key: bytes, members: Sequence[bytes]) -> Ids:
     if not set(map(len, members)) <= {_MEMBER_BYTES}:
         wrong = next(member for member in members if len(member) != _MEMBER_BYTES)
-        raise _broken(key, f"must hold members of {_MEMBER_BYTES} bytes", wrong)
+        raise broken(key, f"must hold members of {_MEMBER_BYTES} bytes", wrong)
     return trending.from_members(members)
 
 
 def _watermark(generation: keys.Generation, applied: bytes | None) -> str:
     """Empty for a load that no record was applied to."""
-    if applied is None or _STREAM_ID.fullmatch(applied) is None:
-        raise _broken(generation.applied, "must hold a stream id", applied)
-    return "" if applied == b"0-0" else applied.decode()
-
-
-def _number(key: bytes, value: bytes) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise _broken(key, "must hold a whole number", value) from None
-
-
-def _broken(key: bytes, rule: str, found: bytes | None) -> DataError:
-    told = "nothing" if found is None else repr(found[:40])[1:]
-    return DataError(
-        f"online key {key.decode()} {rule}, found {told}; run `recsys train` to load the online store anew"
-    )
+    found = stream_id(generation.applied, applied)
+    return "" if found == "0-0" else found
 
 
 def _unsettled() -> DependencyError:

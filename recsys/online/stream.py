@@ -13,14 +13,19 @@ from typing import Any, Protocol
 import redis
 
 from recsys.config import OnlineConfig
+from recsys.errors import DataError
 from recsys.online import keys
-from recsys.online.commands import send
+from recsys.online.commands import send, wrong_type
 from recsys.online.holds import hold, trim
 from recsys.online.records import EVENT, RETURNED, Entry, Event, Returned, encode_event, encode_returned
 
 __all__ = ["EventStream", "RedisStream", "hold", "position"]
 
 _APPEND = """
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'stream' and kind ~= 'none' then
+  return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' must hold the Redis type stream, found ' .. kind)
+end
 local added = 0
 for i = 2, #KEYS do
   if redis.call('SET', KEYS[i], '', 'NX', 'EX', ARGV[1]) then
@@ -30,7 +35,10 @@ for i = 2, #KEYS do
 end
 return added
 """
-"""KEYS: the stream, then one mark per record. ARGV: the window in seconds, then kind and payload of each record."""
+"""KEYS: the stream, then one mark per record. ARGV: the window in seconds, then kind and payload of each record.
+
+The type is looked at first: a mark without its record would make the record that is sent again look like a repeated
+one."""
 
 
 class EventStream(Protocol):
@@ -66,15 +74,17 @@ class RedisStream:
         self.config = config
 
     def append(self, events: Sequence[Event]) -> int:
-        """Raises: RequestError for an event out of range (none is appended then), DependencyError when Redis fails."""
+        """Raises: RequestError for an event out of range, DataError when the stream's key holds another type (none is
+        appended then), DependencyError when Redis fails.
+        """
         if not events:
             return 0
         payloads = [encode_event(event) for event in events]
         marks = [keys.seen_event(event.event_id) for event in events]
-        return int(send(self.client, *self._append_command(marks, EVENT, payloads)))
+        return self._append(self._append_command(marks, EVENT, payloads))
 
     def append_returned(self, record: Returned) -> None:
-        send(self.client, *self.returned_command(record))
+        self._append(self.returned_command(record))
 
     def returned_command(self, record: Returned) -> list[Any]:
         """The command of `append_returned`, for a caller that sends it together with others."""
@@ -98,6 +108,14 @@ class RedisStream:
     def trim(self, before_id: str) -> int:
         """Records that somebody holds stay. The position is remembered, and a load that needs older ones refused."""
         return trim(self.client, before_id)
+
+    def _append(self, command: list[Any]) -> int:
+        try:
+            return int(send(self.client, *command))
+        except DataError as error:
+            # Of a script's error nobody knows which key it is about.
+            found = send(self.client, "TYPE", keys.STREAM).decode()
+            raise error if found in ("stream", "none") else wrong_type(keys.STREAM, "stream", found) from None
 
     def _append_command(self, marks: list[bytes], kind: bytes, payloads: list[bytes]) -> list[Any]:
         # EVAL with its text: EVALSHA saves 300 bytes and costs a second way to fail.

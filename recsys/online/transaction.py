@@ -20,6 +20,7 @@ import redis
 
 from recsys.online import keys
 from recsys.online.commands import send, wrong_type
+from recsys.online.values import number
 
 DEAD_LETTERS_KEPT = 10_000
 
@@ -44,12 +45,16 @@ for i = 4, first_plain - 1 do
   local fine, kind = holds(KEYS[i], wanted)
   if not fine then return KEYS[i] .. ' ' .. wanted .. ' ' .. kind end
 end
-local function existing(first, last)
-  local n = 0
-  for i = first, last, 1000 do n = n + call('EXISTS', unpack(KEYS, i, math.min(i + 999, last))) end
-  return n
+local function exist(first, last, wanted)
+  for i = first, last, 1000 do
+    local till = math.min(i + 999, last)
+    if call('EXISTS', unpack(KEYS, i, till)) ~= wanted * (till - i + 1) then return false end
+  end
+  return true
 end
-if existing(first_plain, first_user - 1) ~= plain_found + 0 or existing(first_user, #KEYS) ~= users_found + 0 then
+local plain_new, users_new = first_plain + plain_found, first_user + users_found
+if not (exist(first_plain, plain_new - 1, 1) and exist(plain_new, first_user - 1, 0)
+    and exist(first_user, users_new - 1, 1) and exist(users_new, #KEYS, 0)) then
   for i = first_plain, #KEYS do
     local fine, kind = holds(KEYS[i], 'string')
     if not fine then return KEYS[i] .. ' string ' .. kind end
@@ -98,13 +103,15 @@ end
 redis.call('SET', KEYS[2], last)
 return 1
 """
-"""KEYS: pointer, applied, the tombstones' version, dead letters, their number, trending sets, plain rows, users' rows.
+"""KEYS: pointer, applied, the tombstones' version, dead letters, their number, trending sets, plain rows, users' rows;
+of rows first those that were found, then those that were not.
 
 ARGV: what the fence must find, the new position, the settings; how many plain rows and users' rows were found; of plain
 rows how many have which size, then their bytes; heads and patches of users' rows (`Patches`); gains of each trending
 set; four fields of each dead letter. Everything before the rows are set only looks: an error after the first write
 would leave the writes before it. That rows are as long as they were needs no look: whoever changes one moves the
-position. They may have expired, though, and a patch of nothing would be a row.
+position. They may have expired, though, and a patch of nothing would be a row; and a key that was not found may be
+there and hold another type. Found and not found are asked for apart, because one of each would add up.
 """
 
 
@@ -143,11 +150,13 @@ class Changes(NamedTuple):
     """Everything that one batch of the stream does to the store."""
 
     plain_names: list[bytes]
+    """First those whose rows were found."""
     plain_found: int
-    """How many of them there were before."""
+    """How many those are."""
     plain: list[list[bytes]]
     """Rows in the order of their names, those of one size together."""
     user_names: list[bytes]
+    """First those whose rows were found."""
     users_found: int
     users: Patches
     trending: list[tuple[bytes, bytes]]
@@ -157,13 +166,21 @@ class Changes(NamedTuple):
 
 
 def read(client: redis.Redis, generation: keys.Generation, names: Sequence[bytes]) -> Found:
-    """Rows and the fence's parts. Raises: DependencyError when Redis fails.
+    """Rows and the fence's parts.
 
     A key of another type reads as none; the write, which looks at the type of what was none, says so.
+
+    Raises: DataError when a part of the fence is not a number, DependencyError when Redis fails.
     """
     fixed = (keys.CURRENT, generation.applied, keys.ERASED_VERSION, generation.origin)
-    number, applied, version, origin, *rows = send(client, "MGET", *fixed, *names)
-    return Found(number, applied, int(version or 0), int(origin or 0), rows)
+    pointer, applied, version, origin, *rows = send(client, "MGET", *fixed, *names)
+    return Found(
+        pointer,
+        applied,
+        number(keys.ERASED_VERSION, version or b"0"),
+        number(generation.origin, origin or b"0"),
+        rows,
+    )
 
 
 def write(client: redis.Redis, fence: Fence, changes: Changes, last: str, ttl_s: float, trending_size: int) -> bool:

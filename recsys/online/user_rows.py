@@ -2,9 +2,8 @@
 
 Takes packed rows and the events that touch them, gives `transaction.Patches`. A row has kilobytes, an event changes its
 header, an entry or two and a click: only those are unpacked, advanced by `features.decay.advance` and packed again;
-what does not move stays where it lies. An entry whose last event is more than `ttl_s` older than the row's newest is
-left out, so rows stay bounded: twenty half-lives took all but a millionth of it. It does not know where rows come from
-or go to.
+what does not move stays where it lies. An entry whose last event is more than `rows.FORGOTTEN` older than the row's
+newest is left out, so rows stay bounded. It does not know where rows come from or go to.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from recsys.features.decay import JIT, States
 from recsys.features.spec import USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.labels import CLICK
 from recsys.online.apply import Counted
-from recsys.online.rows import COUNTS, FINGERPRINT, HEADER, WORD, entry_width, user_words
+from recsys.online.rows import COUNTS, FINGERPRINT, FORGOTTEN, HEADER, WORD, entry_width, user_words
 from recsys.online.transaction import Patches
 from recsys.types import DAY, Doubles, Ids, Mask
 
@@ -50,7 +49,6 @@ def advance_users(
     events: Counted,
     owner: Ids,
     clicks_kept: int,
-    ttl_s: float,
 ) -> Patches:
     """The rows after these events.
 
@@ -90,7 +88,7 @@ def advance_users(
     out = np.empty(room, np.int64)
     heads = np.empty((len(size), 3), np.uint32)
     end = _patch(
-        words, floats, start, size, floats[start + 1], _REFRESH_US, own.t, _flat(own.v), int(ttl_s * 1e6),
+        words, floats, start, size, floats[start + 1], _REFRESH_US, own.t, _flat(own.v), FORGOTTEN,
         begins[0], n_topics, topics.first, topics.place, topics.known, topics.key, topics.states.t,
         _flat(topics.states.v),
         begins[1], n_authors, authors.first, authors.place, authors.known, authors.key, authors.states.t,
@@ -228,7 +226,7 @@ def _clicks(words, start, begin, count, new, end, post, time, limit, out, now): 
 
 @JIT
 def _patch(  # type: ignore[no-untyped-def]
-    words, floats, start, size, before, refresh_us, t, v, ttl_us,
+    words, floats, start, size, before, refresh_us, t, v, forgotten,
     topics, n_topics, topic_first, topic_place, topic_known, topic_key, topic_t, topic_v,
     authors, n_authors, author_first, author_place, author_known, author_key, author_t, author_v,
     clicks, n_clicks, click_first, click_post, click_time, clicks_kept,
@@ -249,7 +247,7 @@ def _patch(  # type: ignore[no-untyped-def]
             out_floats[head + 1] = t[u]
             for i in range(v.shape[1]):
                 out_floats[head + 2 + i] = v[u, i]
-            oldest = t[u] - ttl_us
+            oldest = t[u] - forgotten
             out[head + counts] = _entries(
                 words, floats, start[u], topics[u], n_topics[u], 2 + topic_v.shape[1], oldest, topic_first[u],
                 topic_first[u + 1], topic_place, topic_known, topic_key, topic_t, topic_v, out, out_floats, now,

@@ -115,17 +115,16 @@ def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Do something between the next read of rows and the write that follows it."""
-    read, done = transaction.read, []
+    """Do something before the next write, after the reads that it rests on."""
+    write, done = transaction.write, []
 
-    def slow(*arguments: object) -> transaction.Found:
-        found = read(*arguments)
+    def slow(*arguments: object) -> bool:
         if not done:
             done.append(True)
             act()
-        return found
+        return write(*arguments)
 
-    monkeypatch.setattr(transaction, "read", slow)
+    monkeypatch.setattr(transaction, "write", slow)
 
 
 def everything(client: redis.Redis) -> dict[bytes, bytes]:
@@ -462,6 +461,15 @@ def test_running_feeds_both_stores_and_stopping_leaves_nothing_behind(
         stop.set()
         thread.join()
     setup.assert_counts(setup.events)
+    assert lake_ids(lake) == [event.event_id for event in setup.events[200:]]
+
+
+def test_stopping_brings_all_that_is_left_into_the_lake(setup: Setup, lake: Lake, consumer: Consumer) -> None:
+    setup.stream.append(setup.events[200:])
+    consumer.lake.batch_records = 40
+    stop = threading.Event()
+    stop.set()
+    consumer.run(stop)
     assert lake_ids(lake) == [event.event_id for event in setup.events[200:]]
 
 

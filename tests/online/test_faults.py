@@ -1,4 +1,4 @@
-"""What survives when processes are killed: consumers at any moment, Redis in the middle of it."""
+"""What survives when processes are killed: consumers at any moment, Redis in the middle of it, appends under way."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ from .conftest import START
 N_EVENTS = 100_000
 AT_ONCE = 250
 """Events per request of a client; a request that failed is sent again as it was."""
-CONSUMER_KILLS = 5
-DEADLINE_S = 180.0
+CONSUMER_KILLS = 4
+PRODUCERS = 2
+DEADLINE_S = 60.0
 
 
 def log_of(catalogue: Catalogue, rng: np.random.Generator) -> list[Event]:
@@ -65,6 +66,44 @@ def consumer(data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+class Producers:
+    """Clients that append without a pause, each batch until Redis has taken it."""
+
+    def __init__(self, stream: RedisStream) -> None:
+        self.stream = stream
+        self.appended = 0
+        """Batches that Redis answered for."""
+        self.failed = 0
+        """Appends that were given up and sent again."""
+        self._counting = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, events: list[Event]) -> None:
+        batches = [events[start : start + AT_ONCE] for start in range(0, len(events), AT_ONCE)]
+        shares = [batches[number::PRODUCERS] for number in range(PRODUCERS)]
+        self._threads = [threading.Thread(target=self._produce, args=(share,)) for share in shares]
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive(), "what was sent again is taken"
+
+    def are_at_work(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def _produce(self, batches: list[list[Event]]) -> None:
+        for batch in batches:
+            while not answers(lambda batch=batch: self.stream.append(batch) >= 0):
+                with self._counting:
+                    self.failed += 1
+                time.sleep(0.01)
+            with self._counting:
+                self.appended += 1
+            time.sleep(0.002)
+
+
 def applied(client: redis.Redis) -> str:
     return (client.get(current(client).applied) or b"").decode()
 
@@ -77,7 +116,7 @@ def wait_until(done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not done():
         assert time.monotonic() < deadline, what
-        time.sleep(0.05)
+        time.sleep(0.002)
 
 
 def answers(done: Callable[[], bool]) -> bool:
@@ -91,7 +130,9 @@ def answers(done: Callable[[], bool]) -> bool:
 def test_killed_consumers_and_a_killed_redis_lose_nothing_and_count_nothing_twice(
     tmp_path: Path, catalogue: Catalogue, snapshot_of: Callable[..., Snapshot]
 ) -> None:
-    rng = np.random.default_rng()
+    seed = int.from_bytes(os.urandom(4))
+    print(f"to repeat it: seed {seed}")
+    rng = np.random.default_rng(seed)
     events = log_of(catalogue, rng)
     config, lake = OnlineConfig(), Lake(str(tmp_path / "lake"))
     with release.staging(tmp_path / "releases") as folder:
@@ -103,25 +144,26 @@ def test_killed_consumers_and_a_killed_redis_lose_nothing_and_count_nothing_twic
         load_snapshot(connection.client, catalogue, snapshot_of([]), config, "", START)
         stream = RedisStream(connection.client, config)
 
-        def produce(part: list[Event]) -> None:
-            for start in range(0, len(part), AT_ONCE):
-                while not answers(lambda start=start: stream.append(part[start : start + AT_ONCE]) >= 0):
-                    time.sleep(0.05)
-                time.sleep(0.005)
-
+        producers, killed_in_flight = Producers(stream), 0
         for number in range(CONSUMER_KILLS):
-            before = applied(connection.client)
-            producer = threading.Thread(target=produce, args=(events[number::CONSUMER_KILLS],))
+            first, *rest = np.array_split(np.arange(number, N_EVENTS, CONSUMER_KILLS), 5)
+            before, already = applied(connection.client), producers.appended
+            stream.append([events[place] for place in first])
             with consumer(tmp_path):
-                producer.start()
                 wait_until(partial(moved_past, connection.client, before), "a consumer makes progress")
-                time.sleep(rng.uniform(0, 0.5))
+                producers.start([events[place] for place in np.concatenate(rest)])
+                target = already + int(rng.integers(2, 30))
+                wait_until(lambda target=target: producers.appended >= target, "events are appended")
                 if number == CONSUMER_KILLS // 2:
                     os.kill(int((tmp_path / "redis" / "redis.pid").read_text()), signal.SIGKILL)
+                    wait_until(lambda: producers.failed > 0, "an append fails")
                     # The next program on this folder starts the server again.
                     with connect(config, tmp_path):
                         wait_until(lambda: answers(lambda: bool(connection.client.ping())), "Redis is back")
-            producer.join()
+                killed_in_flight += producers.are_at_work()
+            producers.join()
+        assert producers.failed > 0
+        assert killed_in_flight >= CONSUMER_KILLS - 1, "consumers were killed while events were appended"
         last = stream.last_id()
         with consumer(tmp_path):
             wait_until(lambda: applied(connection.client) == last, "the online store catches up")

@@ -5,22 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
 
-from recsys.config import OnlineConfig
+from recsys import training
+from recsys.config import Config, OnlineConfig
 from recsys.errors import DataError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue import Catalogue
 from recsys.online import generations, keys
+from recsys.online.embedded import connect
 from recsys.online.erased import mark_erased, read_erased
 from recsys.online.online_sink import OnlineSink
 from recsys.online.records import Event, Returned
 from recsys.online.rows import unpack_users
 from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
 from recsys.online.stream import RedisStream
+from recsys.progress import Progress
 from recsys.types import DAY
 
 from .conftest import START
@@ -173,18 +177,40 @@ def test_a_load_whose_records_went_all_the_same_is_refused_and_changes_nothing(s
     assert generations.current(setup.client).number == 1
 
 
-def test_rows_idle_for_longer_than_their_lifetime_are_left_out(setup: Setup) -> None:
-    quiet = replace(setup.events[0], event_id=10**6, user_id=12, post_id=9, event_time=START - 60 * DAY)
+@pytest.mark.parametrize(("days", "present"), [(279, True), (281, False)])
+def test_rows_idle_for_forty_half_lives_are_left_out(setup: Setup, days: int, present: bool) -> None:
+    quiet = replace(setup.events[0], event_id=10**6, user_id=12, post_id=9, event_time=NOW - days * DAY)
     setup.events = [quiet, *(event for event in setup.events if event.user_id != 12)]
     setup.client.delete(keys.STREAM)
     setup.ids = ["1-1"] * 501
-    n = len(setup.events)
-    for lifetime, present in ((70, 1), (62, 0)):
-        setup.config = setup.config.model_copy(update={"ttl_s": lifetime * 86_400})
-        setup.load(n, now=NOW)
-        rows = generations.current(setup.client)
-        assert setup.client.exists(rows.rows("user", np.array([12]))[0]) == present
-        assert setup.client.exists(rows.rows("user", np.array([5]))[0]) == 1
+    setup.load(len(setup.events), now=NOW)
+    assert (setup.user(12) is not None) is present
+    assert setup.user(5) is not None
+
+
+def test_a_switch_that_is_sent_twice_has_switched(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    send, sent = generations.send, []
+
+    def twice(client: redis.Redis, *command: object) -> object:
+        if generations._SWITCH in command:
+            sent.append(send(client, *command))
+        return send(client, *command)
+
+    setup.load(100)
+    monkeypatch.setattr(generations, "send", twice)
+    setup.load(200)
+    assert sent == [b"switched"]
+    assert generations.current(setup.client).number == 2
+    assert list(setup.client.scan_iter(keys.Generation(1).prefix + b"*")) == []
+    setup.assert_counts(setup.events)
+
+
+@pytest.mark.parametrize("key", [keys.CURRENT, keys.Generation(1).applied])
+def test_a_load_repairs_a_pointer_or_position_that_cannot_be(setup: Setup, key: bytes) -> None:
+    setup.load(100)
+    setup.client.set(key, "the first")
+    setup.load(200)
+    setup.assert_counts(setup.events)
 
 
 def test_users_erased_before_or_during_a_load_are_not_in_it(setup: Setup) -> None:
@@ -218,3 +244,21 @@ def test_who_came_back_after_an_erasure_that_the_snapshot_respects_keeps_what_is
     mark_erased(setup.client, 5, START - DAY)
     setup.load(200, left_out=read_erased(setup.client))
     setup.assert_counts(setup.events)
+
+
+def test_a_training_run_holds_the_stream_before_it_gives_the_lake_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, seen = Config(data_dir=tmp_path), []
+
+    def interrupted(*_: object) -> None:
+        with connect(config.online, config.data_dir) as connection:
+            seen.append((connection.client.exists(keys.LAKE_LOCK), connection.client.zcard(keys.HOLDS)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "read_material", interrupted)
+    with connect(config.online, config.data_dir) as connection:
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, Progress())
+        assert seen == [(1, 1)]
+        assert not connection.client.exists(keys.LAKE_LOCK, keys.HOLDS)

@@ -6,12 +6,23 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 
 import numpy as np
+import orjson
 import pytest
 import redis
 
 from recsys.config import OnlineConfig
 from recsys.errors import RequestError
-from recsys.online.records import EVENT, RETURNED, Entry, Event, Returned, decode, encode_event, encode_returned
+from recsys.online.records import (
+    EVENT,
+    EVENT_TYPE,
+    RETURNED,
+    Entry,
+    Event,
+    Returned,
+    decode,
+    encode_event,
+    encode_returned,
+)
 from recsys.online.stream import RedisStream, position
 from recsys.types import SECOND
 
@@ -83,6 +94,9 @@ def test_a_returned_record_comes_back_as_it_was_sent(returned_record: Callable[.
         ({"user_id": 2**63}, "out of range"),
         ({"position": 40_000}, "out of range"),
         ({"value": 1e300}, "out of range"),
+        ({"value": -0.5}, "event value must be a finite number from 0 on"),
+        ({"value": float("inf")}, "event value must be a finite number from 0 on"),
+        ({"position": -2}, "event position must be from 0 on"),
     ],
 )
 def test_an_event_out_of_range_is_refused_and_nothing_is_appended(
@@ -113,3 +127,59 @@ def test_unreadable_records_are_set_aside_with_their_reason_and_stop_nothing(
     assert len(decoded.events) == len(decoded.returned) == 1
     assert sorted(entry.id for entry, _ in decoded.bad) == ["1-0", "2-0", "3-0", "4-0", "5-0", "6-0"]
     assert all(reason for _, reason in decoded.bad)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("value", -0.5), ("value", np.inf), ("value", -np.inf), ("position", -2), ("event_time", -1)]
+)
+def test_an_event_that_the_lake_would_quarantine_is_set_aside_naming_its_column(column: str, value: float) -> None:
+    row = np.frombuffer(encode_event(EVENT_1), EVENT_TYPE).copy()
+    row[column] = value
+    decoded = decode([Entry("1-0", EVENT, row.tobytes()), Entry("2-0", EVENT, encode_event(EVENT_1))])
+    assert decoded.event_stream_id == ["2-0"]
+    assert [(entry.id, reason.split()[0]) for entry, reason in decoded.bad] == [("1-0", column)]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"request_id": "abc"}, "request_id"),
+        ({"request_id": True}, "request_id"),
+        ({"user_id": 2**63}, "user_id"),
+        ({"now": 1.5}, "now"),
+        ({"now": -1}, "now"),
+        ({"release": 7}, "release"),
+        ({"user_watermark": None}, "user_watermark"),
+        ({"k": 1e30}, "k"),
+        ({"k": -1}, "k"),
+        ({"f": 2**62}, "f"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_a_returned_record_with_a_wrong_head_is_set_aside_and_stops_nothing(
+    returned_record: Callable[..., Returned], change: dict[str, object], named: str
+) -> None:
+    payload = encode_returned(returned_record(1, 5, [100]))
+    end = 4 + int.from_bytes(payload[:4], "little")
+    head = orjson.dumps({**orjson.loads(payload[4:end]), **change})
+    wrong = len(head).to_bytes(4, "little") + head + payload[end:]
+    decoded = decode([Entry("1-0", RETURNED, wrong), Entry("2-0", RETURNED, payload)])
+    assert decoded.returned_stream_id == ["2-0"]
+    ((entry, reason),) = decoded.bad
+    assert entry.id == "1-0"
+    assert named in reason
+
+
+@pytest.mark.parametrize("head", [b"5", b"null", b"[]", b'"text"', b"{}"])
+def test_a_returned_record_whose_head_is_no_object_of_its_fields_is_set_aside(head: bytes) -> None:
+    decoded = decode([Entry("1-0", RETURNED, len(head).to_bytes(4, "little") + head)])
+    assert [reason.split(":")[0] for _, reason in decoded.bad] == ["not a returned record"]
+
+
+@pytest.mark.parametrize("position", [-1, 2**15])
+def test_a_returned_record_with_a_position_that_the_lake_has_no_room_for_is_set_aside(
+    returned_record: Callable[..., Returned], position: int
+) -> None:
+    record = replace(returned_record(1, 5, [100, 107]), position=np.array([0, position], np.int32))
+    ((_, reason),) = decode([Entry("1-0", RETURNED, encode_returned(record))]).bad
+    assert "positions must be from 0 to 32767" in reason

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from recsys.config import OnlineConfig
 from recsys.errors import DataError
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import ACTIONS
 from recsys.online.apply import touches_user
 from recsys.online.records import Event
-from recsys.online.rows import unpack_users
+from recsys.online.rows import FORGOTTEN, unpack_users
 from recsys.online.transaction import Patches
-from recsys.online.user_rows import advance_users
+from recsys.online.user_rows import _REFRESH_US, advance_users
 from recsys.types import DAY, HOUR
 
 from .conftest import START
@@ -25,7 +27,6 @@ from .test_apply import columns
 IDS = [1, 2, 77]
 Rows = list[bytes | None]
 NOBODY: Rows = [None] * len(IDS)
-TTL_S = 70 * 86_400.0
 
 
 def patched(rows: Rows, patches: Patches) -> Rows:
@@ -47,10 +48,10 @@ def patched(rows: Rows, patches: Patches) -> Rows:
     return after
 
 
-def apply(catalogue: Catalogue, rows: Rows, events: Sequence[Event], ttl_s: float = TTL_S) -> Rows:
+def apply(catalogue: Catalogue, rows: Rows, events: Sequence[Event]) -> Rows:
     batch = columns(catalogue, events)
     batch = batch.where(touches_user(batch.action))
-    return patched(rows, advance_users([b"a", b"b", b"c"], rows, batch, np.searchsorted(IDS, batch.user_id), 4, ttl_s))
+    return patched(rows, advance_users([b"a", b"b", b"c"], rows, batch, np.searchsorted(IDS, batch.user_id), 4))
 
 
 EVENTS = st.lists(
@@ -93,15 +94,23 @@ def click(post_id: int, time: int) -> Event:
     return Event("click", 0, 0, 1, post_id, time, time)
 
 
-def test_entries_older_than_a_lifetime_before_the_newest_event_go_and_the_others_stay(catalogue: Catalogue) -> None:
-    rows = apply(catalogue, NOBODY, [click(post, START + n * DAY) for n, post in enumerate([100, 107, 114, 121])])
+def test_entries_forty_half_lives_older_than_the_newest_event_go_and_the_others_stay(catalogue: Catalogue) -> None:
+    rows = apply(catalogue, NOBODY, [click(post, START + 70 * n * DAY) for n, post in enumerate([100, 107, 114, 121])])
     before = unpack_users([b"a"], rows[:1])
     assert (len(before.authors.key), len(before.topics.key)) == (4, 4)
-    rows = apply(catalogue, rows, [click(128, START + 6 * DAY)], ttl_s=4.5 * 86_400)
+    rows = apply(catalogue, rows, [click(128, START + 390 * DAY)])
     (after,) = [unpack_users([b"a"], rows[:1])]
-    assert set(after.authors.states.t) == {START + days * DAY for days in (2, 3, 6)}
-    assert set(after.topics.states.t) == {START + days * DAY for days in (2, 3, 6)}
+    assert set(after.authors.states.t) == {START + days * DAY for days in (140, 210, 390)}
+    assert set(after.topics.states.t) == {START + days * DAY for days in (140, 210, 390)}
     assert list(after.clicks.post_id) == [128, 121, 114, 107]
+
+
+def test_rows_live_as_long_as_anything_of_their_counts_is_left() -> None:
+    assert OnlineConfig().ttl_s * 1e6 == FORGOTTEN == 40 * 7 * DAY
+    # Ten half-lives, and a day because a lifetime begins anew only with the first event of a day.
+    assert OnlineConfig(ttl_s=71 * 86_400).ttl_s * 1e6 == 10 * 7 * DAY + _REFRESH_US
+    with pytest.raises(ValidationError):
+        OnlineConfig(ttl_s=71 * 86_400 - 1)
 
 
 def test_a_post_nobody_knows_is_remembered_as_clicked_under_the_missing_topic_and_no_author(

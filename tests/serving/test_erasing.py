@@ -285,6 +285,7 @@ def test_what_was_under_way_when_the_tombstone_came_leaves_nothing_behind(http, 
 
 def test_a_lake_that_others_hold_is_named_with_what_is_done(config, client, lake, monkeypatch):
     monkeypatch.setattr("redis.lock.Lock.acquire", lambda *_, **__: False)
+    monkeypatch.setattr("recsys.online.lake_sink.WAIT_S", 0.2)
     with pytest.raises(
         DependencyError, match=r"the online store has nothing of them, but the lake .* is held by another"
     ):

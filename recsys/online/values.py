@@ -1,0 +1,39 @@
+"""Single values of Redis into numbers and stream ids, and the sentence for one that is neither.
+
+Takes a key's name and its bytes. It does not read them, and knows nothing of packed rows.
+"""
+
+from __future__ import annotations
+
+import re
+
+from recsys.errors import DataError
+from recsys.online import keys
+
+_NUMBER = re.compile(rb"-?\d{1,19}")
+_STREAM_ID = re.compile(rb"\d{1,19}(-\d{1,19})?")
+
+
+def number(key: bytes, value: bytes) -> int:
+    """A whole number of 64 bits. Raises: DataError naming the key."""
+    if _NUMBER.fullmatch(value) is None or not -(2**63) <= (found := int(value)) < 2**63:
+        raise broken(key, "must hold a whole number", value)
+    return found
+
+
+def stream_id(key: bytes, value: bytes | None) -> str:
+    """A position on the stream. Raises: DataError naming the key."""
+    if value is None or _STREAM_ID.fullmatch(value) is None:
+        raise broken(key, "must hold a stream id", value)
+    return value.decode()
+
+
+def broken(key: bytes, rule: str, found: bytes | None) -> DataError:
+    """A value that cannot be."""
+    told = "nothing" if found is None else repr(found[:40])[1:]
+    if key in (keys.ERASED, keys.ERASED_VERSION):
+        # Nobody may forget a tombstone to be rid of an error.
+        remedy = "see what wrote it and correct it, without removing what others say"
+    else:
+        remedy = "run `recsys train` to load the online store anew"
+    return DataError(f"online key {key.decode()} {rule}, found {told}; {remedy}")

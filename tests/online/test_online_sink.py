@@ -1,0 +1,268 @@
+"""The online sink beside trouble: erasures, lost races, keys that hold what they must not, a newer catalogue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import redis
+
+from recsys import release
+from recsys.config import Config, OnlineConfig
+from recsys.errors import DataError, DependencyError
+from recsys.features.point_in_time import Snapshot
+from recsys.features.spec import AUTHOR
+from recsys.offline.catalogue import Catalogue, build_catalogue
+from recsys.offline.lake import Lake
+from recsys.online import keys, online_sink, transaction
+from recsys.online.embedded import connect
+from recsys.online.erased import mark_erased, read_erased
+from recsys.online.generations import current
+from recsys.online.online_sink import OnlineSink
+from recsys.online.records import Event
+from recsys.online.rows import unpack
+from recsys.online.store import load_snapshot
+from recsys.online.stream import RedisStream
+from recsys.serving.consuming import CurrentCatalogue, consume
+
+from .conftest import START
+
+GENERATION = keys.Generation(1)
+SnapshotOf = Callable[[Sequence[Event]], Snapshot]
+
+
+def event(event_id: int, user_id: int = 1, post_id: int = 100, kind: str = "click") -> Event:
+    return Event(kind, event_id, 0, user_id, post_id, START, START)
+
+
+@pytest.fixture
+def stream(client: redis.Redis, config: OnlineConfig) -> RedisStream:
+    return RedisStream(client, config)
+
+
+@pytest.fixture
+def sink(
+    client: redis.Redis, stream: RedisStream, catalogue: Catalogue, config: OnlineConfig, snapshot_of: SnapshotOf
+) -> OnlineSink:
+    load_snapshot(client, catalogue, snapshot_of([]), config, "", START)
+    return OnlineSink(client, stream, catalogue, config, "explicit")
+
+
+def everything(client: redis.Redis) -> dict[bytes, bytes]:
+    return {name: client.dump(name) for name in client.scan_iter(b"recsys:*")}
+
+
+def test_a_record_that_cannot_be_applied_is_set_aside_after_an_erasure_too(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = online_sink.counted
+
+    def failing(catalogue: Catalogue, events: np.ndarray, *rest: object) -> object:
+        if 2 in events["event_id"]:
+            raise ZeroDivisionError("cannot be counted")
+        return count(catalogue, events, *rest)
+
+    monkeypatch.setattr(online_sink, "counted", failing)
+    mark_erased(client, 999, START)
+    stream.append([event(2), event(3)])
+    assert [sink.step() for _ in range(2)] == [1, 1]
+    assert client.xlen(keys.DEAD_LETTERS) == 1
+    assert client.get(GENERATION.applied).decode() == stream.last_id()
+
+
+@pytest.mark.parametrize("trouble", ["no write goes through", "no position"])
+def test_a_sink_that_loses_every_race_says_so(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    stream.append([event(1)])
+    if trouble == "no position":
+        client.delete(GENERATION.applied)
+    else:
+        monkeypatch.setattr(transaction, "write", lambda *_: False)
+    assert [sink.step() for _ in range(49)] == [0] * 49
+    with pytest.raises(DependencyError, match=r"50 times in a row.*recsys:g:1:applied"):
+        sink.step()
+
+
+@pytest.mark.parametrize("entity", ["post", "user"])
+def test_a_row_that_went_does_not_make_up_for_a_key_that_came(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink, monkeypatch: pytest.MonkeyPatch, entity: str
+) -> None:
+    stream.append([event(1, 1, 100)])
+    sink.step()
+    mine, foreign = GENERATION.rows(entity, np.array([1, 2] if entity == "user" else [100, 107]))
+    client.rpush(foreign, "someone's list")
+    stream.append([event(2, 1, 100, "impression"), event(3, 2, 107, "impression")])
+    read, before = transaction.read, {}
+
+    def expiring(*arguments: object) -> transaction.Found:
+        found = read(*arguments)
+        client.delete(mine)
+        before.update(everything(client))
+        return found
+
+    monkeypatch.setattr(transaction, "read", expiring)
+    with pytest.raises(DataError, match=f"online key {foreign.decode()} must hold the Redis type string, found list"):
+        sink.step()
+    assert everything(client) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "garbage"),
+    [
+        (GENERATION.origin, b"soon"),
+        (GENERATION.applied, b"\xff"),
+        (keys.CURRENT, b"the first"),
+        (keys.ERASED_VERSION, b"1.5"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_and_no_record_pays_for_it(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink, key: bytes, garbage: bytes
+) -> None:
+    stream.append([event(1), event(2)])
+    client.set(key, garbage)
+    for _ in range(5):
+        with pytest.raises(DataError, match=f"online key {key.decode()} must hold a"):
+            sink.step()
+    assert not client.exists(keys.DEAD_LETTERS)
+
+
+@pytest.mark.parametrize(("user", "until"), [(b"7", b"yesterday"), (b"Ann", b"7"), (b"7", b"%d" % 2**63)])
+def test_a_tombstone_that_cannot_be_is_named_and_no_record_pays_for_it(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink, user: bytes, until: bytes
+) -> None:
+    mark_erased(client, 3, START)
+    client.hset(keys.ERASED, user, until)
+    stream.append([event(1), event(2)])
+    for _ in range(5):
+        with pytest.raises(DataError, match="online key recsys:erased must hold a whole number"):
+            sink.step()
+    assert not client.exists(keys.DEAD_LETTERS)
+
+
+def test_tombstones_hold_although_their_version_was_lost(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink
+) -> None:
+    mark_erased(client, 1, START)
+    client.delete(keys.ERASED_VERSION)
+    assert len(read_erased(client).user_id) == 1
+    stream.append([event(1)])
+    assert sink.step() == 1
+    assert not client.exists(*GENERATION.rows("user", np.array([1])))
+
+
+def test_events_refused_because_of_a_key_of_another_type_are_appended_when_it_is_gone(
+    client: redis.Redis, stream: RedisStream
+) -> None:
+    batch = [event(number) for number in range(5)]
+    client.rpush(keys.STREAM, "someone's list")
+    with pytest.raises(DataError, match="online key recsys:stream must hold the Redis type stream, found list; see"):
+        stream.append(batch)
+    client.delete(keys.STREAM)
+    assert stream.append(batch) == 5
+
+
+# A newer catalogue.
+
+NEW_POST, NEW_AUTHOR = 5000, 77
+
+
+def catalogue_of(folder: Path, post_id: Sequence[int], author_id: Sequence[int]) -> Catalogue:
+    lake, n = Lake(str(folder)), len(post_id)
+    born = pa.array(np.full(n, START)).cast(pa.timestamp("us", tz="UTC"))
+    posts = {
+        "post_id": list(post_id), "author_id": list(author_id), "topic": ["sports"] * n, "language": ["en"] * n,
+        "text": ["a post"] * n, "created_at": born, "visible": [True] * n,
+    }  # fmt: skip
+    users = {"user_id": [1], "language": ["en"], "created_at": born[:1]}
+    lake.write("posts", pa.table(posts), "2024-10-04", "posts")
+    lake.write("users", pa.table(users), "2024-10-04", "users")
+    return build_catalogue(lake, np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Catalogue:
+    return catalogue_of(tmp_path / "older", [100], [3])
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> Catalogue:
+    return catalogue_of(tmp_path / "newer", [100, NEW_POST], [3, NEW_AUTHOR])
+
+
+def publish(releases_path: Path, catalogue: Catalogue) -> str:
+    with release.staging(releases_path) as folder:
+        catalogue.save(folder / "catalogue")
+        return release.publish(folder, config={}, metrics={}, logs_end=START).version
+
+
+def author_counts(client: redis.Redis) -> float:
+    (name,) = current(client).rows("author", np.array([NEW_AUTHOR]))
+    return float(unpack(AUTHOR, [name], [client.get(name)]).v.sum())
+
+
+def test_a_catalogue_that_came_while_the_sink_waited_counts_what_it_waited_for(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink, older: Catalogue, newer: Catalogue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    in_use, read = [older], stream.read
+    sink.catalogue_of_now = lambda: in_use[-1]
+    stream.append([event(1, post_id=NEW_POST)])
+    assert sink.step() == 1
+    assert author_counts(client) == 0
+
+    def waiting(*arguments: object) -> object:
+        in_use.append(newer)
+        stream.append([event(2, post_id=NEW_POST)])
+        return read(*arguments)
+
+    monkeypatch.setattr(stream, "read", waiting)
+    assert sink.step(block_ms=10) == 1
+    assert author_counts(client) > 0
+
+
+def test_the_catalogue_is_that_of_the_release_in_use_and_loaded_once(
+    tmp_path: Path, older: Catalogue, newer: Catalogue
+) -> None:
+    releases_path = tmp_path / "releases"
+    release.use(releases_path, publish(releases_path, older))
+    version, of_now = publish(releases_path, newer), CurrentCatalogue(releases_path)
+    first = of_now()
+    assert first.post_id.tolist() == [100]
+    assert of_now() is first
+    release.use(releases_path, version)
+    second = of_now()
+    assert second.post_id.tolist() == [100, NEW_POST]
+    release.retire(releases_path)
+    assert of_now() is second
+
+
+def test_a_running_consumer_counts_new_posts_in_full_from_the_release_that_has_them(
+    tmp_path: Path, older: Catalogue, newer: Catalogue, snapshot_of: SnapshotOf
+) -> None:
+    config, stop = Config(data_dir=tmp_path), threading.Event()
+    release.use(config.releases_path, publish(config.releases_path, older))
+    version = publish(config.releases_path, newer)
+    with connect(config.online, config.data_dir) as connection:
+        client, stream = connection.client, RedisStream(connection.client, config.online)
+        load_snapshot(client, older, snapshot_of([]), config.online, "", START)
+        consumer = threading.Thread(target=consume, args=(config, stop))
+        consumer.start()
+        try:
+            for number, expected in ((1, False), (2, True)):
+                stream.append([replace(event(number), post_id=NEW_POST)])
+                deadline = time.monotonic() + 20
+                while client.get(current(client).applied).decode() != stream.last_id():
+                    assert time.monotonic() < deadline, "the event is applied"
+                    time.sleep(0.02)
+                assert (author_counts(client) > 0) is expected
+                release.use(config.releases_path, version)
+        finally:
+            stop.set()
+            consumer.join()
