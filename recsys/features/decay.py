@@ -41,7 +41,7 @@ def run(t, v, row, moment, what, half_life_us, out):  # type: ignore[no-untyped-
     """Count events and read counts, in the order given: every counter, in batch and stream, goes through these lines.
 
     Powers of two are most of the work, and none of them depends on a count. So a block's are taken first, side by side;
-    one after the other they cost four times as much.
+    one after the other the whole took twice as long.
 
     Args:
         t, v: states, (n,) and (n, A, H), changed in place.
