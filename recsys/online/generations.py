@@ -16,6 +16,7 @@ import redis
 from recsys.config import OnlineConfig
 from recsys.errors import DependencyError
 from recsys.features.decay import States
+from recsys.features.histories import KEPT as CLICKS_KEPT
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.catalogue import Catalogue
@@ -23,7 +24,7 @@ from recsys.online import keys, trending
 from recsys.online.commands import send
 from recsys.online.erased import Erased, read_erased
 from recsys.online.holds import hold
-from recsys.online.online_sink import CLICKS_KEPT, OnlineSink
+from recsys.online.online_sink import OnlineSink
 from recsys.online.pointer import current, no_generation
 from recsys.online.rows import FORGOTTEN, Clicks, Entries, Users, newest_clicks, pack, pack_users
 from recsys.online.stream import RedisStream

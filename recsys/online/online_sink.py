@@ -20,6 +20,7 @@ import redis
 from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError, RecsysError
 from recsys.features.decay import advance
+from recsys.features.histories import KEPT as CLICKS_KEPT
 from recsys.features.spec import USER
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import CLICK
@@ -36,9 +37,6 @@ from recsys.online.user_rows import advance_users
 from recsys.online.values import stream_id
 
 log = logging.getLogger(__name__)
-
-CLICKS_KEPT = 2
-"""Clicks kept per user, in `history_size`s: readers drop posts they do not know and still find a full history."""
 
 _ATTEMPTS = 5
 _MOST_BAD = 20
