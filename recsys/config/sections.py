@@ -42,7 +42,7 @@ class OnlineConfig(Section):
     timeout_s: float = Field(2.0, ge=1)
     """Seconds after which a command to Redis is given up; the consumer waits half a second for events in one."""
     ttl_s: float = Field(280 * 86_400.0, ge=71 * 86_400.0)
-    """Lifetime of a row since its last event, of a user's row up to a day less. Of a count of w weeks ago 2^-w is left,
+    """Lifetime of a row since its last event, up to a day less. Of a count of w weeks ago 2^-w is left,
     which a shorter lifetime loses: nothing to speak of after 40, a thousandth after the ten of the least allowed."""
     dedup_window_s: int = Field(3600, ge=1)
     """Seconds in which a repeated event id is recognised."""

@@ -94,9 +94,15 @@ class Touched(NamedTuple):
     events: Counted
     """Those that change something, M of them."""
     ids: Ids
-    """The rows they change, ascending."""
+    """The rows they change, each once."""
     place: Ids
     """Place in `ids` of each event's row, (M,)."""
+
+    def reordered(self, order: Ids) -> Touched:
+        """The same with the rows in this order, (len(ids),)."""
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        return self._replace(ids=self.ids[order], place=place[self.place])
 
 
 def touched(events: Counted) -> list[Touched]:

@@ -103,6 +103,48 @@ def send_packed(client: redis.Redis, name: bytes, n_arguments: int, arguments: b
         pool.release(connection)
 
 
+class Underway:
+    """One command that was sent and whose answer is taken later; nobody else has its connection until then.
+
+    It is not tried again when the connection drops: whoever sends one must be able to find out what became of it.
+    Raises: DependencyError when it cannot be sent.
+    """
+
+    def __init__(self, client: redis.Redis, *command: Any) -> None:
+        self._pool: Any = client.connection_pool
+        try:
+            self._connection: Any = self._pool.get_connection()
+        except redis.RedisError as error:
+            raise no_answer(error) from error
+        try:
+            self._connection.send_command(*command)  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            self._give_up()
+            if isinstance(error, redis.RedisError):
+                raise no_answer(error) from error
+            raise
+
+    def answer(self) -> Any:
+        """Wait for the answer, once. Raises: as `send`."""
+        try:
+            answer = self._connection.read_response()
+        except redis.ResponseError as error:
+            self._pool.release(self._connection)
+            raise no_answer(error) from error
+        except BaseException as error:
+            self._give_up()
+            if isinstance(error, redis.RedisError):
+                raise no_answer(error) from error
+            raise
+        self._pool.release(self._connection)
+        return answer
+
+    def _give_up(self) -> None:
+        # Part of an answer may still arrive: this connection is nobody's.
+        self._connection.disconnect()
+        self._pool.release(self._connection)
+
+
 _CAUSES = (
     (
         "command not allowed when used memory",

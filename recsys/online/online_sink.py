@@ -3,47 +3,47 @@
 Reads the records after the position of a generation and the rows they touch, applies them, and writes rows, trending
 and the new position in one call that goes through only if generation, position and tombstones are still what was read.
 Whoever loses that race, to another consumer, a batch load or an erasure, has changed nothing and simply reads again;
-losing again and again is no race and is told. A record that cannot be applied is set aside with its reason and stops
-nothing. It does not know who wrote the records, nor where catalogues come from.
+losing again and again is no race and is told. While Redis writes a batch the next one is computed. A record that cannot
+be applied is set aside with its reason and stops nothing. It does not know who wrote the records, nor where catalogues
+come from.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import compress
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import redis
 
 from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError, RecsysError
-from recsys.features.decay import advance
 from recsys.features.histories import KEPT as CLICKS_KEPT
-from recsys.features.spec import USER
 from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import CLICK
-from recsys.online import keys, transaction, trending
-from recsys.online.apply import Counted, counted, touched
+from recsys.online import keys, transaction
+from recsys.online.batch import Batch, Named, Outcome, name_rows, outcome, read_batch, set_aside
 from recsys.online.commands import send
 from recsys.online.erased import Erased, read_erased
 from recsys.online.pointer import current
-from recsys.online.records import Entry, decode
-from recsys.online.rows import pack, unpack
+from recsys.online.records import Entry
 from recsys.online.stream import EventStream
-from recsys.online.transaction import Changes, Fence, Patches
-from recsys.online.user_rows import advance_users
+from recsys.online.transaction import Changes, Fence, Writing
 from recsys.online.values import stream_id
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _ATTEMPTS = 5
 _MOST_BAD = 20
 _MOST_LOST = 50
+_IN_A_ROW = 16
+"""Full batches of one step at most: between steps the consumer looks whether it should stop."""
 _NOBODY = Erased(-1, np.empty(0, np.int64), np.empty(0, np.int64))
 """Before the tombstones were read: their version is never this, also where it was lost."""
-_NO_USERS = Patches(b"", b"")
+_FORESEEN = (RecsysError, redis.RedisError, OSError, MemoryError)
+"""Errors that no single record is the cause of."""
 
 
 class _Position(NamedTuple):
@@ -51,11 +51,21 @@ class _Position(NamedTuple):
     applied: str
 
 
-class _Plain(NamedTuple):
-    """Rows of posts, authors and topics; a list per entity, whose rows have one size."""
+class _Looked(NamedTuple):
+    """A batch and all that is needed to compute what it does."""
 
-    names: list[bytes]
-    rows: list[list[bytes]]
+    batch: Batch
+    named: Named
+    rows: dict[bytes, bytes | None]
+    erased_version: int
+    origin: int
+
+
+class _Ready(NamedTuple):
+    """A batch to be written."""
+
+    outcome: Outcome
+    erased_version: int
 
 
 class OnlineSink:
@@ -88,7 +98,7 @@ class OnlineSink:
         """Where the last step ended; whether that still holds, the next one's read tells."""
 
     def step(self, block_ms: int = 0) -> int:
-        """Apply the next batch, waiting up to `block_ms` for one.
+        """Apply what is waiting: one batch, or up to `_IN_A_ROW` where they are full; waits up to `block_ms` for one.
 
         Returns: records taken; 0 when there was none or a race was lost.
         Raises: DataError when no generation was loaded or a value cannot be trusted, DependencyError or
@@ -105,13 +115,10 @@ class OnlineSink:
         entries = self.stream.read(at.applied, self.config.batch_size, block_ms)
         if not entries:
             return 0
-        if self.catalogue_of_now is not None:
-            self.catalogue = self.catalogue_of_now()
-        taken = self._take(at, entries)
+        taken = self._take_many(at, entries) if len(entries) == self.config.batch_size else self._take(at, entries)
         if not taken:
             return self._lost(at.generation)
         self._lost_in_a_row = 0
-        self._at = _Position(at.generation, entries[taken - 1].id)
         return taken
 
     def _lost(self, generation: keys.Generation) -> int:
@@ -124,6 +131,46 @@ class OnlineSink:
             f"the online store could not be brought up to the stream {_MOST_LOST} times in a row, others were faster "
             f"or {generation.applied.decode()} is gone; see who else writes to it, then run `recsys train`"
         )
+
+    def _take_many(self, at: _Position, entries: Sequence[Entry]) -> int:
+        """Apply batches, each computed while Redis writes the one before; gives how many records were dealt with.
+
+        Rows of a batch are read before the write of the batch before it is sent, and those that both touch are what
+        that one leaves behind. The fence does the rest: when a write does not go through, neither does what was
+        computed from it. What makes computing fail is left to `_take`.
+        """
+        taken = 0
+        ready = self._computed(at, self._looked_up(at, self._counted(entries), None))
+        next_entries = self.stream.read(entries[-1].id, self.config.batch_size)
+        next_batch = self._counted(next_entries)
+        for _ in range(_IN_A_ROW):
+            if ready is None:
+                break
+            looked = self._looked_up(at, next_batch, ready.outcome)
+            coming = self.stream.read(next_entries[-1].id, self.config.batch_size) if next_entries else []
+            writing = self._send(at, ready.erased_version, ready.outcome.changes, entries)
+            try:
+                next_ready, coming_batch = self._computed(at, looked), self._counted(coming)
+            finally:
+                written = writing.done()
+            if not written:
+                return taken
+            self._settle(at, ready.outcome.changes, entries)
+            taken += len(entries)
+            at = _Position(at.generation, entries[-1].id)
+            if not next_entries:
+                return taken
+            entries, ready, next_entries, next_batch = next_entries, next_ready, coming, coming_batch
+        return taken + self._take(at, entries)
+
+    def _counted(self, entries: Sequence[Entry]) -> Batch | None:
+        return _unless_it_fails(lambda: self._batch(entries)) if entries else None
+
+    def _looked_up(self, at: _Position, batch: Batch | None, before: Outcome | None) -> _Looked | None:
+        return None if batch is None else _unless_it_fails(lambda: self._look_up(at, batch, before))
+
+    def _computed(self, at: _Position, looked: _Looked | None) -> _Ready | None:
+        return None if looked is None else _unless_it_fails(lambda: self._ready(at, looked))
 
     def _take(self, at: _Position, entries: Sequence[Entry]) -> int:
         """Apply these records or, when some of them make that fail, fewer; gives how many were dealt with.
@@ -138,7 +185,7 @@ class OnlineSink:
                 applied = self._apply(at, entries)
                 self._bad_in_a_row = 0
                 return len(entries) if applied else 0
-            except (RecsysError, redis.RedisError, OSError, MemoryError):
+            except _FORESEEN:
                 raise
             except Exception as error:
                 if not retried:
@@ -153,77 +200,72 @@ class OnlineSink:
                             f"can {entries[0].id}: {reason}; repair the program, then start it again"
                         ) from error
                     self._bad_in_a_row += 1
-                    nothing = Changes([], 0, [], [], 0, _NO_USERS, [], [_letter(entries[0], reason)])
                     # As of now: before the tombstones were read for this record, applying it may have failed already.
                     erased_version = transaction.read(self.client, at.generation, []).erased_version
-                    return int(self._write(at, erased_version, nothing, entries))
+                    return int(self._write(at, erased_version, set_aside(entries[0], reason), entries))
 
     def _apply(self, at: _Position, entries: Sequence[Entry]) -> bool:
-        decoded = decode(entries)
-        events = counted(self.catalogue, decoded.events, decoded.returned, self.impressions)
+        looked = self._look_up(at, self._batch(entries), None)
+        if looked is None:
+            return False
+        ready = self._ready(at, looked)
+        return self._write(at, ready.erased_version, ready.outcome.changes, entries)
+
+    def _batch(self, entries: Sequence[Entry]) -> Batch:
+        if self.catalogue_of_now is not None:
+            self.catalogue = self.catalogue_of_now()
+        return read_batch(self.catalogue, entries, self.impressions)
+
+    def _look_up(self, at: _Position, batch: Batch, before: Outcome | None) -> _Looked | None:
+        """The rows that a batch touches; None when a race was lost.
+
+        Args:
+            before: what the batch before it does, when that is still to be written.
+        """
         for _ in range(_ATTEMPTS):
-            allowed = events.where(~self._erased.covers(events.user_id, events.time))
-            parts = touched(allowed)
-            names = [at.generation.rows(part.entity.name, part.ids) for part in parts]
-            found = transaction.read(self.client, at.generation, [name for some in names for name in some])
+            named = name_rows(batch, self._erased, at.generation)
+            names = [name for some in named.names for name in some]
+            rows: dict[bytes, bytes | None] = {}
+            if before is not None:
+                rows = {name: before.row_after(name) for name in names if name in before.touched}
+                names = [name for name in names if name not in rows]
+            found = transaction.read(self.client, at.generation, names)
             is_current = found.number == b"%d" % at.generation.number
             if found.applied != at.applied.encode() or (self._fixed is None and not is_current):
-                return False
+                return None
             if found.erased_version == self._erased.version:
-                break
+                rows.update(zip(names, found.rows, strict=True))
+                return _Looked(batch, named, rows, found.erased_version, found.origin)
             self._erased = read_erased(self.client)
-        else:
-            return False
-        there, new = _Plain([], []), _Plain([], [])
-        users, user_names, users_found, start = _NO_USERS, names[-1], 0, 0
-        for part, asked in zip(parts, names, strict=True):
-            rows = found.rows[start : start + len(asked)]
-            start += len(asked)
-            known = np.fromiter((row is not None for row in rows), bool, len(rows))
-            if part.entity is USER:
-                order = np.argsort(~known, kind="stable")
-                place = np.empty(len(order), np.int64)
-                place[order] = np.arange(len(order))
-                user_names, rows = [asked[i] for i in order.tolist()], [rows[i] for i in order.tolist()]
-                users_found, kept = int(known.sum()), CLICKS_KEPT * self.config.history_size
-                users = advance_users(user_names, rows, part.events, place[part.place], kept)
-            else:
-                states = unpack(part.entity, asked, rows)
-                advance(states, part.entity, part.place, part.events.time, part.events.action)
-                packed = pack(part.entity, states)
-                for some, chosen in ((there, known.tolist()), (new, (~known).tolist())):
-                    some.names.extend(compress(asked, chosen))
-                    some.rows.append(list(compress(packed, chosen)))
-        changes = Changes(
-            plain_names=there.names + new.names,
-            plain_found=len(there.names),
-            plain=there.rows + new.rows,
-            user_names=user_names,
-            users_found=users_found,
-            users=users,
-            trending=self._trending(at.generation, allowed, found.origin),
-            dead_letters=[_letter(entry, reason) for entry, reason in decoded.bad],
-        )
-        return self._write(at, found.erased_version, changes, entries)
+        return None
+
+    def _ready(self, at: _Position, looked: _Looked) -> _Ready:
+        kept = CLICKS_KEPT * self.config.history_size
+        done = outcome(looked.batch, looked.named, looked.rows, at.generation, looked.origin, kept)
+        return _Ready(done, looked.erased_version)
 
     def _write(self, at: _Position, erased_version: int, changes: Changes, entries: Sequence[Entry]) -> bool:
+        if not self._send(at, erased_version, changes, entries).done():
+            return False
+        self._settle(at, changes, entries)
+        return True
+
+    def _send(self, at: _Position, erased_version: int, changes: Changes, entries: Sequence[Entry]) -> Writing:
         fence = Fence(at.generation, at.applied.encode(), erased_version, self._fixed is None)
         config = self.config
-        written = transaction.write(self.client, fence, changes, entries[-1].id, config.ttl_s, config.trending_size)
-        if written:
-            for entry_id, _, _, reason in changes.dead_letters:
-                log.warning("stream record %s cannot be applied and was set aside: %s", entry_id, reason)
-        return written
+        return transaction.write(self.client, fence, changes, entries[-1].id, config.ttl_s, config.trending_size)
 
-    def _trending(self, generation: keys.Generation, events: Counted, origin: int) -> list[tuple[bytes, bytes]]:
-        clicks = events.where(events.action == CLICK)
-        gain = trending.weight(clicks.time, origin)
-        language = np.where(clicks.post_row >= 0, self.catalogue.language[clicks.post_row], -1)
-        sets = [(generation.trending(None), np.ones(len(clicks), bool))]
-        for row in np.unique(language[language >= 0]):
-            sets.append((generation.trending(self.catalogue.languages[row]), language == row))
-        return [(name, trending.gains(clicks.post_id[some], gain[some])) for name, some in sets if some.any()]
+    def _settle(self, at: _Position, changes: Changes, entries: Sequence[Entry]) -> None:
+        self._at = _Position(at.generation, entries[-1].id)
+        for entry_id, _, _, reason in changes.dead_letters:
+            log.warning("stream record %s cannot be applied and was set aside: %s", entry_id, reason)
 
 
-def _letter(entry: Entry, reason: str) -> tuple[str, bytes, bytes, str]:
-    return entry.id, entry.kind, entry.payload, reason
+def _unless_it_fails(act: Callable[[], T]) -> T | None:
+    """None for an error nobody foresaw: whoever looks at records one by one will meet it again."""
+    try:
+        return act()
+    except _FORESEEN:
+        raise
+    except Exception:
+        return None

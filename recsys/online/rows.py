@@ -26,11 +26,15 @@ from recsys.features.decay import States
 from recsys.features.spec import ENTITIES, USER, USER_AUTHOR, USER_TOPIC, Entity, fingerprint
 from recsys.online.records import LATEST
 from recsys.online.sound import rows_are_sound, users_are_sound
-from recsys.types import Ids, Times
+from recsys.types import DAY, Ids, Times
 
 FORGOTTEN = 40 * max(max(entity.half_lives) for entity in ENTITIES)
 """Microseconds after which a row or an entry counts as gone, 40 weeks: of a count 2^-40 is left, a millionth of a
 millionth, which no tolerance between batch and stream can see."""
+
+REFRESHED = DAY
+"""Microseconds: a row's lifetime begins anew with its first event of a day. With every event it would be one more
+command each time."""
 
 WORD = 8
 FINGERPRINT = fingerprint()
@@ -94,11 +98,17 @@ class Users:
 
 def pack(entity: Entity, states: States) -> list[bytes]:
     """One value per row of `states`."""
+    words = pack_words(entity, states)
+    buffer, size = words.tobytes(), WORD * words.shape[1]
+    return [buffer[at : at + size] for at in range(0, len(buffer), size)]
+
+
+def pack_words(entity: Entity, states: States) -> Ids:
+    """The words of `pack`, a row of the array each, (n, `entry_width`)."""
     words = np.empty((len(states.t), entry_width(entity)), np.int64)
     words[:, 0] = FINGERPRINT
     _put(words[:, 1:], states)
-    buffer, size = words.tobytes(), WORD * words.shape[1]
-    return [buffer[at : at + size] for at in range(0, len(buffer), size)]
+    return words
 
 
 def unpack(entity: Entity, keys: Names, values: Sequence[bytes | None]) -> States:

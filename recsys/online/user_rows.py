@@ -1,6 +1,6 @@
 """Users' rows after a batch of events, as patches of the rows before.
 
-Takes packed rows and the events that touch them, gives `transaction.Patches`. A row has kilobytes, an event changes its
+Takes packed rows and the events that touch them, gives `Patches`. A row has kilobytes, an event changes its
 header, an entry or two and a click: only those are unpacked, advanced by `features.decay.advance` and packed again;
 what does not move stays where it lies. An entry whose last event is more than `rows.FORGOTTEN` older than the row's
 newest is left out, so rows stay bounded. It does not know where rows come from or go to.
@@ -18,16 +18,13 @@ from recsys.features.decay import JIT, States
 from recsys.features.spec import USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.labels import CLICK
 from recsys.online.apply import Counted
-from recsys.online.rows import COUNTS, FINGERPRINT, FORGOTTEN, HEADER, WORD, entry_width, user_words
-from recsys.online.transaction import Patches
-from recsys.types import DAY, Doubles, Ids, Mask
+from recsys.online.patches import Patches
+from recsys.online.rows import COUNTS, FINGERPRINT, FORGOTTEN, HEADER, REFRESHED, WORD, entry_width, user_words
+from recsys.types import Doubles, Ids, Mask
 
 _GAP = 4
 """Words between two patches that are written over by what they are, to make one patch of both: a command to Redis costs
 more than these. Gaps of 16 and 64 words gained nothing: every byte goes into the append-only file too."""
-
-_REFRESH_US = DAY
-"""A row's lifetime begins anew with its first event of a day, not with every event: that would be one more command."""
 
 
 class _Pairs(NamedTuple):
@@ -87,16 +84,17 @@ def advance_users(
     )
     out = np.empty(room, np.int64)
     heads = np.empty((len(size), 3), np.uint32)
-    end = _patch(
-        words, floats, start, size, floats[start + 1], _REFRESH_US, own.t, _flat(own.v), FORGOTTEN,
+    first = np.empty(len(size) + 1, np.int64)
+    _patch(
+        words, floats, start, size, floats[start + 1], REFRESHED, own.t, _flat(own.v), FORGOTTEN,
         begins[0], n_topics, topics.first, topics.place, topics.known, topics.key, topics.states.t,
         _flat(topics.states.v),
         begins[1], n_authors, authors.first, authors.place, authors.known, authors.key, authors.states.t,
         _flat(authors.states.v),
         clicks_begin, n_clicks, first_click, events.post_id[clicked], events.time[clicked], clicks_kept,
-        FINGERPRINT, COUNTS, out, out.view(np.float64), heads,
+        FINGERPRINT, COUNTS, out, out.view(np.float64), heads, first,
     )  # fmt: skip
-    return Patches(heads.tobytes(), out[:end].tobytes())
+    return Patches(heads, out[: first[-1]].tobytes(), WORD * first)
 
 
 def _flat(v: Doubles) -> Doubles:
@@ -230,15 +228,16 @@ def _patch(  # type: ignore[no-untyped-def]
     topics, n_topics, topic_first, topic_place, topic_known, topic_key, topic_t, topic_v,
     authors, n_authors, author_first, author_place, author_known, author_key, author_t, author_v,
     clicks, n_clicks, click_first, click_post, click_time, clicks_kept,
-    fingerprint, counts, out, out_floats, heads,
+    fingerprint, counts, out, out_floats, heads, begin,
 ):  # fmt: skip
-    """All users' patches into `out`, their heads into `heads`; gives where `out` ends."""
+    """All users' patches into `out`, their heads into `heads`, their first words and the end into `begin`."""
     # Next free word of `out`; first word of the patch that is being written, -1 when none is; words of the new row so
     # far; patches so far; whether the row is written whole; first word of the patch before, -1 without; its end in the
     # row.
     now = np.zeros(7, np.int64)
     for u in range(len(start)):
         first = now[0]
+        begin[u] = first
         # A row that became shorter is written again, whole: Redis writes over a value and behind it, but cuts nothing.
         for whole in range(size[u] == 0, 2):
             now[0], now[1], now[2], now[3], now[4], now[5], now[6] = first, -1, 0, 0, whole, -1, 0
@@ -264,4 +263,4 @@ def _patch(  # type: ignore[no-untyped-def]
             heads[u, 0], heads[u, 1], heads[u, 2] = now[3], whole, refresh
             if 8 * now[2] >= size[u]:
                 break
-    return now[0]
+    begin[len(start)] = now[0]

@@ -16,8 +16,8 @@ from recsys.errors import DataError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.lake import Lake
+from recsys.online import batch, holds, keys, lake_sink, transaction
 from recsys.online import consumer as consumer_module
-from recsys.online import holds, keys, lake_sink, online_sink, transaction
 from recsys.online.consumer import Consumer, LakeSink, OnlineSink, lake_watermark
 from recsys.online.erased import mark_erased
 from recsys.online.holds import hold
@@ -90,16 +90,19 @@ def test_an_event_posted_twice_counts_once(setup: Setup) -> None:
     setup.assert_counts(setup.events[:260])
 
 
+@pytest.mark.parametrize("times", [1, 2, 4])
 @pytest.mark.parametrize("fatal", ["read", "after read", "write", "after write"])
 def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, fatal: str
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, fatal: str, times: int
 ) -> None:
     setup.stream.append(setup.events[200:])
-    setup.sink.step()
-    name = fatal.split()[-1]
+    name, called = fatal.split()[-1], []
     action = getattr(transaction, name)
 
-    def dying(*arguments: object) -> None:
+    def dying(*arguments: object) -> object:
+        called.append(True)
+        if len(called) < times:
+            return action(*arguments)
         if fatal.startswith("after"):
             action(*arguments)
         raise KeyboardInterrupt
@@ -118,7 +121,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
     """Do something before the next write, after the reads that it rests on."""
     write, done = transaction.write, []
 
-    def slow(*arguments: object) -> bool:
+    def slow(*arguments: object) -> transaction.Writing:
         if not done:
             done.append(True)
             act()
@@ -137,7 +140,7 @@ def test_a_write_loses_when_another_consumer_was_faster(setup: Setup, monkeypatc
     raced: list[int] = []
     meanwhile(monkeypatch, lambda: raced.append(other.step()))
     assert setup.sink.step() == 0
-    assert raced == [64]
+    assert raced == [300]
     setup.drain()
     setup.assert_counts(setup.events)
 
@@ -178,7 +181,7 @@ def test_a_write_that_lost_its_fence_has_changed_nothing(
 def test_a_client_that_sends_its_write_twice_has_it_applied_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.stream.append(setup.events[200:])
     write = transaction.write
-    monkeypatch.setattr(transaction, "write", lambda *arguments: (write(*arguments), write(*arguments))[1])
+    monkeypatch.setattr(transaction, "write", lambda *arguments: (write(*arguments).done(), write(*arguments))[1])
     assert setup.sink.step() == 0
     monkeypatch.setattr(transaction, "write", write)
     setup.drain()
@@ -201,14 +204,14 @@ def test_poison_goes_to_the_dead_letters_once_and_stops_nothing(setup: Setup) ->
 def test_an_event_that_makes_applying_fail_is_set_aside_alone_with_its_reason(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poison, count = setup.events[300].event_id, online_sink.counted
+    poison, count = setup.events[300].event_id, batch.counted
 
     def failing(catalogue: Catalogue, events: np.ndarray, *rest: object) -> object:
         if poison in events["event_id"]:
             raise ZeroDivisionError("cannot be counted")
         return count(catalogue, events, *rest)
 
-    monkeypatch.setattr(online_sink, "counted", failing)
+    monkeypatch.setattr(batch, "counted", failing)
     setup.stream.append(setup.events[200:])
     setup.drain()
     setup.assert_counts([event for event in setup.events if event.event_id != poison])
@@ -227,7 +230,7 @@ def test_a_fault_of_the_program_does_not_empty_the_stream_into_the_dead_letters(
         raise ZeroDivisionError("every record")
 
     with monkeypatch.context() as patch:
-        patch.setattr(online_sink, "counted", failing)
+        patch.setattr(batch, "counted", failing)
         setup.stream.append(setup.events[200:])
         with pytest.raises(DataError, match="20 stream records in a row could not be applied"):
             setup.drain()
@@ -237,7 +240,7 @@ def test_a_fault_of_the_program_does_not_empty_the_stream_into_the_dead_letters(
 
 
 def test_an_error_that_passes_sets_nothing_aside(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    count, failed = online_sink.counted, []
+    count, failed = batch.counted, []
 
     def failing(*arguments: object) -> object:
         if not failed:
@@ -245,7 +248,7 @@ def test_an_error_that_passes_sets_nothing_aside(setup: Setup, monkeypatch: pyte
             raise ZeroDivisionError
         return count(*arguments)
 
-    monkeypatch.setattr(online_sink, "counted", failing)
+    monkeypatch.setattr(batch, "counted", failing)
     setup.stream.append(setup.events[200:260])
     assert setup.sink.step() == 60
     assert not setup.client.exists(keys.DEAD_LETTERS)
@@ -293,8 +296,9 @@ def test_a_user_erased_between_read_and_write_is_passed_over_when_it_is_done_aga
 
 
 def test_gaps_in_the_stream_are_passed_over(setup: Setup) -> None:
-    setup.stream.append(setup.events[200:])
-    setup.sink.step()
+    setup.stream.append(setup.events[200:264])
+    setup.drain()
+    setup.stream.append(setup.events[264:])
     ids = [entry.id for entry in setup.stream.read("", 1000)]
     # The last one applied, a few not applied yet, and the end.
     setup.client.xdel(keys.STREAM, ids[63], *ids[100:110], ids[-1])

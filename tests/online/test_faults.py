@@ -1,4 +1,5 @@
-"""What survives when processes are killed: consumers at any moment, Redis in the middle of it, appends under way."""
+"""What survives when processes are killed: consumers at any moment, Redis in the middle of it, appends under way. And
+what survives when answers of Redis get lost, so that nobody knows what was done."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from recsys.features.point_in_time import Snapshot, snapshot
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import ACTIONS, read_events
 from recsys.offline.lake import Lake
+from recsys.online import keys
 from recsys.online.embedded import connect
 from recsys.online.generations import current
 from recsys.online.lake_sink import lake_watermark
@@ -32,6 +35,7 @@ from recsys.online.stream import RedisStream
 from recsys.types import DAY, HOUR
 
 from .conftest import START
+from .dropping import Dropping
 
 N_EVENTS = 100_000
 AT_ONCE = 250
@@ -39,6 +43,10 @@ AT_ONCE = 250
 CONSUMER_KILLS = 4
 PRODUCERS = 2
 DEADLINE_S = 60.0
+N_LOST = 30_000
+"""Events of the test in which answers get lost."""
+DROPPED = 0.03
+"""Share of answers that get lost."""
 
 
 def log_of(catalogue: Catalogue, rng: np.random.Generator) -> list[Event]:
@@ -54,9 +62,11 @@ def log_of(catalogue: Catalogue, rng: np.random.Generator) -> list[Event]:
 
 
 @contextmanager
-def consumer(data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+def consumer(data_dir: Path, *settings: str) -> Iterator[subprocess.Popen[bytes]]:
     """`recsys consume`, killed at the end of the block as a power cut would."""
-    command = [sys.executable, "-m", "recsys", "consume", "--set", f"data_dir={data_dir}"]
+    command = [sys.executable, "-m", "recsys", "consume"]
+    for setting in (f"data_dir={data_dir}", *settings):
+        command += ["--set", setting]
     with (data_dir / "consumer.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
@@ -127,6 +137,40 @@ def answers(done: Callable[[], bool]) -> bool:
         return False
 
 
+def publish(data_dir: Path, catalogue: Catalogue) -> None:
+    """A release of nothing but this catalogue, in use."""
+    with release.staging(data_dir / "releases") as folder:
+        catalogue.save(folder / "catalogue")
+        made = release.publish(folder, config={}, metrics={}, logs_end=START)
+    release.use(data_dir / "releases", made.version)
+
+
+def assert_both_stores_hold(
+    client: redis.Redis, lake: Lake, catalogue: Catalogue, config: OnlineConfig, events: list[Event],
+    expected: Snapshot,
+) -> None:  # fmt: skip
+    """Each event once, and every count as the batch makes it."""
+    counted, _ = read_events(lake, catalogue, OfflineConfig())
+    assert len(counted) == len(events)
+    assert len(lake.read("impressions", ["event_id"])) + len(lake.read("actions", ["event_id"])) == len(events)
+    stores = {
+        "online": RedisStore(client, catalogue, config),
+        "lake": SnapshotStore(catalogue, snapshot(catalogue, counted, 1), config),
+    }
+    truth = SnapshotStore(catalogue, expected, config)
+    posts = np.arange(catalogue.n_posts, dtype=np.int32)
+    now = START + 3 * DAY
+    for user in catalogue.user_id.tolist():
+        wanted = truth.read_counts(user, posts, now).counts
+        for name, store in stores.items():
+            counts = store.read_counts(user, posts, now).counts
+            for entity in wanted:
+                np.testing.assert_allclose(
+                    counts[entity], wanted[entity], rtol=1e-9, atol=1e-300, err_msg=f"{name}: {entity}"
+                )
+    assert client.xlen("recsys:dead_letters") == 0
+
+
 def test_killed_consumers_and_a_killed_redis_lose_nothing_and_count_nothing_twice(
     tmp_path: Path, catalogue: Catalogue, snapshot_of: Callable[..., Snapshot]
 ) -> None:
@@ -135,10 +179,7 @@ def test_killed_consumers_and_a_killed_redis_lose_nothing_and_count_nothing_twic
     rng = np.random.default_rng(seed)
     events = log_of(catalogue, rng)
     config, lake = OnlineConfig(), Lake(str(tmp_path / "lake"))
-    with release.staging(tmp_path / "releases") as folder:
-        catalogue.save(folder / "catalogue")
-        made = release.publish(folder, config={}, metrics={}, logs_end=START)
-    release.use(tmp_path / "releases", made.version)
+    publish(tmp_path, catalogue)
 
     with connect(config, tmp_path) as connection:
         load_snapshot(connection.client, catalogue, snapshot_of([]), config, "", START)
@@ -169,23 +210,33 @@ def test_killed_consumers_and_a_killed_redis_lose_nothing_and_count_nothing_twic
             wait_until(lambda: applied(connection.client) == last, "the online store catches up")
             wait_until(lambda: lake_watermark(lake) == last, "the lake catches up")
 
-        expected = snapshot_of(events)
-        counted, _ = read_events(lake, catalogue, OfflineConfig())
-        assert len(counted) == N_EVENTS
-        assert len(lake.read("impressions", ["event_id"])) + len(lake.read("actions", ["event_id"])) == N_EVENTS
-        stores = {
-            "online": RedisStore(connection.client, catalogue, config),
-            "lake": SnapshotStore(catalogue, snapshot(catalogue, counted, 1), config),
-        }
-        truth = SnapshotStore(catalogue, expected, config)
-        posts = np.arange(catalogue.n_posts, dtype=np.int32)
-        now = START + 3 * DAY
-        for user in catalogue.user_id.tolist():
-            wanted = truth.read_counts(user, posts, now).counts
-            for name, store in stores.items():
-                counts = store.read_counts(user, posts, now).counts
-                for entity in wanted:
-                    np.testing.assert_allclose(
-                        counts[entity], wanted[entity], rtol=1e-9, atol=1e-300, err_msg=f"{name}: {entity}"
-                    )
-        assert connection.client.xlen("recsys:dead_letters") == 0
+        assert_both_stores_hold(connection.client, lake, catalogue, config, events, snapshot_of(events))
+
+
+def test_answers_that_get_lost_lose_nothing_and_count_nothing_twice(
+    tmp_path: Path, catalogue: Catalogue, snapshot_of: Callable[..., Snapshot]
+) -> None:
+    seed = int.from_bytes(os.urandom(4))
+    print(f"to repeat it: seed {seed}")
+    rng = np.random.default_rng(seed)
+    events = log_of(catalogue, rng)[:N_LOST]
+    config, lake = OnlineConfig(), Lake(str(tmp_path / "lake"))
+    publish(tmp_path, catalogue)
+
+    with (
+        connect(config, tmp_path) as connection,
+        tempfile.TemporaryDirectory(prefix="recsys-") as short,
+        Dropping(Path((tmp_path / "redis" / "socket").read_text()), Path(short) / "s", DROPPED, rng) as way,
+        connect(OnlineConfig(url=way.url), tmp_path) as unsafe,
+    ):
+        load_snapshot(connection.client, catalogue, snapshot_of([]), config, "", START)
+        producers = Producers(RedisStream(unsafe.client, config))
+        with consumer(tmp_path, f"online.url={way.url}", "online.batch_size=500"):
+            producers.start(events)
+            producers.join()
+            appended = way.dropped
+            last = connection.client.xinfo_stream(keys.STREAM)["last-generated-id"].decode()
+            wait_until(lambda: applied(connection.client) == last, "the online store catches up")
+            wait_until(lambda: lake_watermark(lake) == last, "the lake catches up")
+        assert appended > 0, "answers got lost while events were appended"
+        assert_both_stores_hold(connection.client, lake, catalogue, config, events, snapshot_of(events))

@@ -20,14 +20,15 @@ from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import AUTHOR
 from recsys.offline.catalogue import Catalogue, build_catalogue
 from recsys.offline.lake import Lake
-from recsys.online import keys, online_sink, transaction
+from recsys.online import batch, keys, online_sink, transaction
 from recsys.online.embedded import connect
 from recsys.online.erased import mark_erased, read_erased
+from recsys.online.erasure import remove_rows
 from recsys.online.generations import current
 from recsys.online.online_sink import OnlineSink
 from recsys.online.records import Event
 from recsys.online.rows import unpack
-from recsys.online.store import load_snapshot
+from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
 from recsys.online.stream import RedisStream
 from recsys.serving.consuming import CurrentCatalogue, consume
 
@@ -61,19 +62,26 @@ def everything(client: redis.Redis) -> dict[bytes, bytes]:
 def test_a_record_that_cannot_be_applied_is_set_aside_after_an_erasure_too(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = online_sink.counted
+    count = batch.counted
 
     def failing(catalogue: Catalogue, events: np.ndarray, *rest: object) -> object:
         if 2 in events["event_id"]:
             raise ZeroDivisionError("cannot be counted")
         return count(catalogue, events, *rest)
 
-    monkeypatch.setattr(online_sink, "counted", failing)
+    monkeypatch.setattr(batch, "counted", failing)
     mark_erased(client, 999, START)
     stream.append([event(2), event(3)])
     assert [sink.step() for _ in range(2)] == [1, 1]
     assert client.xlen(keys.DEAD_LETTERS) == 1
     assert client.get(GENERATION.applied).decode() == stream.last_id()
+
+
+class Lost:
+    """A write that does not go through."""
+
+    def done(self) -> bool:
+        return False
 
 
 @pytest.mark.parametrize("trouble", ["no write goes through", "no position"])
@@ -84,7 +92,7 @@ def test_a_sink_that_loses_every_race_says_so(
     if trouble == "no position":
         client.delete(GENERATION.applied)
     else:
-        monkeypatch.setattr(transaction, "write", lambda *_: False)
+        monkeypatch.setattr(transaction, "write", lambda *_: Lost())
     assert [sink.step() for _ in range(49)] == [0] * 49
     with pytest.raises(DependencyError, match=r"50 times in a row.*recsys:g:1:applied"):
         sink.step()
@@ -160,12 +168,147 @@ def test_tombstones_hold_although_their_version_was_lost(
 def test_events_refused_because_of_a_key_of_another_type_are_appended_when_it_is_gone(
     client: redis.Redis, stream: RedisStream
 ) -> None:
-    batch = [event(number) for number in range(5)]
+    events = [event(number) for number in range(5)]
     client.rpush(keys.STREAM, "someone's list")
     with pytest.raises(DataError, match="online key recsys:stream must hold the Redis type stream, found list; see"):
-        stream.append(batch)
+        stream.append(events)
     client.delete(keys.STREAM)
-    assert stream.append(batch) == 5
+    assert stream.append(events) == 5
+
+
+# Batch after batch.
+
+SMALL = 4
+"""Records of a batch."""
+
+
+@pytest.fixture
+def small(sink: OnlineSink) -> OnlineSink:
+    sink.config = sink.config.model_copy(update={"batch_size": SMALL})
+    return sink
+
+
+def busy(n_events: int) -> list[Event]:
+    """Events of which every batch touches rows of the one before."""
+    kinds = ("impression", "click", "hide", "like")
+    return [event(n + 1, 1 + n % 3, 100 + 7 * (n % 2), kinds[n % 4]) for n in range(n_events)]
+
+
+def counts(client: redis.Redis, catalogue: Catalogue, config: OnlineConfig) -> list[dict[str, np.ndarray]]:
+    posts = np.arange(catalogue.n_posts, dtype=np.int32)
+    store = RedisStore(client, catalogue, config)
+    return [store.read_counts(user, posts, START).counts for user in (1, 2, 3)]
+
+
+def assert_counted(client: redis.Redis, sink: OnlineSink, expected: Snapshot) -> None:
+    store = SnapshotStore(sink.catalogue, expected, sink.config)
+    posts = np.arange(sink.catalogue.n_posts, dtype=np.int32)
+    for user, found in zip((1, 2, 3), counts(client, sink.catalogue, sink.config), strict=True):
+        for entity, wanted in store.read_counts(user, posts, START).counts.items():
+            np.testing.assert_allclose(found[entity], wanted, rtol=1e-12, err_msg=f"user {user}: {entity}")
+
+
+def test_one_step_takes_batch_after_batch_and_each_sees_the_one_before(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf
+) -> None:
+    events = busy(5 * SMALL + 1)
+    stream.append(events)
+    assert small.step() == len(events)
+    assert small.step() == 0
+    assert_counted(client, small, snapshot_of(events))
+
+
+def test_a_step_ends_although_the_stream_does_not(stream: RedisStream, small: OnlineSink) -> None:
+    most = online_sink._IN_A_ROW + 1
+    stream.append(busy(SMALL * (most + 1)))
+    assert small.step() == SMALL * most
+    assert small.step() == SMALL
+
+
+def test_a_batch_is_computed_while_the_one_before_is_written(
+    stream: RedisStream, small: OnlineSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def telling(owner: object, name: str) -> None:
+        act = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *arguments: (told.append(name), act(*arguments))[1])
+
+    telling(transaction, "write")
+    telling(transaction.Writing, "done")
+    telling(online_sink, "outcome")
+    stream.append(busy(3 * SMALL))
+    small.step()
+    assert told == ["outcome", "write", "outcome", "done", "write", "outcome", "done", "write", "done"]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_what_was_computed_from_a_batch_that_lost_its_race_is_not_written(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf,
+    monkeypatch: pytest.MonkeyPatch, lost: int,
+) -> None:  # fmt: skip
+    events = busy(4 * SMALL)
+    other = OnlineSink(client, stream, small.catalogue, small.config, "explicit")
+    write, written = transaction.write, []
+
+    def overtaken(*arguments: object) -> transaction.Writing:
+        written.append(True)
+        if len(written) == lost + 1:
+            monkeypatch.setattr(transaction, "write", write)
+            assert other.step() > 0
+        return write(*arguments)
+
+    stream.append(events)
+    monkeypatch.setattr(transaction, "write", overtaken)
+    assert small.step() == lost * SMALL
+    while small.step():
+        pass
+    assert_counted(client, small, snapshot_of(events))
+
+
+@pytest.mark.parametrize("poison", [1, SMALL + 2, 3 * SMALL])
+@pytest.mark.parametrize("fault", ["counted", "outcome"])
+def test_a_record_that_cannot_be_applied_is_found_among_full_batches(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf,
+    monkeypatch: pytest.MonkeyPatch, poison: int, fault: str,
+) -> None:  # fmt: skip
+    events = busy(4 * SMALL)
+    act = getattr(online_sink, "read_batch" if fault == "counted" else "outcome")
+
+    def failing(first: object, second: object, *rest: object) -> object:
+        batch = act(first, second, *rest) if fault == "counted" else first
+        payloads = [entry.payload[:8] for entry in batch.entries]
+        if poison.to_bytes(8, "little") in payloads:
+            raise ZeroDivisionError("cannot be counted")
+        return batch if fault == "counted" else act(first, second, *rest)
+
+    monkeypatch.setattr(online_sink, "read_batch" if fault == "counted" else "outcome", failing)
+    stream.append(events)
+    while small.step():
+        pass
+    assert client.xlen(keys.DEAD_LETTERS) == 1
+    assert client.get(GENERATION.applied).decode() == stream.last_id()
+    assert_counted(client, small, snapshot_of([event for event in events if event.event_id != poison]))
+
+
+def test_an_erasure_between_two_batches_of_a_step_holds(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = transaction.write, []
+
+    def erasing(*arguments: object) -> transaction.Writing:
+        written.append(True)
+        if len(written) == 2:
+            mark_erased(client, 1, START)
+            remove_rows(client, 1)
+        return write(*arguments)
+
+    monkeypatch.setattr(transaction, "write", erasing)
+    stream.append(busy(4 * SMALL))
+    while small.step():
+        pass
+    assert not client.exists(*GENERATION.rows("user", np.array([1])))
+    assert client.exists(*GENERATION.rows("user", np.array([2, 3]))) == 2
 
 
 # A newer catalogue.

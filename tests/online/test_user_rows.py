@@ -15,10 +15,10 @@ from recsys.errors import DataError
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import ACTIONS
 from recsys.online.apply import touches_user
+from recsys.online.patches import Patches
 from recsys.online.records import Event
-from recsys.online.rows import FORGOTTEN, unpack_users
-from recsys.online.transaction import Patches
-from recsys.online.user_rows import _REFRESH_US, advance_users
+from recsys.online.rows import FORGOTTEN, REFRESHED, unpack_users
+from recsys.online.user_rows import advance_users
 from recsys.types import DAY, HOUR
 
 from .conftest import START
@@ -33,8 +33,7 @@ def patched(rows: Rows, patches: Patches) -> Rows:
     """What the script in Redis makes of patches."""
     after: Rows = []
     at = 0
-    heads = np.frombuffer(patches.heads, "<u4").reshape(-1, 3).tolist()
-    for row, (n, whole, _) in zip(rows, heads, strict=True):
+    for place, (row, (n, whole, _)) in enumerate(zip(rows, patches.heads.tolist(), strict=True)):
         assert n == 1 or not whole
         assert whole or row is not None
         value = bytearray(b"" if whole else row or b"")
@@ -44,6 +43,7 @@ def patched(rows: Rows, patches: Patches) -> Rows:
             value[start : start + written] = patches.program[at + 8 : at + 8 + written]
             at += 8 + written
         after.append(bytes(value))
+        assert patches.row_after(place, row) == after[-1]
     assert at == len(patches.program)
     return after
 
@@ -108,7 +108,7 @@ def test_entries_forty_half_lives_older_than_the_newest_event_go_and_the_others_
 def test_rows_live_as_long_as_anything_of_their_counts_is_left() -> None:
     assert OnlineConfig().ttl_s * 1e6 == FORGOTTEN == 40 * 7 * DAY
     # Ten half-lives, and a day because a lifetime begins anew only with the first event of a day.
-    assert OnlineConfig(ttl_s=71 * 86_400).ttl_s * 1e6 == 10 * 7 * DAY + _REFRESH_US
+    assert OnlineConfig(ttl_s=71 * 86_400).ttl_s * 1e6 == 10 * 7 * DAY + REFRESHED
     with pytest.raises(ValidationError):
         OnlineConfig(ttl_s=71 * 86_400 - 1)
 
