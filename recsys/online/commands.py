@@ -77,7 +77,7 @@ def send_packed(client: redis.Redis, name: bytes, n_arguments: int, arguments: b
     one on which part of an answer may still arrive is never given to the next caller.
     Raises: as `send`.
     """
-    packet = b"*%d\r\n%b%b" % (1 + n_arguments, keys.packed([name]), arguments)
+    packet = _packet(name, n_arguments, arguments)
     pool = client.connection_pool
     try:
         connection: Any = pool.get_connection()
@@ -107,17 +107,17 @@ class Underway:
     """One command that was sent and whose answer is taken later; nobody else has its connection until then.
 
     It is not tried again when the connection drops: whoever sends one must be able to find out what became of it.
-    Raises: DependencyError when it cannot be sent.
     """
 
-    def __init__(self, client: redis.Redis, *command: Any) -> None:
+    def __init__(self, client: redis.Redis, name: bytes, n_arguments: int, arguments: bytes) -> None:
+        """As `send_packed`. Raises: DependencyError when it cannot be sent."""
         self._pool: Any = client.connection_pool
         try:
             self._connection: Any = self._pool.get_connection()
         except redis.RedisError as error:
             raise no_answer(error) from error
         try:
-            self._connection.send_command(*command)  # type: ignore[no-untyped-call]
+            self._connection.send_packed_command([_packet(name, n_arguments, arguments)])  # type: ignore[no-untyped-call]
         except BaseException as error:
             self._give_up()
             if isinstance(error, redis.RedisError):
@@ -197,6 +197,10 @@ def wrong_type(key: bytes, expected: str, found: str) -> DataError:
     return DataError(
         f"online key {key.decode(errors='replace')} must hold the Redis type {expected}, found {found}; {remedy}"
     )
+
+
+def _packet(name: bytes, n_arguments: int, arguments: bytes) -> bytes:
+    return b"*%d\r\n%b%b" % (1 + n_arguments, keys.packed([name]), arguments)
 
 
 def _transaction(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import redis
 
 from recsys.online import keys
-from recsys.online.commands import Underway, send, wrong_type
+from recsys.online.commands import Underway, send_packed, wrong_type
 from recsys.online.patches import Patches
 from recsys.online.values import number
 
@@ -150,7 +150,8 @@ def read(client: redis.Redis, generation: keys.Generation, names: Sequence[bytes
     Raises: DataError when a part of the fence is not a number, DependencyError when Redis fails.
     """
     fixed = (keys.CURRENT, generation.applied, keys.ERASED_VERSION, generation.origin)
-    pointer, applied, version, origin, *rows = send(client, "MGET", *fixed, *names)
+    words = keys.packed([*fixed, *names])
+    pointer, applied, version, origin, *rows = send_packed(client, b"MGET", len(fixed) + len(names), words)
     return Found(
         pointer,
         applied,
@@ -189,11 +190,15 @@ def write(client: redis.Redis, fence: Fence, changes: Changes, last: str, ttl_s:
         keys.CURRENT, generation.applied, keys.ERASED_VERSION, keys.DEAD_LETTERS, keys.DEAD_LETTERS_EVER,
         *(name for name, _ in changes.trending), *changes.names,
     ]  # fmt: skip
-    underway = Underway(
-        client, "EVAL", _WRITE, len(names), *names,
-        generation.number if fence.is_current else b"", fence.applied, fence.erased_version, last,
+    settings = (
+        generation.number if fence.is_current else "", fence.applied.decode(), fence.erased_version, last,
         int(ttl_s * 1000), trending_size, DEAD_LETTERS_KEPT, len(changes.trending), changes.found,
-        changes.patches.heads.tobytes(), changes.patches.program, *(gains for _, gains in changes.trending),
-        *(word for letter in changes.dead_letters for word in letter),
     )  # fmt: skip
+    letters = (word if isinstance(word, bytes) else word.encode() for letter in changes.dead_letters for word in letter)
+    words = [
+        _WRITE.encode(), b"%d" % len(names), *names, *(str(setting).encode() for setting in settings),
+        changes.patches.heads.tobytes(), changes.patches.program, *(gains for _, gains in changes.trending), *letters,
+    ]  # fmt: skip
+    # Packed here: the client would look at the type of each of thousands of words.
+    underway = Underway(client, b"EVAL", len(words), keys.packed(words))
     return Writing(underway)
