@@ -7,6 +7,7 @@ same logs give the same release.
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ def train(config: Config, progress: Progress) -> release.Release:
             material = read_material(config, lake, progress, erased.covers)
             with progress.stage("read what was returned"):
                 returned = _returned(lake)
-        learned = learn(config, material, progress)
+        checkpoints = config.data_dir / "checkpoints"
+        learned = learn(config, material, progress, checkpoints)
         with progress.stage("release"), release.staging(config.releases_path) as folder:
             _save(learned, folder)
             made = release.publish(
@@ -103,6 +105,7 @@ def train(config: Config, progress: Progress) -> release.Release:
             )  # fmt: skip
             load_returned(connection.client, returned, config.online)
         release.use(config.releases_path, made.version)
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return made
 
 
@@ -126,15 +129,15 @@ def read_material(config: Config, lake: Lake, progress: Progress, left_out: Left
     return Material(catalogue, logs, logs_end, dict(lake.quarantined))
 
 
-def learn(config: Config, material: Material, progress: Progress) -> Learned:
-    """All models, each from its own share of time. Reads and writes nothing."""
+def learn(config: Config, material: Material, progress: Progress, checkpoints: Path | None = None) -> Learned:
+    """All models, each from its own share of time. Reads and writes nothing but the checkpoints of a stopped run."""
     catalogue, logs, logs_end = material.catalogue, material.logs, material.logs_end
     exposures = logs.exposures
     split = split_by_time(exposures, config.offline.split, config.offline.label_window_s)
     with progress.stage("train towers") as report:
         clicked = np.flatnonzero(split.rows(exposures, "towers") & exposures.click)
         clicks = Clicks(exposures.user_row[clicked], exposures.post_row[clicked], exposures.now[clicked])
-        towers = train_towers(catalogue, clicks, config.retrieval.towers, report).with_reference(logs_end)
+        towers = train_towers(catalogue, clicks, config.retrieval.towers, report, checkpoints).with_reference(logs_end)
     with progress.stage("build index"):
         post_vectors = towers.post_vectors(catalogue)
         index = PostIndex.build(post_vectors, config.retrieval.index)

@@ -5,24 +5,25 @@ data, no sampled negatives, without what the user had in training or validation.
 can therefore not be found; it still counts as relevant, as in the code of LightGCN. Every user with a test item counts
 the same, also one without training.
 
-A model is a function in `MODELS`. It knows nothing of the test; `evaluate` knows nothing of models.
+Models are `public_models`'. They know nothing of the test; `evaluate` knows nothing of models.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.bench.public_data import Dataset, read_dataset
+from recsys.bench.public_models import MODELS, Recommend
+from recsys.config import IdTowersConfig
 from recsys.evaluation.topk import found, hit_at, mean_interval, ndcg_at, recall_at
 from recsys.progress import Progress, Report
-from recsys.types import Rows
 
 K = 20
 """Length of the lists that models give."""
@@ -30,52 +31,26 @@ _CELLS = 1 << 25
 """User-item scores a batch may hold: 128 MB as float32, whatever the catalogue's size."""
 _MAX_BATCH = 4096
 
-Recommend: TypeAlias = Callable[[Rows], Rows]
-"""User rows (B,) to item rows (B, k): best first, none twice, none of the user's `seen`, -1 where nothing is left."""
-Model: TypeAlias = Callable[[Dataset, int], Recommend]
-"""Learns from `train` and, to choose settings, `validation`; the int is k."""
 
-
-def popularity(dataset: Dataset, k: int) -> Recommend:
-    """The items with the most interactions in training; among equals the lowest row, that is the first id as text."""
-    count = np.bincount(dataset.train.item, minlength=len(dataset.item_ids))
-    order = np.argsort(-count, kind="stable").astype(np.int32)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-
-    def recommend(users: Rows) -> Rows:
-        # A user who has n of the items finds k others among the first n + k.
-        depth = min(len(order), k + int(dataset.seen.size[users].max(initial=0)))
-        row, item = dataset.seen.of(users)
-        near = place[item] < depth
-        free = np.ones((len(users), depth), bool)
-        free[row[near], place[item[near]]] = False
-        nth = np.cumsum(free, axis=1, dtype=np.int32)
-        list_row, column = np.nonzero(free & (nth <= k))
-        lists = np.full((len(users), k), -1, np.int32)
-        lists[list_row, nth[list_row, column] - 1] = order[column]
-        return lists
-
-    return recommend
-
-
-MODELS: dict[str, Model] = {"popularity": popularity}
-
-
-def bench_public(folder: Path, progress: Progress) -> dict[str, Any]:
+def bench_public(folder: Path, config: IdTowersConfig, names: Sequence[str], progress: Progress) -> dict[str, Any]:
     """Sizes of the data set and the figures of every model.
 
+    Args:
+        names: of `MODELS`.
     Raises: DataError when the folder does not hold a data set.
     """
     with progress.stage("read"):
         dataset = read_dataset(folder)
     models: dict[str, Any] = {}
-    for name, learn in MODELS.items():
-        with progress.stage(name) as report:
+    for name in names:
+        with progress.stage(f"{name}: train") as report:
             start = time.perf_counter()
-            recommend = learn(dataset, K)
+            learned = MODELS[name](dataset, K, config, report)
             train_s = time.perf_counter() - start
-            models[name] = {**evaluate(dataset, recommend, report), "train_s": round(train_s, 3)}
+        with progress.stage(f"{name}: evaluate") as report:
+            figures = evaluate(dataset, learned.recommend, report)
+        per_s = None if learned.n_examples is None else round(learned.n_examples / train_s)
+        models[name] = {**figures, "train_s": round(train_s, 3), "examples_per_s": per_s, "epochs": learned.epochs}
     return {
         "dataset": folder.resolve().name,
         "layout": dataset.layout,

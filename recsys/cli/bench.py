@@ -84,14 +84,21 @@ def bench_public(
     data: Annotated[
         Path, typer.Option("--data", help="Folder with train.txt and test.txt, or with sequences.txt.")
     ],
+    models: Annotated[
+        str, typer.Option(help="Which models, as mf,two_tower; all without it.")
+    ] = "",
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Models on a public data set, by the definitions under which results are published."""
-    load(config, overrides or ())
+    settings = load(config, overrides or ())
     from recsys.bench.public import bench_public as run
+    from recsys.bench.public_models import MODELS
     from recsys.progress import Progress
 
-    figures = run(data, Progress())
+    names = models.split(",") if models else list(MODELS)
+    if unknown := [name for name in names if name not in MODELS]:
+        raise typer.BadParameter(f"--models takes names of {', '.join(MODELS)}, got {unknown[0]!r}")
+    figures = run(data, settings.retrieval.id_towers, names, Progress())
     console = console_for(as_json)
     table = Table("model", *(names := ["recall@20", "ndcg@20", "hr@10", "ndcg@10"]))
     for model, values in figures["models"].items():

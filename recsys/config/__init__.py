@@ -7,6 +7,8 @@ from recsys.config.loading import DEFAULT_PATH, load
 from recsys.config.section import Section
 from recsys.config.sections import (
     EvaluationConfig,
+    FitConfig,
+    IdTowersConfig,
     IndexConfig,
     OfflineConfig,
     OnlineConfig,
@@ -35,6 +37,8 @@ __all__ = [
     "Config",
     "CovariateShift",
     "EvaluationConfig",
+    "FitConfig",
+    "IdTowersConfig",
     "IndexConfig",
     "OfflineConfig",
     "OnlineConfig",

@@ -52,31 +52,70 @@ class OnlineConfig(Section):
     """Records the consumer applies at once. Redis answers nobody else meanwhile: some 8 ms for 500 events."""
 
 
-class TowersConfig(Section):
+class FitConfig(Section):
+    """How a retrieval model is fitted."""
+
+    epochs: int = Field(8, ge=1)
+    """Passes over the examples, at most."""
+    patience: int = Field(2, ge=1)
+    """Passes without a better model after which fitting stops, where part of the examples is kept to tell."""
+    batch_size: int = Field(1024, ge=2)
+    """Examples per step; also the in-batch negatives."""
+    n_uniform_negatives: int = Field(2048, ge=0)
+    """Negatives drawn uniformly from the catalogue, shared by a batch."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Adam step size at the start; decays along a cosine."""
+    final_rate: float = Field(0.1, gt=0, le=1)
+    """Step size at the end, relative to the start."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Pull of the rows of large tables towards zero."""
+    temperature: float = Field(0.1, gt=0)
+    """Divides the cosine in the softmax."""
+    seed: int = Field(0, ge=0)
+    """Seed of initial weights, batches and negatives."""
+
+
+class TowersConfig(FitConfig):
     """The two-tower model."""
 
     embedding_size: int = Field(64, ge=4)
     """Length D of the towers' vectors, freshness dimensions included."""
     hidden_size: int = Field(128, ge=4)
     """Width of each tower's hidden layer."""
-    epochs: int = Field(8, ge=1)
-    """Passes over the clicks of the towers' share of time."""
-    batch_size: int = Field(1024, ge=2)
-    """Clicks per step; also the in-batch negatives."""
-    n_uniform_negatives: int = Field(2048, ge=0)
-    """Negatives drawn uniformly from the catalogue, shared by a batch."""
-    learning_rate: float = Field(3e-3, gt=0)
-    """Adam step size at the start; decays to a tenth along a cosine."""
-    temperature: float = Field(0.1, gt=0)
-    """Divides the cosine in the softmax."""
     n_text_buckets: int = Field(16_384, ge=16)
     """Hash buckets for words."""
     author_dropout: float = Field(0.2, ge=0, lt=1)
     """Share of author embeddings hidden in training, so that new authors have a useful vector."""
+    min_post_clicks: int = Field(20, ge=1)
+    """Clicks in training that a post needs for an embedding of its own, beside what it says."""
+    post_dropout: float = Field(0.5, ge=0, lt=1)
+    """Share of these embeddings hidden in training, so that a post without one has a useful vector."""
+    held_share: float = Field(0.05, ge=0, lt=0.5)
+    """Share of the clicks, the latest, kept to tell when to stop; 0 makes all passes."""
     history_size: int = Field(20, ge=1)
     """Most recent clicks the user tower reads."""
-    seed: int = Field(0, ge=0)
-    """Seed of initial weights, batches and negatives."""
+
+
+class IdTowersConfig(FitConfig):
+    """Towers of ids alone, for logs that say who clicked what and nothing else."""
+
+    epochs: int = Field(20, ge=1)
+    learning_rate: float = Field(0.01, gt=0)
+    n_uniform_negatives: int = Field(1024, ge=0)
+    embedding_size: int = Field(64, ge=1)
+    """Length D of the vectors."""
+    user_ids: bool = True
+    """Whether a user has a vector of its own beside the history."""
+    history_size: int = Field(50, ge=0)
+    """Clicks that stand for a user in training; 0 leaves the id alone, which is matrix factorisation."""
+    history_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a history that is hidden in training."""
+
+    @model_validator(mode="after")
+    def _users_are_known(self) -> Self:
+        if not self.user_ids and not self.history_size:
+            raise ValueError("towers of ids need user_ids or a history_size above 0, got neither")
+        return self
 
 
 class IndexConfig(Section):
@@ -113,6 +152,7 @@ class RetrievalConfig(Section):
     """Millions of posts to about five hundred."""
 
     towers: TowersConfig = TowersConfig()
+    id_towers: IdTowersConfig = IdTowersConfig()
     index: IndexConfig = IndexConfig()
     sources: SourcesConfig = SourcesConfig()
 

@@ -20,9 +20,10 @@ from recsys.offline.catalogue import Catalogue
 from recsys.offline.schemas import MEDIA_TYPES
 from recsys.retrieval import freshness
 from recsys.retrieval.towers import Towers, clicks_bucket
+from recsys.types import Rows
 
 INITIAL_SPREAD = 0.05
-"""Standard deviation of fresh embeddings. Words start at zero, so that a word never trained on says nothing."""
+"""Standard deviation of fresh embeddings. Words and posts start at zero, so that one never trained on says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,13 @@ class Sizes:
     authors: int
     languages: int
     countries: int
+    posts: int
+    """Posts with an embedding of their own."""
 
     @classmethod
-    def of(cls, catalogue: Catalogue) -> Sizes:
-        return cls(len(catalogue.topics), catalogue.n_authors, len(catalogue.languages), len(catalogue.countries))
+    def of(cls, catalogue: Catalogue, n_own: int) -> Sizes:
+        n_languages, n_countries = len(catalogue.languages), len(catalogue.countries)
+        return cls(len(catalogue.topics), catalogue.n_authors, n_languages, n_countries, n_own)
 
 
 class PostInput(NamedTuple):
@@ -48,6 +52,8 @@ class PostInput(NamedTuple):
     media: Tensor
     words: Tensor
     """(P, 12); 0 no word."""
+    post: Tensor
+    """Embedding of its own, 0 none."""
 
     def take(self, rows: Tensor) -> PostInput:
         return PostInput(*(column[rows] for column in self))
@@ -84,6 +90,7 @@ class TowersModel(nn.Module):
         self.language = normal(sizes.languages + 1, content)
         self.media = normal(len(MEDIA_TYPES) + 1, content)
         self.word = zeros(config.n_text_buckets + 1, content)
+        self.post = zeros(sizes.posts + 1, content)
         self.post_hidden = normal(content, hidden, spread=(2 / content) ** 0.5)
         self.post_hidden_bias = zeros(hidden)
         self.post_output = normal(hidden, output, spread=hidden**-0.5)
@@ -102,7 +109,8 @@ class TowersModel(nn.Module):
     def content(self, posts: PostInput) -> Tensor:
         """(P, E)."""
         words = functional.embedding_bag(posts.words, self.word, mode="mean", padding_idx=0)
-        described = self.topic[posts.topic] + self.author[posts.author]
+        own = functional.embedding(posts.post, self.post, padding_idx=0)
+        described = self.topic[posts.topic] + self.author[posts.author] + own
         return words + described + self.language[posts.language] + self.media[posts.media]
 
     def posts(self, content: Tensor) -> Tensor:
@@ -128,7 +136,11 @@ class TowersModel(nn.Module):
         hidden = torch.relu(torch.cat([clicked, followed, about], dim=1) @ self.user_hidden + self.user_hidden_bias)
         return functional.normalize(hidden @ self.user_output + self.user_output_bias, eps=1e-9)
 
-    def export(self, reference: int) -> Towers:
-        """The weights as NumPy arrays."""
+    def export(self, reference: int, post_place: Rows) -> Towers:
+        """The weights as NumPy arrays.
+
+        Args:
+            post_place: row in `post` of each post of the catalogue, (N,).
+        """
         tables = {name: parameter.detach().numpy().copy() for name, parameter in self.named_parameters()}
-        return Towers(**tables, temperature=self.temperature, reference=reference)
+        return Towers(**tables, post_place=post_place, temperature=self.temperature, reference=reference)

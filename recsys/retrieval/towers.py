@@ -4,7 +4,7 @@ Takes a catalogue and trained weights, gives float32 vectors, with NumPy alone: 
 the same arithmetic for training, and a test holds the two together). It does not know how weights are learned nor how
 vectors are searched.
 
-    post:  topic + author + language + medium + mean of words = content (E) -> hidden -> output, length 1
+    post:  topic + author + language + medium + mean of words + its own = content (E) -> hidden -> output, length 1
     user:  mean content of the clicked posts | mean of followed authors | language + country + number of clicks
            -> hidden -> output, length 1
     both:  J dimensions of freshness behind the output (see `freshness`)
@@ -47,6 +47,10 @@ class Towers:
     media: Floats
     word: Floats
     """(n_text_buckets + 1, E)."""
+    post: Floats
+    """Embeddings of posts that were clicked often enough, (P + 1, E); row 0 is zero."""
+    post_place: Rows
+    """Row in `post` of each post of the catalogue, 0 for most, (N,)."""
     post_hidden: Floats
     """(E, H)."""
     post_hidden_bias: Floats
@@ -89,6 +93,7 @@ class Towers:
         words += self.author[catalogue.author[rows] + 1]
         words += self.language[catalogue.language[rows] + 1]
         words += self.media[catalogue.media[rows] + 1]
+        words += self.post[self.post_place[rows]]
         content: Floats = words
         return content
 
@@ -199,23 +204,31 @@ class Towers:
                     f"{name} of the towers in {folder} must be float32 {shape}, got {table.dtype} {table.shape}; "
                     "run `recsys train` again"
                 )
+        place = self.post_place
+        in_range = place.ndim == 1 and 0 <= place.min(initial=0) <= place.max(initial=0) < len(self.post)
+        if place.dtype != np.int32 or not in_range:
+            raise ReleaseError(
+                f"post_place of the towers in {folder} must be int32 rows of the {len(self.post)} in post, "
+                f"got {place.dtype} {place.shape}; run `recsys train` again"
+            )
 
     def check_catalogue(self, catalogue: Catalogue) -> None:
         """Raises: ReleaseError when these towers were trained on another catalogue."""
-        for name, table, size in (
-            ("topics", self.topic, len(catalogue.topics)),
-            ("authors", self.author, catalogue.n_authors),
-            ("languages", self.language, len(catalogue.languages)),
-            ("countries", self.user_country, len(catalogue.countries)),
+        for name, trained, size in (
+            ("topics", len(self.topic) - 1, len(catalogue.topics)),
+            ("authors", len(self.author) - 1, catalogue.n_authors),
+            ("languages", len(self.language) - 1, len(catalogue.languages)),
+            ("countries", len(self.user_country) - 1, len(catalogue.countries)),
+            ("posts", len(self.post_place), catalogue.n_posts),
         ):
-            if len(table) != size + 1:
+            if trained != size:
                 raise ReleaseError(
-                    f"the towers were trained with {len(table) - 1} {name}, the catalogue has {size}; "
+                    f"the towers were trained with {trained} {name}, the catalogue has {size}; "
                     "serve both from one release"
                 )
 
 
-_EMBEDDINGS = ("topic", "author", "language", "media", "word", "user_language", "user_country", "n_clicks")
+_EMBEDDINGS = ("topic", "author", "language", "media", "word", "post", "user_language", "user_country", "n_clicks")
 _TABLES = tuple(column.name for column in fields(Towers) if column.name not in ("temperature", "reference"))
 
 

@@ -4,33 +4,31 @@ Takes a catalogue and clicks in order of time, gives `Towers`. Each click is an 
 click, its post against the other posts of the batch and posts drawn uniformly. It does not know what was shown without
 being clicked, and reads no feature that the towers cannot read when serving.
 
-The sampled softmax is corrected by logQ: a negative counts with the weight 1 / (expected number of times it is drawn),
-in-batch ones by their share of the log's clicks, uniform ones by the size of the pool; each kind alone estimates the
-sum over all posts, so they count half each. The positive is there for certain and stands uncorrected (arXiv
-2507.09331). A candidate is masked where it did not yet exist at the example's time or is the positive itself or a
-duplicate of it.
+The loss is `softmax`, the loop is `fitting`. A candidate is no negative where it did not yet exist at the example's
+time or is the positive itself or a duplicate of it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from recsys.config import TowersConfig
 from recsys.errors import DataError
 from recsys.features.histories import Clicks, histories_at
 from recsys.offline.catalogue import Catalogue
 from recsys.retrieval import freshness
+from recsys.retrieval.fitting import Progress, fit
 from recsys.retrieval.metric import similarity
 from recsys.retrieval.model import PostInput, Sizes, TowersModel, UserInput
+from recsys.retrieval.softmax import log_expected, sampled_softmax
+from recsys.retrieval.tables import RowTable
 from recsys.retrieval.towers import Towers
 from recsys.retrieval.users import UserBatch
 from recsys.types import DAY, Rows
@@ -41,50 +39,28 @@ HIDDEN_USER_SHARE = 0.05
 MAX_SPAN = 300 * DAY
 """Older clicks are left out: the halves of a freshness term are then products that float64 holds."""
 
-FINAL_RATE = 0.1
-"""Learning rate at the end of the cosine, relative to the start."""
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) in examples, passes included."""
-
-
-def train_towers(catalogue: Catalogue, clicks: Clicks, config: TowersConfig, progress: Progress) -> Towers:
+def train_towers(
+    catalogue: Catalogue, clicks: Clicks, config: TowersConfig, progress: Progress, checkpoints: Path | None = None
+) -> Towers:
     """Train on these clicks alone; the same seed, thread count and data give the same bytes.
 
     Args:
         clicks: in order of time. A click's history is what the same user clicked strictly earlier in the same log.
+        checkpoints: folder for what is learned so far; a run on the same data that was stopped goes on from there.
     Returns: towers whose reference is the last click; call `with_reference` with the time of the index build.
     Raises: DataError when there is nothing to learn from, clicks are out of order, or the loss stops being a number.
     """
     clicks = _usable(catalogue, clicks)
-    generator = torch.Generator().manual_seed(config.seed)
-    model = TowersModel(Sizes.of(catalogue), config, generator)
     data = TrainingData.build(catalogue, clicks, config)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    total = config.epochs * len(clicks)
-    n_steps = config.epochs * math.ceil(len(clicks) / config.batch_size)
-    step = 0
-    with _deterministic():
-        for epoch in range(config.epochs):
-            order = torch.randperm(len(clicks), generator=generator)
-            for start in range(0, len(clicks), config.batch_size):
-                rate = FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * step / n_steps)) / 2
-                optimiser.param_groups[0]["lr"] = config.learning_rate * rate
-                batch = order[start : start + config.batch_size]
-                loss = batch_loss(model, data, batch, config, generator)
-                if not math.isfinite(loss.item()):
-                    raise DataError(
-                        f"the loss of the two towers must stay finite, got {loss.item()} at step {step + 1} of "
-                        f"{n_steps}; lower retrieval.towers.learning_rate (now {config.learning_rate}) or raise "
-                        f"retrieval.towers.temperature (now {config.temperature})"
-                    )
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                step += 1
-                progress(epoch * len(clicks) + start + len(batch), total)
+    generator = torch.Generator().manual_seed(config.seed)
+    model = TowersModel(Sizes.of(catalogue, int(data.posts.post.max())), config, generator)
+    lessons = _Lessons(model, data, config)
+    judge = lessons.judge if data.n_learned < len(clicks) else None
+    checkpoint = None if checkpoints is None else checkpoints / f"towers-{_fingerprint(catalogue, clicks, config)}.pt"
+    fit(lessons, config, "retrieval.towers", progress, judge, checkpoint)
     _forget_untrained_authors(model, catalogue, data.pool.numpy())
-    return model.export(reference=int(clicks.time[-1]))
+    return model.export(int(clicks.time[-1]), data.posts.post.numpy().astype(np.int32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +83,12 @@ class TrainingData:
     """The moving half of each example's freshness, (M, J); float64 where float32 could not hold the halves."""
     decay_created: Tensor
     """The static half of each post's freshness, (N, J)."""
+    n_learned: int
+    """The first so many examples are learned from; those behind tell when to stop."""
     pool: Tensor
-    """Posts that uniform negatives come from: visible, and written before the last click."""
+    """Posts that uniform negatives come from: visible, and written before the last click that is learned from."""
     share: Tensor
-    """Share of the log's clicks on each post: the chance that one other example of a batch brings it, (N,)."""
+    """Share of these clicks on each post: the chance that one other example of a batch brings it, (N,)."""
 
     @classmethod
     def build(cls, catalogue: Catalogue, clicks: Clicks, config: TowersConfig) -> TrainingData:
@@ -118,12 +96,14 @@ class TrainingData:
             return torch.from_numpy(np.array(column, np.int64) + 1)
 
         words = np.where(catalogue.tokens >= 0, catalogue.tokens % config.n_text_buckets + 1, 0)
-        pool = np.flatnonzero(catalogue.visible & (catalogue.created_at <= clicks.time[-1]))
+        n_learned = max(2, len(clicks) - int(config.held_share * len(clicks)))
+        pool = np.flatnonzero(catalogue.visible & (catalogue.created_at <= clicks.time[n_learned - 1]))
         origin, middle = clicks.time[0], (int(clicks.time[0]) + int(clicks.time[-1])) // 2
         short = clicks.time[-1] - origin < freshness.FLOAT32_SPAN
         halves = [freshness.user_part(clicks.time, middle), freshness.post_part(catalogue.created_at, middle)]
         decay_now, decay_created = (torch.from_numpy(freshness.to_float32(half) if short else half) for half in halves)
-        share = np.bincount(clicks.post_row, minlength=catalogue.n_posts) / len(clicks)
+        count = np.bincount(clicks.post_row[:n_learned], minlength=catalogue.n_posts)
+        own = np.cumsum(count >= config.min_post_clicks) * (count >= config.min_post_clicks)
         return cls(
             catalogue=catalogue,
             clicks=clicks,
@@ -133,6 +113,7 @@ class TrainingData:
                 language=tensor(catalogue.language),
                 media=tensor(catalogue.media),
                 words=torch.from_numpy(words.astype(np.int64)),
+                post=torch.from_numpy(own.astype(np.int64)),
             ),
             created=torch.from_numpy(((catalogue.created_at - origin) / DAY).astype(np.float32)),
             group=torch.from_numpy(np.array(catalogue.group, np.int32)),
@@ -141,47 +122,65 @@ class TrainingData:
             day=torch.from_numpy(((clicks.time - origin) / DAY).astype(np.float32)),
             decay_now=decay_now,
             decay_created=decay_created,
+            n_learned=n_learned,
             pool=torch.from_numpy(pool),
-            share=torch.from_numpy(share.astype(np.float32)),
+            share=torch.from_numpy((count / n_learned).astype(np.float32)),
         )
+
+
+class _Lessons:
+    """The model and what it learns from, as `fit` wants them."""
+
+    tables: Sequence[RowTable] = ()
+
+    def __init__(self, model: TowersModel, data: TrainingData, config: TowersConfig) -> None:
+        self.dense = list(model.parameters())
+        self.n_examples = data.n_learned
+        self._model, self._data, self._config = model, data, config
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        return batch_loss(self._model, self._data, batch, self._config, generator)
+
+    def judge(self) -> float:
+        """Minus the loss of the clicks that are not learned from, always among the same draws."""
+        generator = torch.Generator().manual_seed(self._config.seed)
+        held = torch.arange(self._data.n_learned, len(self._data.clicks))
+        losses = []
+        with torch.no_grad():
+            for batch in torch.split(held, self._config.batch_size):
+                loss = batch_loss(self._model, self._data, batch, self._config, generator).item()
+                losses.append(loss * len(batch))
+        return -sum(losses) / len(held)
 
 
 def batch_loss(
     model: TowersModel, data: TrainingData, batch: Tensor, config: TowersConfig, generator: torch.Generator
 ) -> Tensor:
     """Mean cross entropy of the batch's positives among its candidates."""
-    n_batch = len(batch)
     drawn = torch.randint(len(data.pool), (config.n_uniform_negatives,), generator=generator)
     candidates = torch.cat([data.post[batch], data.pool[drawn]])  # (C,)
     users = _users(data, batch, generator)
     # Each post's content is computed once a batch, be it candidate or part of many histories.
     seen = users.history >= 0
     posts, place = torch.unique(torch.cat([candidates, users.history[seen]]), return_inverse=True)
-    hidden = torch.rand(len(posts), generator=generator) < config.author_dropout
     read = data.posts.take(posts)
-    content = model.content(read._replace(author=read.author.masked_fill(hidden, 0)))
+    author, own = (
+        rows.masked_fill(torch.rand(len(posts), generator=generator) < dropout, 0)
+        for rows, dropout in ((read.author, config.author_dropout), (read.post, config.post_dropout))
+    )
+    content = model.content(read._replace(author=author, post=own))
     history = users.history.masked_scatter(seen, place[len(candidates) :])
     user = model.users(users._replace(history=history), content)
     post = model.posts(content[place[: len(candidates)]])
-    # Either kind of negative stands for the whole catalogue, so that each gets its share of the weight.
-    in_batch = (n_batch - 1) * data.share[data.post[batch]]
-    uniform = torch.full((len(drawn),), len(drawn) / max(len(data.pool), 1))
-    expected = torch.cat([in_batch, uniform]) * (2 if len(drawn) else 1)
-    correction = torch.log(expected.clamp(min=1e-9))
     amplitude = model.amplitude[data.posts.topic[candidates]]
-    # One product for similarity, freshness and correction; in float64 where the logs are long (see TrainingData).
-    asked = torch.cat([user, data.decay_now[batch], torch.ones(n_batch, 1)], dim=1) / config.temperature
-    offered = torch.cat(
-        [post, data.decay_created[candidates] * amplitude, -config.temperature * correction[:, None]], dim=1
-    )
+    # One product for similarity and freshness; in float64 where the logs are long (see TrainingData).
+    asked = torch.cat([user, data.decay_now[batch]], dim=1) / config.temperature
+    offered = torch.cat([post, data.decay_created[candidates] * amplitude], dim=1)
     logit = similarity(asked, offered).float()  # (B, C)
-    logit.diagonal().add_(correction[:n_batch])
-
     wrong = data.day[batch, None] < data.created[candidates]
     wrong |= data.group[candidates] == data.group[data.post[batch], None]
-    # Outside autograd: the softmax sends no gradient to -inf, so masking needs no backward pass.
-    logit.detach().masked_fill_(wrong.fill_diagonal_(False), -torch.inf)
-    return functional.cross_entropy(logit, torch.arange(n_batch))
+    drawn_often = log_expected(data.share[data.post[batch]], len(drawn), len(data.pool))
+    return sampled_softmax(logit, drawn_often, wrong)
 
 
 def _users(data: TrainingData, batch: Tensor, generator: torch.Generator) -> UserInput:
@@ -196,6 +195,16 @@ def _users(data: TrainingData, batch: Tensor, generator: torch.Generator) -> Use
         follows_start=torch.from_numpy(users.follows_start.astype(np.int64)),
         follows=torch.from_numpy(users.follows.astype(np.int64) + 1),
     )
+
+
+def _fingerprint(catalogue: Catalogue, clicks: Clicks, config: TowersConfig) -> str:
+    """Of all that decides what is learned: a checkpoint of anything else is another run's."""
+    found = hashlib.blake2b(f"{config.model_dump_json()} {torch.get_num_threads()}".encode(), digest_size=8)
+    columns = (catalogue.topic, catalogue.author, catalogue.language, catalogue.media, catalogue.tokens)
+    more = (catalogue.created_at, catalogue.group, catalogue.visible, catalogue.user_language, catalogue.user_country)
+    for column in (*columns, *more, catalogue.follows_start, catalogue.follows, *astuple(clicks)):
+        found.update(np.ascontiguousarray(column).data)
+    return found.hexdigest()
 
 
 def _usable(catalogue: Catalogue, clicks: Clicks) -> Clicks:
@@ -220,18 +229,3 @@ def _forget_untrained_authors(model: TowersModel, catalogue: Catalogue, pool: np
     trained[catalogue.author[pool] + 1] = True
     with torch.no_grad():
         model.author[torch.from_numpy(~trained)] = model.author[0].clone()
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Ask torch for bit-equal results, and leave its setting as it was."""
-    settings: Any = torch.utils.deterministic
-    before, fill = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    # A guard against reading memory before it is set; it would cost a fifth of the time.
-    settings.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        settings.fill_uninitialized_memory = fill

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from recsys.bench import public
-from recsys.bench.public import bench_public, evaluate, popularity
+from recsys.bench.public import bench_public, evaluate
 from recsys.bench.public_data import read_dataset
+from recsys.bench.public_models import MODELS, popularity
 from recsys.cli import main
+from recsys.config import IdTowersConfig
 from recsys.progress import Progress
 
 
@@ -21,9 +23,16 @@ def folder(tmp_path):
     return tmp_path
 
 
+CONFIG = IdTowersConfig(epochs=2)
+
+
+def recommend(dataset, k=20):
+    return popularity(dataset, k, CONFIG, no_report).recommend
+
+
 def lists_of(dataset, users, k=20):
     names = dataset.item_ids.to_pylist()
-    found = popularity(dataset, k)(np.array(users, np.int32))
+    found = recommend(dataset, k)(np.array(users, np.int32))
     return ["".join(names[row] for row in items if row >= 0) for items in found]
 
 
@@ -40,7 +49,7 @@ def test_equally_popular_items_come_in_order_of_their_ids(folder):
 
 
 def test_figures_are_means_over_the_users_with_test_items(folder):
-    figures = evaluate(read_dataset(folder), popularity(read_dataset(folder), 20), no_report)
+    figures = evaluate(read_dataset(folder), recommend(read_dataset(folder)), no_report)
     # u finds c first and e third of c d e, w finds c second of b c e, x finds a first.
     ndcg = [(1 + 1 / log2(4)) / (1 + 1 / log2(3)), 1 / log2(3), 1]
     assert figures["recall@20"] == figures["hr@10"] == 1
@@ -50,7 +59,7 @@ def test_figures_are_means_over_the_users_with_test_items(folder):
 def test_a_test_item_that_was_seen_cannot_be_found_and_still_counts(tmp_path):
     (tmp_path / "train.txt").write_text("u a b\nv c\n")
     (tmp_path / "test.txt").write_text("u a c\n")
-    result = bench_public(tmp_path, Progress())
+    result = bench_public(tmp_path, CONFIG, ["popularity"], Progress())
     assert result["models"]["popularity"]["recall@20"] == 0.5
     assert result["seen_test_items"] == 1
 
@@ -80,7 +89,7 @@ def test_lists_of_any_batch_size_agree_with_a_plain_loop(tmp_path, monkeypatch, 
         best = [item for item in order if item not in items][:20]
         hits.append(test[user][0] in best)
     dataset = read_dataset(tmp_path)
-    assert evaluate(dataset, popularity(dataset, 20), no_report)["recall@20"] == pytest.approx(np.mean(hits))
+    assert evaluate(dataset, recommend(dataset), no_report)["recall@20"] == pytest.approx(np.mean(hits))
 
 
 def test_a_model_that_repeats_seen_items_is_refused(folder):
@@ -94,10 +103,11 @@ def test_neither_the_folders_name_nor_its_path_changes_a_figure(folder, tmp_path
     other.mkdir(parents=True)
     for name in ("train.txt", "test.txt"):
         (other / name).write_bytes((folder / name).read_bytes())
-    one, two = bench_public(folder, Progress()), bench_public(other, Progress())
+    one, two = (bench_public(path, CONFIG, list(MODELS), Progress()) for path in (folder, other))
     assert (one.pop("dataset"), two.pop("dataset")) == (folder.name, "amazon-beauty")
     for result in (one, two):
-        del result["models"]["popularity"]["train_s"]
+        for figures in result["models"].values():
+            del figures["train_s"], figures["examples_per_s"]
     assert one == two
 
 
@@ -107,10 +117,21 @@ def test_the_command_prints_one_object_with_each_figure_and_its_interval(folder,
     assert end.value.code == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["dataset"], result["users"], result["items"]) == (folder.name, 4, 5)
-    figures = result["models"]["popularity"]
-    for name in ("recall@20", "ndcg@20", "hr@10", "ndcg@10"):
-        low, high = figures[f"{name}_ci"]
-        assert 0 <= low <= figures[name] <= high <= 1
+    assert list(result["models"]) == list(MODELS)
+    for figures in result["models"].values():
+        for name in ("recall@20", "ndcg@20", "hr@10", "ndcg@10"):
+            low, high = figures[f"{name}_ci"]
+            assert low <= figures[name] <= high
+        assert figures["train_s"] >= 0
+    assert result["models"]["popularity"]["examples_per_s"] is None
+    assert result["models"]["two_tower"]["examples_per_s"] > 0
+
+
+def test_a_model_nobody_knows_is_wrong_usage(folder, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "public", "--data", str(folder), "--models", "mf,sasrec"])
+    assert end.value.code == 2
+    assert "sasrec" in capsys.readouterr().err
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path, capsys):

@@ -17,7 +17,7 @@ END = 10 * DAY
 """Moment of the last click; posts go on for a day."""
 SMALL = TowersConfig(
     embedding_size=16, hidden_size=24, epochs=12, batch_size=128, n_uniform_negatives=128, learning_rate=0.01,
-    n_text_buckets=64, history_size=8,
+    n_text_buckets=64, history_size=8, min_post_clicks=4, held_share=0.0,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from tastes import END, SMALL, clicks_of, fresh_posts, request, trained, two_tastes
+from tastes import END, N_POSTS, SMALL, clicks_of, fresh_posts, request, trained, two_tastes
 from worlds import rows
 
 from recsys.errors import ReleaseError
@@ -33,22 +33,30 @@ def cat():
     return replace(cat, **holes, follows_start=start, follows=rows(rng.integers(0, 8, start[-1])))
 
 
+N_OWN = 50
+
+
+def post_place():
+    """Every eighth post has an embedding of its own."""
+    return np.where(np.arange(N_POSTS) % 8 == 0, np.arange(N_POSTS) // 8 + 1, 0).astype(np.int32)
+
+
 @pytest.fixture(scope="module")
 def model(cat):
     """Every parameter is random, so that none can be forgotten unnoticed."""
     generator = torch.Generator().manual_seed(3)
-    model = TowersModel(Sizes.of(cat), SMALL, generator)
+    model = TowersModel(Sizes.of(cat, N_OWN), SMALL, generator)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-            if name == "word":
+            if name in ("word", "post"):
                 parameter[0] = 0
     return model
 
 
 @pytest.fixture(scope="module")
 def towers(model):
-    return model.export(reference=END)
+    return model.export(END, post_place())
 
 
 def users_of(cat, now):
@@ -63,7 +71,7 @@ def users_of(cat, now):
 def test_numpy_and_torch_give_the_same_vectors(cat, model, towers):
     users = users_of(cat, END - DAY)
     words = np.where(cat.tokens >= 0, cat.tokens % SMALL.n_text_buckets + 1, 0)
-    columns = [cat.topic + 1, cat.author + 1, cat.language + 1, cat.media + 1, words]
+    columns = [cat.topic + 1, cat.author + 1, cat.language + 1, cat.media + 1, words, towers.post_place]
     posts = PostInput(*(torch.from_numpy(column.astype(np.int64)) for column in columns))
     read = [users.history[:, : SMALL.history_size], users.language + 1, users.country + 1, users.follows_start]
     with torch.no_grad():

@@ -40,7 +40,7 @@ def towers(cat):
 def test_the_loss_is_the_corrected_softmax_written_out(cat, monkeypatch, gap):
     """One example at a time, one candidate at a time, with the weights that the module's text promises."""
     monkeypatch.setattr(training, "HIDDEN_USER_SHARE", 0.0)
-    config = SMALL.model_copy(update={"author_dropout": 0.0, "n_uniform_negatives": 40})
+    config = SMALL.model_copy(update={"author_dropout": 0.0, "post_dropout": 0.0, "n_uniform_negatives": 40})
     # Of each three posts two are reposts. The long log has a gap in its middle.
     cat = replace(
         cat,
@@ -50,7 +50,7 @@ def test_the_loss_is_the_corrected_softmax_written_out(cat, monkeypatch, gap):
     clicks = clicks_of(two_tastes())
     clicks = replace(clicks, time=clicks.time + gap * (clicks.time > END // 2))
     data = TrainingData.build(cat, clicks, config)
-    model = TowersModel(Sizes.of(cat), config, torch.Generator().manual_seed(1))
+    model = TowersModel(Sizes.of(cat, int(data.posts.post.max())), config, torch.Generator().manual_seed(1))
     with torch.no_grad():
         model.amplitude.copy_(torch.randn(model.amplitude.shape, generator=torch.Generator().manual_seed(2)) * 0.3)
     batch = np.random.default_rng(3).permutation(len(clicks))[:30]
@@ -59,7 +59,7 @@ def test_the_loss_is_the_corrected_softmax_written_out(cat, monkeypatch, gap):
     pool = np.flatnonzero(cat.created_at <= clicks.time[-1])
     drawn = pool[torch.randint(len(pool), (40,), generator=torch.Generator().manual_seed(4)).numpy()]
     positive, now = clicks.post_row[batch], clicks.time[batch]
-    towers = model.export(reference=int(clicks.time[-1]))
+    towers = model.export(int(clicks.time[-1]), data.posts.post.numpy().astype(np.int32))
     history = histories_at(clicks, clicks.time, clicks.user_row[batch], now, 8)
     users = towers.user_vectors(cat, UserBatch.from_rows(cat, clicks.user_row[batch], history, now))
     posts = towers.post_vectors(cat)
@@ -79,8 +79,60 @@ def test_the_loss_is_the_corrected_softmax_written_out(cat, monkeypatch, gap):
     assert loss == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+def test_posts_clicked_often_have_an_embedding_of_their_own_and_others_none(cat, towers):
+    count = np.bincount(clicks_of(cat).post_row, minlength=400)
+    assert 0 < (count >= 4).sum() < 400
+    np.testing.assert_array_equal(towers.post_place > 0, count >= 4)
+    assert not towers.post[0].any()
+    assert (np.abs(towers.post[1:]).max(axis=1) > 0).all()
+
+
+def test_without_their_own_embeddings_posts_still_suit_their_taste(cat, towers):
+    bare = replace(towers, post=np.zeros_like(towers.post))
+    for taste in (0, 1):
+        assert share_of_taste(cat, bare, taste) == 1.0
+
+
+def test_the_latest_clicks_are_kept_to_stop_by_and_not_learned_from(cat):
+    config = SMALL.model_copy(update={"held_share": 0.1, "epochs": 1})
+    clicks = clicks_of(cat)
+    n_learned = len(clicks) - len(clicks) // 10
+    other = replace(clicks, post_row=np.where(np.arange(len(clicks)) < n_learned, clicks.post_row, 0).astype(np.int32))
+    one, two = (trained(cat, some, config) for some in (clicks, other))
+    np.testing.assert_array_equal(one.topic, two.topic)
+    assert not np.array_equal(one.topic, trained(cat, clicks, config.model_copy(update={"held_share": 0.0})).topic)
+
+
+def test_it_stops_when_the_latest_clicks_are_predicted_no_better(cat):
+    """Where nothing links users to posts, more passes only learn the noise by heart."""
+    config = SMALL.model_copy(update={"held_share": 0.3, "epochs": 30, "learning_rate": 0.05})
+    seen = []
+    clicks = clicks_of(cat, shuffled=True)
+    train_towers(cat, clicks, config, lambda done, total: seen.append(done / total))
+    assert seen[-1] < 0.5
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_stopped_training_goes_on_from_its_checkpoint_on_the_same_data_only(cat, tmp_path, same):
+    config, clicks = SMALL.model_copy(update={"epochs": 4}), clicks_of(cat)
+
+    def stop_in_the_third(done, total):
+        if done > 0.6 * total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_towers(cat, clicks, config, stop_in_the_third, tmp_path)
+    seen = []
+    other = cat if same else replace(cat, topic=(1 - cat.topic).astype(np.int32))
+    towers = train_towers(other, clicks, config, lambda done, total: seen.append(done / total), tmp_path)
+    assert (min(seen) > 0.5) is same
+    expected = train_towers(other, clicks, config, lambda done, total: None)
+    for column in fields(Towers):
+        np.testing.assert_array_equal(getattr(towers, column.name), getattr(expected, column.name))
+
+
 def test_hidden_authors_teach_what_an_unknown_author_is(cat, towers):
-    start = TowersModel(Sizes.of(cat), SMALL, torch.Generator().manual_seed(SMALL.seed)).author[0].detach().numpy()
+    start = TowersModel(Sizes.of(cat, 0), SMALL, torch.Generator().manual_seed(SMALL.seed)).author[0].detach().numpy()
     never = trained(cat, clicks_of(cat), SMALL.model_copy(update={"author_dropout": 0.0, "epochs": 1}))
     np.testing.assert_array_equal(never.author[0], start)
     assert np.abs(towers.author[0] - start).max() > 0.01

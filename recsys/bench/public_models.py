@@ -1,0 +1,137 @@
+"""The models of `bench public`: from a data set to lists for its users.
+
+A model learns from `train` and, to choose how long, `validation`; it is given nothing of the test. Settings are the
+same for every data set. It does not know how lists are judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from recsys.bench.public_data import Dataset, Interactions
+from recsys.config import IdTowersConfig
+from recsys.evaluation.topk import found, recall_at
+from recsys.progress import Report
+from recsys.retrieval.id_towers import IdTowers, Log
+from recsys.types import Floats, Rows
+
+_HELD_SHARE = 0.02
+"""Interactions kept from training to tell when to stop, where the data set has no validation of its own."""
+_MOST_HELD = 20_000
+_BATCH = 1024
+
+Recommend: TypeAlias = Callable[[Rows], Rows]
+"""User rows (B,) to item rows (B, k): best first, none twice, none of the user's `seen`, -1 where nothing is left."""
+
+
+class Learned(NamedTuple):
+    """A model that has learned."""
+
+    recommend: Recommend
+    n_examples: int | None = None
+    """Examples it looked at, passes included; None for a model that counts and does not fit."""
+    epochs: int | None = None
+
+
+Model: TypeAlias = Callable[[Dataset, int, IdTowersConfig, Report], Learned]
+"""The int is k, the length of the lists."""
+
+
+def popularity(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> Learned:
+    """The items with the most interactions in training; among equals the lowest row, that is the first id as text."""
+    count = np.bincount(dataset.train.item, minlength=len(dataset.item_ids))
+    order = np.argsort(-count, kind="stable").astype(np.int32)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+
+    def recommend(users: Rows) -> Rows:
+        # A user who has n of the items finds k others among the first n + k.
+        depth = min(len(order), k + int(dataset.seen.size[users].max(initial=0)))
+        row, item = dataset.seen.of(users)
+        near = place[item] < depth
+        free = np.ones((len(users), depth), bool)
+        free[row[near], place[item[near]]] = False
+        nth = np.cumsum(free, axis=1, dtype=np.int32)
+        list_row, column = np.nonzero(free & (nth <= k))
+        lists = np.full((len(users), k), -1, np.int32)
+        lists[list_row, nth[list_row, column] - 1] = order[column]
+        return lists
+
+    return Learned(recommend)
+
+
+def matrix_factorisation(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> Learned:
+    """One vector per user and item, learned as the two towers are."""
+    return _fitted(dataset, k, config.model_copy(update={"history_size": 0, "user_ids": True}), report)
+
+
+def two_tower(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> Learned:
+    """Users by id and history."""
+    return _fitted(dataset, k, config, report)
+
+
+MODELS: dict[str, Model] = {"popularity": popularity, "mf": matrix_factorisation, "two_tower": two_tower}
+
+
+def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> Learned:
+    ordered = dataset.layout == "sequences"
+    train, held = (dataset.train, dataset.validation) if ordered else _held_out(dataset.train, config.seed)
+    log = _log(train, ordered)
+    towers = IdTowers(log, len(dataset.item_ids), config)
+    users = np.flatnonzero(held.size).astype(np.int32)
+    users = np.random.default_rng(config.seed).permutation(users)[:_MOST_HELD]
+
+    def judge() -> float:
+        """Recall of what was held out."""
+        posts, parts = towers.post_vectors(), []
+        for begin in range(0, len(users), _BATCH):
+            some = users[begin : begin + _BATCH]
+            lists = best_unseen(towers.user_vectors(some, log), posts, train, some, k)
+            parts.append(recall_at(found(lists, *held.of(some)), held.size[some], k))
+        return float(np.concatenate(parts).mean())
+
+    fitted = towers.fit(report, judge if len(users) else None)
+    known, posts = _log(dataset.seen, ordered), towers.post_vectors()
+
+    def recommend(some: Rows) -> Rows:
+        return best_unseen(towers.user_vectors(some, known), posts, dataset.seen, some, k)
+
+    return Learned(recommend, len(fitted.losses) * len(log.post), fitted.epochs)
+
+
+def best_unseen(users: Floats, posts: Floats, seen: Interactions, rows: Rows, k: int) -> Rows:
+    """Lists of the k items with the highest inner product, without what each user has.
+
+    Args:
+        users: vectors of `rows`, (B, D).
+        posts: (N, D).
+    """
+    score = users @ posts.T
+    score[seen.of(rows)] = -np.inf
+    k_there = min(k, score.shape[1])
+    best = np.argpartition(-score, k_there - 1, axis=1)[:, :k_there]
+    value = np.take_along_axis(score, best, axis=1)
+    # By score, then by row, so that the same scores give the same list.
+    order = np.lexsort((best, -value), axis=1)
+    lists = np.full((len(rows), k), -1, np.int32)
+    lists[:, :k_there] = np.take_along_axis(best, order, axis=1)
+    lists[:, :k_there][np.take_along_axis(value, order, axis=1) == -np.inf] = -1
+    return lists
+
+
+def _held_out(train: Interactions, seed: int) -> tuple[Interactions, Interactions]:
+    """Training and what is kept from it, of users who have at least two left."""
+    rng = np.random.default_rng(seed)
+    held = (rng.random(len(train)) < _HELD_SHARE) & (train.size[train.user] > 2)
+    parts = []
+    for rows in (~held, held):
+        count = np.bincount(train.user[rows], minlength=len(train.start) - 1)
+        parts.append(Interactions(np.concatenate([[0], np.cumsum(count)]).astype(np.int64), train.item[rows]))
+    return parts[0], parts[1]
+
+
+def _log(part: Interactions, ordered: bool) -> Log:
+    return Log(part.start, part.item, ordered)
