@@ -11,11 +11,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 Report = Callable[[int, int], None]
 """Called with (done, total)."""
+
+
+class _Rate(ProgressColumn):
+    """How much a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
 
 
 class Progress:
@@ -30,7 +46,7 @@ class Progress:
         start = time.perf_counter()
         if self._console.is_terminal:
             columns = (
-                TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), _Rate(),
                 TimeElapsedColumn(), TimeRemainingColumn(),
             )  # fmt: skip
             with Bars(*columns, console=self._console) as bars:
@@ -39,8 +55,11 @@ class Progress:
                 bars.update(task, total=bars.tasks[0].completed or 1, completed=bars.tasks[0].completed or 1)
             return
         print(f"{name} ...", file=sys.stderr, flush=True)
-        yield lambda done, total: None
-        print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+        reached = [0]
+        yield lambda done, total: reached.__setitem__(0, done)
+        spent = time.perf_counter() - start
+        rate = f", {reached[0] / spent:,.0f}/s" if reached[0] else ""
+        print(f"{name}: {spent:.1f} s{rate}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """A line about what happens and why."""

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from recsys.bench.public_data import Dataset, read_dataset
 from recsys.bench.public_models import MODELS, Recommend
-from recsys.config import IdTowersConfig
+from recsys.config import RetrievalConfig
 from recsys.evaluation.topk import found, hit_at, mean_interval, ndcg_at, recall_at
 from recsys.progress import Progress, Report
 
@@ -32,7 +32,7 @@ _CELLS = 1 << 25
 _MAX_BATCH = 4096
 
 
-def bench_public(folder: Path, config: IdTowersConfig, names: Sequence[str], progress: Progress) -> dict[str, Any]:
+def bench_public(folder: Path, config: RetrievalConfig, names: Sequence[str], progress: Progress) -> dict[str, Any]:
     """Sizes of the data set and the figures of every model.
 
     Args:

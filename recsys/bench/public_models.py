@@ -10,12 +10,15 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from scipy import sparse
 
 from recsys.bench.public_data import Dataset, Interactions
-from recsys.config import IdTowersConfig
+from recsys.config import IdTowersConfig, RetrievalConfig
 from recsys.evaluation.topk import found, recall_at
 from recsys.progress import Report
+from recsys.retrieval.covisitation import neighbours
 from recsys.retrieval.id_towers import IdTowers, Log
+from recsys.retrieval.metric import similarity
 from recsys.types import Floats, Rows
 
 _HELD_SHARE = 0.02
@@ -36,11 +39,11 @@ class Learned(NamedTuple):
     epochs: int | None = None
 
 
-Model: TypeAlias = Callable[[Dataset, int, IdTowersConfig, Report], Learned]
+Model: TypeAlias = Callable[[Dataset, int, RetrievalConfig, Report], Learned]
 """The int is k, the length of the lists."""
 
 
-def popularity(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> Learned:
+def popularity(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> Learned:
     """The items with the most interactions in training; among equals the lowest row, that is the first id as text."""
     count = np.bincount(dataset.train.item, minlength=len(dataset.item_ids))
     order = np.argsort(-count, kind="stable").astype(np.int32)
@@ -63,17 +66,33 @@ def popularity(dataset: Dataset, k: int, config: IdTowersConfig, report: Report)
     return Learned(recommend)
 
 
-def matrix_factorisation(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> Learned:
+def matrix_factorisation(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> Learned:
     """One vector per user and item, learned as the two towers are."""
-    return _fitted(dataset, k, config.model_copy(update={"history_size": 0, "user_ids": True}), report)
+    ids = config.id_towers.model_copy(update={"history_size": 0, "user_ids": True})
+    return _fitted(dataset, k, ids, report)
 
 
-def two_tower(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> Learned:
-    """Users by id and history."""
-    return _fitted(dataset, k, config, report)
+def two_tower(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> Learned:
+    """A user is what the user took before, and an id where the settings say so."""
+    return _fitted(dataset, k, config.id_towers, report)
 
 
-MODELS: dict[str, Model] = {"popularity": popularity, "mf": matrix_factorisation, "two_tower": two_tower}
+def item_cf(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> Learned:
+    """Items that were taken by the same users as the user's own."""
+    n_users, n_items = len(dataset.user_ids), len(dataset.item_ids)
+    similar = neighbours(dataset.train.user, dataset.train.item, n_users, n_items, config.covisitation).matrix()
+
+    def recommend(users: Rows) -> Rows:
+        row, item = dataset.seen.of(users)
+        taken = sparse.csr_matrix((np.ones(len(item), np.float32), (row, item)), (len(users), n_items))
+        return best(np.asarray((taken @ similar).toarray()), dataset.seen, users, k)
+
+    return Learned(recommend)
+
+
+MODELS: dict[str, Model] = {
+    "popularity": popularity, "item_cf": item_cf, "mf": matrix_factorisation, "two_tower": two_tower
+}  # fmt: skip
 
 
 def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> Learned:
@@ -89,7 +108,7 @@ def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) ->
         posts, parts = towers.post_vectors(), []
         for begin in range(0, len(users), _BATCH):
             some = users[begin : begin + _BATCH]
-            lists = best_unseen(towers.user_vectors(some, log), posts, train, some, k)
+            lists = best(similarity(towers.user_vectors(some, log), posts), train, some, k)
             parts.append(recall_at(found(lists, *held.of(some)), held.size[some], k))
         return float(np.concatenate(parts).mean())
 
@@ -97,33 +116,32 @@ def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) ->
     known, posts = _log(dataset.seen, ordered), towers.post_vectors()
 
     def recommend(some: Rows) -> Rows:
-        return best_unseen(towers.user_vectors(some, known), posts, dataset.seen, some, k)
+        return best(similarity(towers.user_vectors(some, known), posts), dataset.seen, some, k)
 
     return Learned(recommend, len(fitted.losses) * len(log.post), fitted.epochs)
 
 
-def best_unseen(users: Floats, posts: Floats, seen: Interactions, rows: Rows, k: int) -> Rows:
-    """Lists of the k items with the highest inner product, without what each user has.
+def best(score: Floats, seen: Interactions, users: Rows, k: int) -> Rows:
+    """Lists of the k items with the highest scores, without what each user has; ties: lowest row first.
 
     Args:
-        users: vectors of `rows`, (B, D).
-        posts: (N, D).
+        score: of `users` and all items, (B, N); changed in place.
     """
-    score = users @ posts.T
-    score[seen.of(rows)] = -np.inf
+    score[seen.of(users)] = -np.inf
     k_there = min(k, score.shape[1])
-    best = np.argpartition(-score, k_there - 1, axis=1)[:, :k_there]
-    value = np.take_along_axis(score, best, axis=1)
-    # By score, then by row, so that the same scores give the same list.
-    order = np.lexsort((best, -value), axis=1)
-    lists = np.full((len(rows), k), -1, np.int32)
-    lists[:, :k_there] = np.take_along_axis(best, order, axis=1)
-    lists[:, :k_there][np.take_along_axis(value, order, axis=1) == -np.inf] = -1
+    # Among equals at the end of a list `argpartition` takes any: rows are made to differ by asking for the k-th score.
+    last = np.partition(score, -k_there, axis=1)[:, -k_there]
+    lists = np.full((len(users), k), -1, np.int32)
+    for nth, row in enumerate(score):
+        near = np.flatnonzero(row >= last[nth])
+        kept = near[np.lexsort((near, -row[near]))][:k_there]
+        kept = kept[row[kept] > -np.inf]
+        lists[nth, : len(kept)] = kept
     return lists
 
 
 def _held_out(train: Interactions, seed: int) -> tuple[Interactions, Interactions]:
-    """Training and what is kept from it, of users who have at least two left."""
+    """Training and what is kept from it, of users with more than two."""
     rng = np.random.default_rng(seed)
     held = (rng.random(len(train)) < _HELD_SHARE) & (train.size[train.user] > 2)
     parts = []

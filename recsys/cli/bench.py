@@ -98,7 +98,7 @@ def bench_public(
     names = models.split(",") if models else list(MODELS)
     if unknown := [name for name in names if name not in MODELS]:
         raise typer.BadParameter(f"--models takes names of {', '.join(MODELS)}, got {unknown[0]!r}")
-    figures = run(data, settings.retrieval.id_towers, names, Progress())
+    figures = run(data, settings.retrieval, names, Progress())
     console = console_for(as_json)
     table = Table("model", *(names := ["recall@20", "ndcg@20", "hr@10", "ndcg@10"]))
     for model, values in figures["models"].items():

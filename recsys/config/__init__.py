@@ -6,6 +6,7 @@ A component receives its own subsection only; it never sees the tree.
 from recsys.config.loading import DEFAULT_PATH, load
 from recsys.config.section import Section
 from recsys.config.sections import (
+    CovisitationConfig,
     EvaluationConfig,
     FitConfig,
     IdTowersConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "ConceptShift",
     "Config",
     "CovariateShift",
+    "CovisitationConfig",
     "EvaluationConfig",
     "FitConfig",
     "IdTowersConfig",

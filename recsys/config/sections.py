@@ -90,8 +90,9 @@ class TowersConfig(FitConfig):
     """Clicks in training that a post needs for an embedding of its own, beside what it says."""
     post_dropout: float = Field(0.5, ge=0, lt=1)
     """Share of these embeddings hidden in training, so that a post without one has a useful vector."""
-    held_share: float = Field(0.05, ge=0, lt=0.5)
-    """Share of the clicks, the latest, kept to tell when to stop; 0 makes all passes."""
+    held_share: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the clicks, the latest, by which the number of passes is found before all are learned from, which takes
+    up to twice as long; 0 makes all passes."""
     history_size: int = Field(20, ge=1)
     """Most recent clicks the user tower reads."""
 
@@ -116,6 +117,15 @@ class IdTowersConfig(FitConfig):
         if not self.user_ids and not self.history_size:
             raise ValueError("towers of ids need user_ids or a history_size above 0, got neither")
         return self
+
+
+class CovisitationConfig(Section):
+    """Posts that are clicked by the same people."""
+
+    n_neighbours: int = Field(300, ge=1)
+    """Neighbours kept per post."""
+    shrinkage: float = Field(20.0, ge=0)
+    """Added to the denominator of the similarity, so that rare posts are not everything's nearest."""
 
 
 class IndexConfig(Section):
@@ -153,6 +163,7 @@ class RetrievalConfig(Section):
 
     towers: TowersConfig = TowersConfig()
     id_towers: IdTowersConfig = IdTowersConfig()
+    covisitation: CovisitationConfig = CovisitationConfig()
     index: IndexConfig = IndexConfig()
     sources: SourcesConfig = SourcesConfig()
 

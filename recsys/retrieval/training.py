@@ -24,7 +24,7 @@ from recsys.errors import DataError
 from recsys.features.histories import Clicks, histories_at
 from recsys.offline.catalogue import Catalogue
 from recsys.retrieval import freshness
-from recsys.retrieval.fitting import Progress, fit
+from recsys.retrieval.fitting import Fitted, Progress, fit
 from recsys.retrieval.metric import similarity
 from recsys.retrieval.model import PostInput, Sizes, TowersModel, UserInput
 from recsys.retrieval.softmax import log_expected, sampled_softmax
@@ -52,15 +52,26 @@ def train_towers(
     Raises: DataError when there is nothing to learn from, clicks are out of order, or the loss stops being a number.
     """
     clicks = _usable(catalogue, clicks)
+    if config.held_share:
+        lessons, fitted = _fitted(catalogue, clicks, config, progress, checkpoints)
+        # The latest clicks tell most about what is fresh and who writes now; towers that never saw them find less.
+        config = config.model_copy(update={"epochs": fitted.epochs, "held_share": 0.0})
+    lessons, _ = _fitted(catalogue, clicks, config, progress, checkpoints)
+    model, data = lessons.model, lessons.data
+    _forget_untrained_authors(model, catalogue, data.pool.numpy())
+    return model.export(int(clicks.time[-1]), data.posts.post.numpy().astype(np.int32))
+
+
+def _fitted(
+    catalogue: Catalogue, clicks: Clicks, config: TowersConfig, progress: Progress, checkpoints: Path | None
+) -> tuple[_Lessons, Fitted]:
     data = TrainingData.build(catalogue, clicks, config)
     generator = torch.Generator().manual_seed(config.seed)
     model = TowersModel(Sizes.of(catalogue, int(data.posts.post.max())), config, generator)
     lessons = _Lessons(model, data, config)
     judge = lessons.judge if data.n_learned < len(clicks) else None
     checkpoint = None if checkpoints is None else checkpoints / f"towers-{_fingerprint(catalogue, clicks, config)}.pt"
-    fit(lessons, config, "retrieval.towers", progress, judge, checkpoint)
-    _forget_untrained_authors(model, catalogue, data.pool.numpy())
-    return model.export(int(clicks.time[-1]), data.posts.post.numpy().astype(np.int32))
+    return lessons, fit(lessons, config, "retrieval.towers", progress, judge, checkpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +147,19 @@ class _Lessons:
     def __init__(self, model: TowersModel, data: TrainingData, config: TowersConfig) -> None:
         self.dense = list(model.parameters())
         self.n_examples = data.n_learned
-        self._model, self._data, self._config = model, data, config
+        self.model, self.data, self._config = model, data, config
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        return batch_loss(self._model, self._data, batch, self._config, generator)
+        return batch_loss(self.model, self.data, batch, self._config, generator)
 
     def judge(self) -> float:
         """Minus the loss of the clicks that are not learned from, always among the same draws."""
         generator = torch.Generator().manual_seed(self._config.seed)
-        held = torch.arange(self._data.n_learned, len(self._data.clicks))
+        held = torch.arange(self.data.n_learned, len(self.data.clicks))
         losses = []
         with torch.no_grad():
             for batch in torch.split(held, self._config.batch_size):
-                loss = batch_loss(self._model, self._data, batch, self._config, generator).item()
+                loss = batch_loss(self.model, self.data, batch, self._config, generator).item()
                 losses.append(loss * len(batch))
         return -sum(losses) / len(held)
 

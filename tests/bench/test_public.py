@@ -11,7 +11,7 @@ from recsys.bench.public import bench_public, evaluate
 from recsys.bench.public_data import read_dataset
 from recsys.bench.public_models import MODELS, popularity
 from recsys.cli import main
-from recsys.config import IdTowersConfig
+from recsys.config import IdTowersConfig, RetrievalConfig
 from recsys.progress import Progress
 
 
@@ -23,7 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-CONFIG = IdTowersConfig(epochs=2)
+CONFIG = RetrievalConfig(id_towers=IdTowersConfig(epochs=2))
 
 
 def recommend(dataset, k=20):

@@ -93,23 +93,32 @@ def test_without_their_own_embeddings_posts_still_suit_their_taste(cat, towers):
         assert share_of_taste(cat, bare, taste) == 1.0
 
 
-def test_the_latest_clicks_are_kept_to_stop_by_and_not_learned_from(cat):
-    config = SMALL.model_copy(update={"held_share": 0.1, "epochs": 1})
-    clicks = clicks_of(cat)
-    n_learned = len(clicks) - len(clicks) // 10
-    other = replace(clicks, post_row=np.where(np.arange(len(clicks)) < n_learned, clicks.post_row, 0).astype(np.int32))
-    one, two = (trained(cat, some, config) for some in (clicks, other))
-    np.testing.assert_array_equal(one.topic, two.topic)
-    assert not np.array_equal(one.topic, trained(cat, clicks, config.model_copy(update={"held_share": 0.0})).topic)
+def test_the_latest_clicks_are_not_learned_from_while_they_tell_when_to_stop(cat, monkeypatch):
+    clicks, learned = clicks_of(cat), []
+    loss = training.batch_loss
+
+    def noting(model, data, batch, *rest):
+        learned.append((torch.is_grad_enabled(), batch.max()))
+        return loss(model, data, batch, *rest)
+
+    monkeypatch.setattr(training, "batch_loss", noting)
+    trained(cat, clicks, SMALL.model_copy(update={"held_share": 0.1, "epochs": 1}))
+    cut = len(clicks) - len(clicks) // 10
+    first = learned[: next(n for n, (learns, _) in enumerate(learned) if not learns)]
+    assert max(place for _, place in first) < cut
+    assert max(place for learns, place in learned if learns) == len(clicks) - 1, "then all are learned from"
 
 
-def test_it_stops_when_the_latest_clicks_are_predicted_no_better(cat):
+def test_all_clicks_are_learned_from_for_the_passes_that_predicted_the_latest_best(cat):
     """Where nothing links users to posts, more passes only learn the noise by heart."""
     config = SMALL.model_copy(update={"held_share": 0.3, "epochs": 30, "learning_rate": 0.05})
-    seen = []
-    clicks = clicks_of(cat, shuffled=True)
-    train_towers(cat, clicks, config, lambda done, total: seen.append(done / total))
-    assert seen[-1] < 0.5
+    clicks, told = clicks_of(cat, shuffled=True), []
+    towers = train_towers(cat, clicks, config, lambda done, total: told.append((done, total)))
+    passes = told[-1][0] // len(clicks)
+    assert told[-1] == (passes * len(clicks), passes * len(clicks))
+    assert passes < 10
+    same = train_towers(cat, clicks, config.model_copy(update={"held_share": 0.0, "epochs": passes}), lambda *_: None)
+    np.testing.assert_array_equal(towers.topic, same.topic)
 
 
 @pytest.mark.parametrize("same", [True, False])
