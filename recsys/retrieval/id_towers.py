@@ -104,7 +104,8 @@ class IdTowers:
         posts, place = np.unique(np.concatenate([candidates, histories.post]), return_inverse=True)
         rows = self._posts.take(torch.from_numpy(posts))
         people = self._of_users(user, histories, rows, place[len(candidates) :])
-        offered = functional.normalize(rows, dim=1)[torch.from_numpy(place[: len(candidates)])]
+        # Gathered before they are scaled: the histories' rows are many more.
+        offered = functional.normalize(functional.embedding(torch.from_numpy(place[: len(candidates)]), rows), dim=1)
         logit = similarity(people / self._config.temperature, offered)
         post = torch.from_numpy(candidates)
         wrong = post[None, :] == post[: len(batch), None]
@@ -169,7 +170,7 @@ class IdTowers:
             people, whose = np.unique(user, return_inverse=True)
             who = torch.from_numpy(people)
             known = self._users.take(who) if torch.is_grad_enabled() else self._users.weight[who]
-            summed = summed + known[torch.from_numpy(whose)]
+            summed = summed + functional.embedding(torch.from_numpy(whose), known)
         return functional.normalize(summed, dim=1)
 
 

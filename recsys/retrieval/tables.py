@@ -36,7 +36,7 @@ class RowTable:
 
     def take(self, rows: Tensor) -> Tensor:
         """These rows, distinct, (n,), as a leaf whose gradient the next `step` uses, (n, D)."""
-        self._rows, self._leaf = rows, self.weight[rows].requires_grad_()
+        self._rows, self._leaf = rows, self.weight.index_select(0, rows).requires_grad_()
         return self._leaf
 
     def step(self, rate: float) -> None:
@@ -49,11 +49,12 @@ class RowTable:
         rows, old = self._rows, self._leaf.detach()
         gradient = self._leaf.grad.add_(old, alpha=self._weight_decay)
         self._n_steps += 1
-        first = self._first[rows].mul_(_FIRST).add_(gradient, alpha=1 - _FIRST)
+        first = self._first.index_select(0, rows).mul_(_FIRST).add_(gradient, alpha=1 - _FIRST)
         second = self._second[rows].mul_(_SECOND).add_(gradient.square().mean(dim=1), alpha=1 - _SECOND)
-        self._first[rows], self._second[rows] = first, second
+        self._first.index_copy_(0, rows, first)
+        self._second[rows] = second
         scale = (second / (1 - _SECOND**self._n_steps)).sqrt_().add_(_SMALLEST)
-        self.weight[rows] = old - (rate / (1 - _FIRST**self._n_steps)) * first / scale[:, None]
+        self.weight.index_copy_(0, rows, old.addcdiv_(first, scale[:, None], value=-rate / (1 - _FIRST**self._n_steps)))
         self._rows = self._leaf = None
 
     def state(self) -> dict[str, Tensor | int]:
