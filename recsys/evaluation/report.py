@@ -84,6 +84,7 @@ def show(report: dict[str, Any], console: Console) -> None:
     for name, value in report["retrieval"][recall].items():
         table.add_row(name, _number(value), _interval((report["retrieval"][f"{recall}_ci"] or {}).get(name)))
     console.print(table)
+    console.print(_by_popularity(report["retrieval"], recall))
     title = "test share of the logs"
     if report["negatives"] == "sampled":
         title += ", clicks against sampled posts: no click rates"
@@ -99,6 +100,21 @@ def show(report: dict[str, Any], console: Console) -> None:
     table.add_section()
     table.add_row("share of oracle", _number(slate["share_of_oracle"]), _interval(slate["share_of_oracle_ci"]))
     console.print(table)
+
+
+def _by_popularity(retrieval: dict[str, Any], recall: str) -> Table:
+    table = Table("clicks before", *retrieval[recall], "clicks", title=f"{recall} by what a post was clicked before")
+    named = [
+        (f"{_count(group['least_clicks_before'])} .. {_count(group['most_clicks_before'])}", group)
+        for group in retrieval["by_popularity"].values()
+    ]
+    for name, group in [*named, ("younger than a day", retrieval["younger_than_a_day"])]:
+        table.add_row(name, *(_number(group[row]) for row in retrieval[recall]), _count(group["clicks"]))
+    return table
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
 
 
 def _number(value: float | None) -> str:

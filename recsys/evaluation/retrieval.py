@@ -19,17 +19,22 @@ from recsys.progress import Report
 from recsys.ranking.examples import user_batch
 from recsys.retrieval.retriever import Retriever
 from recsys.retrieval.sources import TwoTower
-from recsys.types import DAY, Context, Doubles, FeedRequest, Mask, Rows
+from recsys.types import DAY, Context, Doubles, FeedRequest, Ids, Mask, Rows
 
 ROWS = ("popularity", "two_tower", "all_sources")
 _POPULARITY_HALF_LIFE = DAY
 _NOTHING = np.empty(0, np.int32)
+_GROUPS = 10
 
 
 def retrieval_report(material: Material, report: Report) -> dict[str, Any]:
-    """`recall@500` by row, and its interval over users; `policy` that showed the posts, None for any."""
+    """`recall@500` by row, and its interval over users; `policy` that showed the posts, None for any.
+
+    `by_popularity` has the same for ten groups of as many clicks each, from the posts with the fewest clicks before the
+    request to those with the most, and `younger_than_a_day` for posts of that age.
+    """
     clicks = _sampled(material)
-    found = _hits(material, clicks, report)
+    found, n_before = _hits(material, clicks, report)
 
     def recalls(rows: np.ndarray) -> dict[str, float | None]:
         return {name: float(found[name][rows].mean()) if len(rows) else None for name in ROWS}
@@ -38,13 +43,25 @@ def retrieval_report(material: Material, report: Report) -> dict[str, Any]:
     rng = np.random.default_rng([settings.seed, 2])
     intervals = bootstrap_over_users(recalls, clicks.user_row, settings.n_bootstrap, rng)
     k = material.config.retrieval.sources.budget
+    young = np.flatnonzero(clicks.now - material.catalogue.created_at[clicks.post_row] < DAY)
     return {
         f"recall@{k}": recalls(np.arange(len(clicks))),
         f"recall@{k}_ci": intervals,
+        "by_popularity": {
+            str(number): {**_range_of(n_before[rows]), **recalls(rows)}
+            for number, rows in enumerate(np.array_split(np.argsort(n_before, kind="stable"), _GROUPS), 1)
+        },
+        "younger_than_a_day": {"clicks": len(young), **recalls(young)},
         "requests": len(np.unique(clicks.request_id)),
         "clicks": len(clicks),
         "policy": RANDOM_POLICY if RANDOM_POLICY in material.logs.policies else None,
     }
+
+
+def _range_of(n_before: Ids) -> dict[str, int | None]:
+    """How many clicks a group has, and of how many clicks before its posts are."""
+    least, most = (int(n_before.min()), int(n_before.max())) if len(n_before) else (None, None)
+    return {"clicks": len(n_before), "least_clicks_before": least, "most_clicks_before": most}
 
 
 def _sampled(material: Material) -> Exposures:
@@ -56,8 +73,8 @@ def _sampled(material: Material) -> Exposures:
     return clicks.take(np.isin(clicks.request_id, chosen))
 
 
-def _hits(material: Material, clicks: Exposures, report: Report) -> dict[str, Mask]:
-    """Whether each click's post is among each row's candidates, (E,)."""
+def _hits(material: Material, clicks: Exposures, report: Report) -> tuple[dict[str, Mask], Ids]:
+    """Whether each click's post is among each row's candidates, and the clicks it had before, (E,) each."""
     catalogue, sources = material.catalogue, material.config.retrieval.sources
     retriever = Retriever(catalogue, material.towers, material.index, material.post_vectors, sources)
     two_tower = TwoTower(catalogue, material.towers, material.index)
@@ -65,6 +82,7 @@ def _hits(material: Material, clicks: Exposures, report: Report) -> dict[str, Ma
     users = user_batch(catalogue, material.logs.events, clicks.user_row, clicks.now, clicks.history_seen, size)
     trends = _Trends(material)
     found = {name: np.zeros(len(clicks), bool) for name in ROWS}
+    n_before = np.zeros(len(clicks), np.int64)
     for i in range(len(clicks)):
         user, now = int(clicks.user_row[i]), int(clicks.now[i])
         trends.advance(now)
@@ -81,11 +99,12 @@ def _hits(material: Material, clicks: Exposures, report: Report) -> dict[str, Ma
             trending=trends.of_language(int(catalogue.user_language[user])),
         )
         post = clicks.post_row[i]
+        n_before[i] = trends.n_clicks(post)
         found["popularity"][i] = post in trends.popular(sources.budget)
         found["two_tower"][i] = post in two_tower(context, sources.budget)
         found["all_sources"][i] = post in retriever(context).post_row
         report(i + 1, len(clicks))
-    return found
+    return found, n_before
 
 
 class _Trends:
@@ -102,6 +121,7 @@ class _Trends:
         self._visible = np.asarray(material.catalogue.visible)
         self._fast: Doubles = np.zeros(material.catalogue.n_posts)
         self._slow: Doubles = np.zeros(material.catalogue.n_posts)
+        self._count: Ids = np.zeros(material.catalogue.n_posts, np.int64)
         self._n_trending = material.config.online.trending_size
         self._seen = 0
 
@@ -109,9 +129,14 @@ class _Trends:
         """Count the clicks that had arrived before `now`."""
         end = int(np.searchsorted(self._arrival, now))
         new = slice(self._seen, end)
+        np.add.at(self._count, self._post[new], 1)
         np.add.at(self._fast, self._post[new], trending.weight(self._time[new], self._origin))
         np.add.at(self._slow, self._post[new], np.exp2((self._time[new] - self._origin) / _POPULARITY_HALF_LIFE))
         self._seen = end
+
+    def n_clicks(self, post: int) -> int:
+        """Clicks on a post that had arrived."""
+        return int(self._count[post])
 
     def of_language(self, language: int) -> Rows:
         """Trending posts of a language, of all languages for -1, best first."""

@@ -26,7 +26,9 @@ def shown(report) -> str:
 
 def test_the_report_has_these_keys(report):
     assert set(report) == {"release", "negatives", "retrieval", "ranking", "slate"}
-    assert set(report["retrieval"]) == {"recall@500", "recall@500_ci", "requests", "clicks", "policy"}
+    assert set(report["retrieval"]) == {
+        "recall@500", "recall@500_ci", "by_popularity", "younger_than_a_day", "requests", "clicks", "policy",
+    }  # fmt: skip
     assert (report["negatives"], report["retrieval"]["policy"]) == ("shown", "random")
     assert set(report["retrieval"]["recall@500"]) == {"popularity", "two_tower", "all_sources"}
     assert set(report["ranking"]) == {"popularity", "logistic", "lightgbm", "oracle"}
@@ -50,6 +52,8 @@ def test_the_table_shows_the_figures(report):
     assert f"{report['ranking']['lightgbm']['auc']:.4f}" in text
     assert f"{report['slate']['share_of_oracle']:.4f}" in text
     assert f"{report['retrieval']['recall@500']['two_tower']:.4f}" in text
+    assert f"{report['retrieval']['by_popularity']['10']['two_tower']:.4f}" in text
+    assert "younger than a day" in text
 
 
 def test_without_a_world_everything_but_the_truth_is_reported(copied_world):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ def with_budget(material, budget):
 
 def test_recalls_are_shares_with_intervals_around_them(material):
     report = retrieval_report(material, quiet)
-    assert set(report) == {"recall@500", "recall@500_ci", "requests", "clicks", "policy"}
+    assert set(report) == {
+        "recall@500", "recall@500_ci", "by_popularity", "younger_than_a_day", "requests", "clicks", "policy"
+    }  # fmt: skip
     assert tuple(report["recall@500"]) == ROWS
     for name, value in report["recall@500"].items():
         low, high = report["recall@500_ci"][name]
@@ -34,6 +37,35 @@ def test_recalls_are_shares_with_intervals_around_them(material):
     assert report["requests"] <= report["clicks"] <= len(material.random_test_clicks())
     assert report["recall@500"]["all_sources"] > 0.2
     assert report["recall@500"]["popularity"] > 0.05
+
+
+def test_groups_by_popularity_are_alike_in_size_and_share_the_recall_among_them(material):
+    report = retrieval_report(with_settings(material, "evaluation", n_requests=10**6), quiet)
+    groups = list(report["by_popularity"].values())
+    sizes = [group["clicks"] for group in groups]
+    assert (len(groups), sum(sizes), max(sizes) - min(sizes) <= 1) == (10, report["clicks"], True)
+    for name in ROWS:
+        mean = sum(group["clicks"] * group[name] for group in groups) / report["clicks"]
+        assert mean == pytest.approx(report["recall@500"][name])
+    for fewer, more in pairwise(groups):
+        assert fewer["least_clicks_before"] <= fewer["most_clicks_before"] <= more["least_clicks_before"]
+    assert groups[0]["popularity"] < groups[-1]["popularity"]
+    events, clicks = material.logs.events, material.random_test_clicks()
+    known = events.action == CLICK
+    before = [
+        np.sum(known & (events.post_row == post) & (events.ingest_time < now))
+        for post, now in zip(clicks.post_row.tolist(), clicks.now.tolist(), strict=True)
+    ]
+    assert (groups[0]["least_clicks_before"], groups[-1]["most_clicks_before"]) == (min(before), max(before))
+
+
+def test_young_posts_are_those_of_the_day_before_the_request(material):
+    material = with_settings(material, "evaluation", n_requests=10**6)
+    young = retrieval_report(material, quiet)["younger_than_a_day"]
+    clicks = material.random_test_clicks()
+    age = clicks.now - material.catalogue.created_at[clicks.post_row]
+    assert 0 < young["clicks"] == (age < DAY).sum() < len(clicks)
+    assert 0 < young["two_tower"] <= 1
 
 
 def test_without_a_random_policy_all_clicks_are_looked_for(material):
@@ -80,7 +112,8 @@ def test_without_a_click_to_find_there_is_no_recall(material):
     nobody = replace(exposures, click=exposures.click & (exposures.policy != material.logs.policies.index("random")))
     report = retrieval_report(replace(material, logs=replace(material.logs, exposures=nobody)), quiet)
     assert report["recall@500"] == report["recall@500_ci"] == dict.fromkeys(ROWS)
-    assert report["requests"] == report["clicks"] == 0
+    assert report["requests"] == report["clicks"] == report["younger_than_a_day"]["clicks"] == 0
+    assert report["by_popularity"]["10"]["most_clicks_before"] is None
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
