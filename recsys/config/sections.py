@@ -100,12 +100,12 @@ class TowersConfig(FitConfig):
 class IdTowersConfig(FitConfig):
     """Towers of ids alone, for logs that say who clicked what and nothing else."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(12, ge=1)
     learning_rate: float = Field(0.01, gt=0)
     n_uniform_negatives: int = Field(1024, ge=0)
     embedding_size: int = Field(64, ge=1)
-    """Length D of the vectors."""
-    user_ids: bool = True
+    """Length D of the vectors, a post's popularity apart."""
+    user_ids: bool = False
     """Whether a user has a vector of its own beside the history."""
     history_size: int = Field(50, ge=0)
     """Clicks that stand for a user in training; 0 leaves the id alone, which is matrix factorisation."""

@@ -4,8 +4,11 @@ Takes clicks, gives vectors of users and posts whose inner product says how well
 is matrix factorisation: one vector per user and post. With a history a user is also the posts clicked so far, which
 share the posts' own vectors. Content, age and follows are `model`'s; loss and loop are the same.
 
-    post:  id -> length 1
-    user:  id + weighted sum of the clicked posts / sqrt(total weight) -> length 1
+    post:  id -> length 1 | popularity
+    user:  id + weighted sum of the clicked posts / sqrt(total weight) -> length 1 | 1
+
+Popularity is one number per post. Vectors of length 1 have to say with their direction how popular a post is, which is
+the same for all users; with a dimension for it they say what differs.
 
 Source of the history beside the id: Mao et al., "SimpleX: A Simple and Strong Baseline for Collaborative Filtering",
 CIKM 2021, section 3.3.
@@ -85,7 +88,9 @@ class IdTowers:
         self._user = log.user
         self._posts = table(n_posts)
         self._users = table(log.n_users) if config.user_ids else None
-        self.tables: Sequence[RowTable] = [self._posts] if self._users is None else [self._posts, self._users]
+        self._popularity = RowTable(n_posts, 1, 0.0, config.weight_decay, generator)
+        people = [] if self._users is None else [self._users]
+        self.tables: Sequence[RowTable] = [self._posts, self._popularity, *people]
         self._recency = nn.Parameter(torch.zeros(max(config.history_size, 1)))
         self.dense: Sequence[nn.Parameter] = [self._recency] if log.ordered and config.history_size else []
         share = np.bincount(log.post, minlength=n_posts) / len(log.post)
@@ -107,18 +112,22 @@ class IdTowers:
         # Gathered before they are scaled: the histories' rows are many more.
         offered = functional.normalize(functional.embedding(torch.from_numpy(place[: len(candidates)]), rows), dim=1)
         logit = similarity(people / self._config.temperature, offered)
+        once, of_candidate = np.unique(candidates, return_inverse=True)
+        popularity = self._popularity.take(torch.from_numpy(once))
+        logit = logit + functional.embedding(torch.from_numpy(of_candidate), popularity)[:, 0]
         post = torch.from_numpy(candidates)
         wrong = post[None, :] == post[: len(batch), None]
         often = log_expected(self._share[post[: len(batch)]], len(drawn), self._n_posts)
         return sampled_softmax(logit, often, wrong)
 
     def post_vectors(self) -> Floats:
-        """(N, D), of length 1."""
-        vectors: Floats = functional.normalize(self._posts.weight, dim=1).numpy()
+        """(N, D + 1)."""
+        unit = functional.normalize(self._posts.weight, dim=1)
+        vectors: Floats = torch.cat([unit, self._config.temperature * self._popularity.weight], dim=1).numpy()
         return vectors
 
     def user_vectors(self, users: Rows, log: Log) -> Floats:
-        """Vectors of these users, of length 1, (B, D).
+        """Vectors of these users, (B, D + 1).
 
         Args:
             log: what each of the same users clicked so far; may hold more than was learned from.
@@ -127,7 +136,8 @@ class IdTowers:
         histories = _last(log, end, end - log.start[users], self._most_remembered(log))
         with torch.no_grad():
             place = histories.post.astype(np.int64)
-            vectors: Floats = self._of_users(users.astype(np.int64), histories, self._posts.weight, place).numpy()
+            unit = self._of_users(users.astype(np.int64), histories, self._posts.weight, place)
+            vectors: Floats = torch.cat([unit, torch.ones(len(users), 1)], dim=1).numpy()
         return vectors
 
     def _most_remembered(self, log: Log) -> int:

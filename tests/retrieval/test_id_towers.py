@@ -84,6 +84,7 @@ def test_the_loss_is_the_corrected_softmax_of_cosines(user_ids, ordered):
     model = IdTowers(log, N_POSTS, config)
     with torch.no_grad():
         model._recency.copy_(torch.tensor([0.3, -0.2, 0.1]))
+        model._popularity.weight.copy_(torch.linspace(-1, 1, N_POSTS)[:, None])
     batch = [1, 3, 8, 4]
     found = model.loss(torch.tensor(batch), torch.Generator().manual_seed(5)).item()
 
@@ -114,7 +115,7 @@ def test_the_loss_is_the_corrected_softmax_of_cosines(user_ids, ordered):
         vector = people[user] + (weight @ post_table[seen] / np.sqrt(weight.sum()) if seen else 0)
         vector = vector / max(np.linalg.norm(vector), 1e-12)
         unit = post_table / np.linalg.norm(post_table, axis=1, keepdims=True)
-        score = np.exp(unit @ vector / config.temperature)
+        score = np.exp(unit @ vector / config.temperature + np.linspace(-1, 1, N_POSTS))
         others = [(positive[j], 3 * share[positive[j]]) for j in range(4) if j != i]
         others += [(post, 16 / N_POSTS) for post in drawn]
         total = sum(score[post] / (2 * often) for post, often in others if post != positive[i])
@@ -134,7 +135,9 @@ def missing_rank(model, log):
     return np.mean(places)
 
 
-@pytest.mark.parametrize("change", [{}, {"history_size": 0}, {"user_ids": False}, {"history_dropout": 0.3}])
+@pytest.mark.parametrize(
+    "change", [{}, {"history_size": 0, "user_ids": True}, {"user_ids": True}, {"history_dropout": 0.3}]
+)
 def test_users_get_what_is_missing_of_their_taste(tastes, change):
     model = IdTowers(tastes, N_POSTS, SMALL.model_copy(update=change))
     model.fit(nothing)
@@ -143,7 +146,7 @@ def test_users_get_what_is_missing_of_their_taste(tastes, change):
 
 def test_a_user_who_was_not_learned_from_is_known_by_the_history_given_later(tastes):
     silent = Log(np.append(tastes.start, tastes.start[-1]), tastes.post, ordered=False)
-    model = IdTowers(silent, N_POSTS, SMALL.model_copy(update={"user_ids": False}))
+    model = IdTowers(silent, N_POSTS, SMALL)
     model.fit(nothing)
     known = Log(np.append(tastes.start, tastes.start[-1] + 2), np.append(tastes.post, rows([1, 3])), ordered=False)
     score = model.user_vectors(rows([40]), known) @ model.post_vectors().T
@@ -157,7 +160,7 @@ def test_the_order_of_a_sequence_is_learned():
     for _ in range(300):
         first = int(rng.integers(N_POSTS))
         lists.append([int(rng.integers(N_POSTS)), int(rng.integers(N_POSTS)), first, (first + 1) % N_POSTS])
-    config = SMALL.model_copy(update={"user_ids": False, "epochs": 60, "temperature": 0.2})
+    config = SMALL.model_copy(update={"epochs": 60, "temperature": 0.2})
     model = IdTowers(log_of(lists, ordered=True), N_POSTS, config)
     model.fit(nothing)
     assert model._recency[0] > model._recency[2]
@@ -170,6 +173,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tastes):
         return model.post_vectors().tobytes() + model.user_vectors(rows([0, 1]), tastes).tobytes()
 
     assert vectors(1) == vectors(1) != vectors(2)
+
+
+def test_what_everybody_clicks_is_popular(tastes):
+    lists = [[*range(user % 2, N_POSTS - 2, 2), N_POSTS - 1] for user in range(40)]
+    model = IdTowers(log_of(lists), N_POSTS, SMALL)
+    model.fit(nothing)
+    popularity = model.post_vectors()[:, -1]
+    assert popularity.argmax() == N_POSTS - 1
+    np.testing.assert_array_equal(model.user_vectors(rows([0, 1]), log_of(lists))[:, -1], 1)
 
 
 def test_a_user_alone_gets_the_vector_of_the_same_user_among_others(tastes):
