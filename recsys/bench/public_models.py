@@ -129,14 +129,15 @@ def best(score: Floats, seen: Interactions, users: Rows, k: int) -> Rows:
     """
     score[seen.of(users)] = -np.inf
     k_there = min(k, score.shape[1])
-    # Among equals at the end of a list `argpartition` takes any: rows are made to differ by asking for the k-th score.
-    last = np.partition(score, -k_there, axis=1)[:, -k_there]
+    last = np.partition(score, -k_there, axis=1)[:, -k_there, None]
+    above, equal = score > last, (score == last) & (last > -np.inf)
+    room = k_there - above.sum(axis=1, keepdims=True)
+    row, item = np.nonzero(above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room)))
+    order = np.lexsort((item, -score[row, item], row))
+    count = np.bincount(row, minlength=len(users))
+    nth = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
     lists = np.full((len(users), k), -1, np.int32)
-    for nth, row in enumerate(score):
-        near = np.flatnonzero(row >= last[nth])
-        kept = near[np.lexsort((near, -row[near]))][:k_there]
-        kept = kept[row[kept] > -np.inf]
-        lists[nth, : len(kept)] = kept
+    lists[row, nth] = item[order]
     return lists
 
 
