@@ -101,8 +101,11 @@ class IdTowersConfig(FitConfig):
     """Towers of ids alone, for logs that say who clicked what and nothing else."""
 
     epochs: int = Field(12, ge=1)
+    """Passes over the clicks, at most."""
     learning_rate: float = Field(0.01, gt=0)
+    """Step size at the start; rows of tables that a batch does not touch stand still, so it is larger than others."""
     n_uniform_negatives: int = Field(1024, ge=0)
+    """Negatives drawn uniformly from all posts, shared by a batch."""
     embedding_size: int = Field(64, ge=1)
     """Length D of the vectors, a post's popularity apart."""
     user_ids: bool = False
