@@ -35,11 +35,6 @@ class Batch(NamedTuple):
     catalogue: Catalogue
     """The one that `events` were looked up in."""
 
-    @property
-    def last(self) -> str:
-        """Stream id of its last record."""
-        return self.entries[-1].id
-
 
 class Named(NamedTuple):
     """The rows that a batch touches, under their keys."""
@@ -121,17 +116,17 @@ def outcome(
         found=sum(len(some.names) for some in found),
         patches=Patches.joined([some.patches for some in found + new]),
         trending=_trending(batch.catalogue, generation, named.events, origin),
-        dead_letters=[letter(entry, reason) for entry, reason in batch.bad],
+        dead_letters=[_letter(entry, reason) for entry, reason in batch.bad],
     )
     return Outcome(changes, dict(zip(names, enumerate(before), strict=True)))
 
 
 def set_aside(entry: Entry, reason: str) -> Changes:
     """The changes of a record that cannot be applied: it is kept with its reason, and nothing else."""
-    return Changes([], 0, Patches.joined([]), [], [letter(entry, reason)])
+    return Changes([], 0, Patches.joined([]), [], [_letter(entry, reason)])
 
 
-def letter(entry: Entry, reason: str) -> tuple[str, bytes, bytes, str]:
+def _letter(entry: Entry, reason: str) -> tuple[str, bytes, bytes, str]:
     return entry.id, entry.kind, entry.payload, reason
 
 

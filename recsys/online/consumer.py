@@ -37,7 +37,7 @@ _SHORTEST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
 _LAG_EVERY_S = 5.0
 _COLLECT_AFTER = 100_000
-"""New objects after which Python looks for cycles: some ten batches."""
+"""Objects made and not yet gone, after which Python looks for cycles."""
 _LAST_S = 5.0
 """Seconds for what is left when it is told to stop; whoever stops processes kills those that take long."""
 

@@ -7,6 +7,7 @@ record that the old ones do: counters never go back in time. It does not know ho
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -59,6 +60,9 @@ people our rows leave out, and what stands before and behind the number of a gen
 A client that lost the answer sends this again: it has switched, then. A pointer that is no number is overwritten, and
 nobody waits for a position that is none."""
 
+_WAITS_S = (0.05, 0.2, 0.5)
+"""Before a step of the replay that failed is tried again."""
+
 
 def load_snapshot(
     client: redis.Redis,
@@ -96,7 +100,7 @@ def load_snapshot(
         answer = b"behind"
         while answer != b"switched":
             if answer == b"behind":
-                while sink.step() >= config.batch_size:
+                while _replayed(sink) >= config.batch_size:
                     pass
                 still_held()
             answer = send(
@@ -114,6 +118,16 @@ def load_snapshot(
                 if len(users):
                     send(client, "UNLINK", *generation.rows(USER.name, users))
     _remove_older(client, generation)
+
+
+def _replayed(sink: OnlineSink) -> int:
+    """One step of the replay. A dropped connection is bridged: the position says what became of the write."""
+    for wait_s in _WAITS_S:
+        try:
+            return sink.step()
+        except DependencyError:
+            time.sleep(wait_s)
+    return sink.step()
 
 
 def _erased_since(before: Erased | None, erased: Erased) -> Ids:
@@ -190,8 +204,8 @@ def _newest(users: Users) -> Times:
     """When each user was last heard of, (U,)."""
     newest = users.states.t.copy()
     parts = [(part.count, part.states.t) for part in (users.topics, users.authors)]
-    for count, time in [*parts, (users.clicks.count, users.clicks.time)]:
-        np.maximum.at(newest, np.repeat(np.arange(len(newest)), count), time)
+    for count, moment in [*parts, (users.clicks.count, users.clicks.time)]:
+        np.maximum.at(newest, np.repeat(np.arange(len(newest)), count), moment)
     return newest.astype(np.int64)
 
 

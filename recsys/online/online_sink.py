@@ -39,7 +39,7 @@ _ATTEMPTS = 5
 _MOST_BAD = 20
 _MOST_LOST = 50
 _IN_A_ROW = 16
-"""Full batches of one step at most: between steps the consumer looks whether it should stop."""
+"""Batches of one step at most: between steps the consumer looks whether it should stop."""
 _NOBODY = Erased(-1, np.empty(0, np.int64), np.empty(0, np.int64))
 """Before the tombstones were read: their version is never this, also where it was lost."""
 _FORESEEN = (RecsysError, redis.RedisError, OSError, MemoryError)
@@ -98,7 +98,7 @@ class OnlineSink:
         """Where the last step ended; whether that still holds, the next one's read tells."""
 
     def step(self, block_ms: int = 0) -> int:
-        """Apply what is waiting: one batch, or up to `_IN_A_ROW` where they are full; waits up to `block_ms` for one.
+        """Apply what is waiting: one batch, or up to `_IN_A_ROW` when the first is full; waits `block_ms` for one.
 
         Returns: records taken; 0 when there was none or a race was lost.
         Raises: DataError when no generation was loaded or a value cannot be trusted, DependencyError or
@@ -112,7 +112,7 @@ class OnlineSink:
             if applied is None:
                 return self._lost(generation)
             at = _Position(generation, stream_id(generation.applied, applied))
-        entries = self.stream.read(at.applied, self.config.batch_size, block_ms)
+        entries = self._read(at.applied, block_ms)
         if not entries:
             return 0
         taken = self._take_many(at, entries) if len(entries) == self.config.batch_size else self._take(at, entries)
@@ -132,36 +132,47 @@ class OnlineSink:
             f"or {generation.applied.decode()} is gone; see who else writes to it, then run `recsys train`"
         )
 
+    def _read(self, after: str, block_ms: int = 0) -> Sequence[Entry]:
+        """The next records, and then the catalogue of now; whatever that one fails with is no record's fault."""
+        entries = self.stream.read(after, self.config.batch_size, block_ms)
+        if entries and self.catalogue_of_now is not None:
+            self.catalogue = self.catalogue_of_now()
+        return entries
+
     def _take_many(self, at: _Position, entries: Sequence[Entry]) -> int:
         """Apply batches, each computed while Redis writes the one before; gives how many records were dealt with.
 
         Rows of a batch are read before the write of the batch before it is sent, and those that both touch are what
-        that one leaves behind. The fence does the rest: when a write does not go through, neither does what was
-        computed from it. What makes computing fail is left to `_take`.
+        that one leaves behind. When a write does not go through, what was computed from it must not be written: another
+        consumer may have applied the same records, and then the position alone would let it pass. What makes computing
+        fail is left to `_take`.
         """
         taken = 0
         ready = self._computed(at, self._looked_up(at, self._counted(entries), None))
-        next_entries = self.stream.read(entries[-1].id, self.config.batch_size)
+        next_entries = self._read(entries[-1].id)
         next_batch = self._counted(next_entries)
-        for _ in range(_IN_A_ROW):
+        for number in range(1, _IN_A_ROW + 1):
             if ready is None:
-                break
-            looked = self._looked_up(at, next_batch, ready.outcome)
-            coming = self.stream.read(next_entries[-1].id, self.config.batch_size) if next_entries else []
+                return taken + self._take(at, entries)
+            looked = self._looked_up(at, next_batch, ready.outcome) if number < _IN_A_ROW else None
+            coming = self._read(next_entries[-1].id) if next_entries and number + 1 < _IN_A_ROW else []
+            self._at = None  # until the answer is there, nobody knows
             writing = self._send(at, ready.erased_version, ready.outcome.changes, entries)
             try:
                 next_ready, coming_batch = self._computed(at, looked), self._counted(coming)
             finally:
                 written = writing.done()
+                if written:
+                    self._settle(at, ready.outcome.changes, entries)
+                    self._bad_in_a_row = 0
             if not written:
                 return taken
-            self._settle(at, ready.outcome.changes, entries)
             taken += len(entries)
-            at = _Position(at.generation, entries[-1].id)
             if not next_entries:
                 return taken
+            at = _Position(at.generation, entries[-1].id)
             entries, ready, next_entries, next_batch = next_entries, next_ready, coming, coming_batch
-        return taken + self._take(at, entries)
+        return taken
 
     def _counted(self, entries: Sequence[Entry]) -> Batch | None:
         return _unless_it_fails(lambda: self._batch(entries)) if entries else None
@@ -212,8 +223,6 @@ class OnlineSink:
         return self._write(at, ready.erased_version, ready.outcome.changes, entries)
 
     def _batch(self, entries: Sequence[Entry]) -> Batch:
-        if self.catalogue_of_now is not None:
-            self.catalogue = self.catalogue_of_now()
         return read_batch(self.catalogue, entries, self.impressions)
 
     def _look_up(self, at: _Position, batch: Batch, before: Outcome | None) -> _Looked | None:
@@ -268,4 +277,5 @@ def _unless_it_fails(act: Callable[[], T]) -> T | None:
     except _FORESEEN:
         raise
     except Exception:
+        log.debug("a batch cannot be computed ahead and is taken by itself", exc_info=True)
         return None

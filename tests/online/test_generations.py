@@ -13,10 +13,10 @@ import redis
 
 from recsys import training
 from recsys.config import Config, OnlineConfig
-from recsys.errors import DataError
+from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue import Catalogue
-from recsys.online import generations, keys
+from recsys.online import generations, keys, transaction
 from recsys.online.embedded import connect
 from recsys.online.erased import mark_erased, read_erased
 from recsys.online.online_sink import OnlineSink
@@ -130,6 +130,25 @@ def test_a_reader_never_sees_a_counter_go_back_while_stores_are_loaded_and_the_s
             thread.join()
     assert not faults
     assert seen[-1] > seen[0]
+
+
+def test_an_answer_that_gets_lost_in_the_replay_does_not_cost_the_load(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the third write: it is carried out, and the connection breaks before its answer."""
+    done, asked = transaction.Writing.done, []
+
+    def losing(self: transaction.Writing) -> bool:
+        asked.append(True)
+        if len(asked) == 3:
+            done(self)
+            raise DependencyError("the online store does not answer")
+        return done(self)
+
+    monkeypatch.setattr(transaction.Writing, "done", losing)
+    setup.load(200)
+    assert len(asked) > 3
+    setup.assert_counts(setup.events)
 
 
 def test_the_switch_waits_for_a_consumer_that_was_faster(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from recsys.online.erased import mark_erased, read_erased
 from recsys.online.erasure import remove_rows
 from recsys.online.generations import current
 from recsys.online.online_sink import OnlineSink
-from recsys.online.records import Event
+from recsys.online.records import Entry, Event
 from recsys.online.rows import unpack
 from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
 from recsys.online.stream import RedisStream
@@ -219,7 +219,7 @@ def test_one_step_takes_batch_after_batch_and_each_sees_the_one_before(
 
 
 def test_a_step_ends_although_the_stream_does_not(stream: RedisStream, small: OnlineSink) -> None:
-    most = online_sink._IN_A_ROW + 1
+    most = online_sink._IN_A_ROW
     stream.append(busy(SMALL * (most + 1)))
     assert small.step() == SMALL * most
     assert small.step() == SMALL
@@ -289,6 +289,60 @@ def test_a_record_that_cannot_be_applied_is_found_among_full_batches(
     assert client.xlen(keys.DEAD_LETTERS) == 1
     assert client.get(GENERATION.applied).decode() == stream.last_id()
     assert_counted(client, small, snapshot_of([event for event in events if event.event_id != poison]))
+
+
+def test_a_release_that_cannot_be_read_costs_no_record(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf
+) -> None:
+    def damaged() -> Catalogue:
+        raise ValueError("cannot reshape array")
+
+    events, whole = busy(3 * SMALL), small.catalogue
+    stream.append(events)
+    small.catalogue_of_now = damaged
+    for _ in range(30):
+        with pytest.raises(ValueError, match="cannot reshape"):
+            small.step()
+    assert not client.exists(keys.DEAD_LETTERS)
+    small.catalogue_of_now = lambda: whole
+    while small.step():
+        pass
+    assert_counted(client, small, snapshot_of(events))
+
+
+def test_bad_records_with_good_batches_between_them_never_stop_the_sink(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = online_sink.read_batch
+
+    def failing(catalogue: Catalogue, entries: Sequence[Entry], *rest: object) -> object:
+        made = read(catalogue, entries, *rest)
+        if any(int.from_bytes(entry.payload[:8], "little") % (SMALL + 1) == 1 for entry in entries):
+            raise ZeroDivisionError
+        return made
+
+    monkeypatch.setattr(online_sink, "read_batch", failing)
+    stream.append(busy(30 * (SMALL + 1)))
+    while small.step():
+        pass
+    assert client.xlen(keys.DEAD_LETTERS) == 30
+
+
+def test_a_row_that_cannot_be_trusted_stops_behind_the_batch_that_was_under_way(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    (foreign,) = GENERATION.rows("post", np.array([114]))
+    client.set(foreign, b"\x01" * 136)
+    stream.append(busy(SMALL - 1))
+    client.xadd(keys.STREAM, {"e": b"poison"})
+    first = stream.last_id()
+    stream.append([event(100 + n, post_id=114) for n in range(SMALL)])
+    in_use = len(client.connection_pool._in_use_connections)
+    with pytest.raises(DataError, match=f"{foreign.decode()} must have the feature fingerprint"):
+        small.step()
+    assert client.get(GENERATION.applied).decode() == first
+    assert "set aside" in caplog.text
+    assert len(client.connection_pool._in_use_connections) == in_use
 
 
 def test_an_erasure_between_two_batches_of_a_step_holds(
