@@ -25,7 +25,7 @@ from recsys.online.lag import Lag, LagLog, read_lag
 from recsys.online.records import Entry, Event, Returned, decode
 from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
 from recsys.online.stream import RedisStream, position
-from recsys.types import DAY
+from recsys.types import DAY, HOUR
 
 from .conftest import START
 from .test_online_store import assert_same_answers
@@ -325,6 +325,33 @@ def test_rows_written_by_the_stream_expire(setup: Setup) -> None:
     setup.drain()
     ttl = setup.client.pttl(keys.Generation(1).rows("user", np.array([424242]))[0])
     assert 0 < ttl <= setup.config.ttl_s * 1000
+
+
+@pytest.mark.parametrize("entity", ["post", "author", "topic", "user"])
+def test_a_row_lives_anew_from_its_first_event_of_a_day(setup: Setup, entity: str) -> None:
+    post = 107  # of author 10 and a topic
+    row = setup.catalogue.post_rows([post])
+    key = {
+        "post": np.array([post]),
+        "author": setup.catalogue.author_id[setup.catalogue.author[row]],
+        "topic": keys.topic_keys(setup.catalogue)[setup.catalogue.likely_topic[row] + 1],
+        "user": np.array([5]),
+    }[entity]
+    (name,) = keys.Generation(1).rows(entity, key)
+    impression, full = Event("impression", 10**6, 0, 5, post, NOW, NOW), setup.config.ttl_s * 1000
+
+    def lifetime_after(event: Event) -> int:
+        setup.client.pexpire(name, 60_000)
+        setup.stream.append([event])
+        assert setup.sink.step() == 1
+        return int(setup.client.pttl(name))
+
+    lifetime_after(impression)
+    assert (
+        lifetime_after(replace(impression, event_id=10**6 + 1, event_time=NOW + HOUR, ingest_time=NOW + HOUR)) <= 60_000
+    )
+    next_day = lifetime_after(replace(impression, event_id=10**6 + 2, event_time=NOW + DAY, ingest_time=NOW + DAY))
+    assert full - 60_000 < next_day <= full
 
 
 # The lake.
