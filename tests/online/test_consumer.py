@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -536,6 +538,37 @@ def test_running_outlives_a_failing_redis_and_says_why_it_waited(
         thread.join()
     assert "the cable is out" in caplog.text
     setup.assert_counts(setup.events)
+
+
+@pytest.mark.parametrize("end", ["told to stop", "an error"])
+def test_the_garbage_collector_is_as_before_after_a_run_however_it_ends(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    def settings() -> tuple[bool, tuple[int, int, int], int]:
+        return gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()
+
+    stop, working = threading.Event(), []
+
+    def step(block_ms: int) -> int:
+        working.append(settings())
+        if end == "an error":
+            raise KeyboardInterrupt
+        stop.set()
+        return 0
+
+    monkeypatch.setattr(consumer.online, "step", step)
+    usual = gc.get_threshold()
+    gc.set_threshold(701, 11, 12)  # not what Python starts with
+    try:
+        before = settings()
+        with pytest.raises(KeyboardInterrupt) if end == "an error" else nullcontext():
+            consumer.run(stop)
+        after = settings()
+    finally:
+        gc.set_threshold(*usual)
+    assert len(working) == 1
+    assert working[0] != before
+    assert after == before
 
 
 def test_lag_is_the_wait_of_the_oldest_record(setup: Setup, consumer: Consumer) -> None:
