@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue import Catalogue
 from recsys.online import keys
-from recsys.online.commands import no_answer, send, send_packed, send_together
+from recsys.online.commands import Underway, no_answer, send, send_packed, send_together
 from recsys.online.records import Event, Returned
 from recsys.online.store import RedisStore, load_snapshot
 from recsys.online.stream import RedisStream
@@ -179,3 +180,85 @@ def test_an_interrupted_read_leaves_no_half_read_connection(
         send_packed(client, b"GET", 1, keys.packed([b"a"]))
     monkeypatch.undo()
     assert send_packed(client, b"GET", 1, keys.packed([b"b"])) == b"2"
+
+
+# A command whose answer is taken later.
+
+
+def send_later(client: redis.Redis, *command: bytes) -> Underway:
+    return Underway(client, command[0], len(command) - 1, keys.packed(command[1:]))
+
+
+def n_in_use(client: redis.Redis) -> int:
+    return len(client.connection_pool._in_use_connections)
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), redis.TimeoutError("too slow")], ids=lambda f: type(f).__name__)
+def test_an_answer_that_is_not_waited_for_any_more_is_not_taken_for_the_next_commands(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    def interrupted() -> None:
+        raise fault
+
+    client.set("a", 1)
+    in_use = n_in_use(client)
+    underway = send_later(client, b"BLPOP", b"an empty list", b"0.1")  # nothing to read until the next command waits
+    with monkeypatch.context() as patch:
+        patch.setattr(underway._connection, "read_response", interrupted)
+        with pytest.raises((KeyboardInterrupt, DependencyError)):
+            underway.answer()
+    assert n_in_use(client) == in_use
+    assert send(client, "GET", "a") == b"1"
+    assert send_packed(client, b"GET", 1, keys.packed([b"a"])) == b"1"
+
+
+def test_of_a_connection_that_breaks_in_the_middle_of_an_answer_nothing_is_left_for_the_next_command(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.set("a", 1)
+    client.set("large", bytes(8 << 20))  # more than waits in a socket: a part arrives, the rest never
+    in_use = n_in_use(client)
+    me = send_later(client, b"CLIENT", b"ID")
+    connection, number = me._connection, me.answer()
+    underway = send_later(client, b"GET", b"large")
+    assert underway._connection is connection
+    # The client's own way of leaving a connection is taken from it: ours has to do.
+    monkeypatch.setattr(connection, "read_response", partial(connection.read_response, disconnect_on_error=False))
+    with redis.Redis.from_url(f"unix://{connection.path}") as other:
+        assert other.client_kill_filter(_id=number) == 1
+    with pytest.raises(DependencyError, match="does not answer"):
+        underway.answer()
+    assert not connection.is_connected
+    assert n_in_use(client) == in_use
+    assert [send(client, "GET", "a"), send_later(client, b"GET", b"a").answer()] == [b"1", b"1"]
+
+
+def test_a_command_that_was_sent_by_half_does_not_swallow_the_next_one(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.set("a", 1)
+    connection = client.connection_pool.get_connection()
+    client.connection_pool.release(connection)
+    in_use, send_all = n_in_use(client), connection._sock.sendall
+
+    def by_half(packets: Sequence[bytes]) -> None:
+        send_all(packets[0][: len(packets[0]) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "send_packed_command", by_half)
+        with pytest.raises(KeyboardInterrupt):
+            send_later(client, b"SET", b"b", bytes(1000))
+    assert n_in_use(client) == in_use
+    assert send(client, "GET", "a") == b"1"
+    assert not client.exists("b")
+
+
+def test_a_command_under_way_is_refused_like_any_other_and_leaves_its_connection_usable(client: redis.Redis) -> None:
+    in_use = n_in_use(client)
+    underway = send_later(client, b"GET", b"a", b"b")
+    connection = underway._connection
+    with pytest.raises(DependencyError, match="refuses a command"):
+        underway.answer()
+    assert connection.is_connected
+    assert n_in_use(client) == in_use
