@@ -365,6 +365,36 @@ def test_an_erasure_between_two_batches_of_a_step_holds(
     assert client.exists(*GENERATION.rows("user", np.array([2, 3]))) == 2
 
 
+@pytest.mark.parametrize("with_row", [False, True], ids=["without a row", "whose row stays"])
+def test_a_batch_computed_before_an_erasure_is_not_written_after_it(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, monkeypatch: pytest.MonkeyPatch, with_row: bool
+) -> None:
+    gone, last = 9, 4 * SMALL
+    (name,) = GENERATION.rows("user", np.array([gone]))
+    if with_row:
+        stream.append([event(100, gone)])
+        small.step()
+    before = client.get(name)
+    done = transaction.Writing.done
+    told: list[bool] = []
+
+    def erasing(writing: transaction.Writing) -> bool:
+        # The answer first, then the tombstone: the write under way holds, and only the next one is too old.
+        told.append(done(writing))
+        if len(told) == 1:
+            mark_erased(client, gone, START)
+        return told[-1]
+
+    monkeypatch.setattr(transaction.Writing, "done", erasing)
+    stream.append([replace(event, user_id=gone) if event.event_id > SMALL else event for event in busy(last)])
+    assert small.step() == SMALL
+    assert told == [True, False]
+    while small.step():
+        pass
+    assert client.get(GENERATION.applied).decode() == stream.last_id()
+    assert client.get(name) == before
+
+
 # A newer catalogue.
 
 NEW_POST, NEW_AUTHOR = 5000, 77
