@@ -17,7 +17,7 @@ from recsys import release
 from recsys.config import Config, OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
-from recsys.features.spec import AUTHOR
+from recsys.features.spec import AUTHOR, POST
 from recsys.offline.catalogue import Catalogue, build_catalogue
 from recsys.offline.lake import Lake
 from recsys.online import batch, keys, online_sink, transaction
@@ -400,12 +400,13 @@ def test_a_batch_computed_before_an_erasure_is_not_written_after_it(
 NEW_POST, NEW_AUTHOR = 5000, 77
 
 
-def catalogue_of(folder: Path, post_id: Sequence[int], author_id: Sequence[int]) -> Catalogue:
+def catalogue_of(folder: Path, post_id: Sequence[int], author_id: Sequence[int], first: str = "en") -> Catalogue:
+    """`first`: language of the first post."""
     lake, n = Lake(str(folder)), len(post_id)
     born = pa.array(np.full(n, START)).cast(pa.timestamp("us", tz="UTC"))
     posts = {
-        "post_id": list(post_id), "author_id": list(author_id), "topic": ["sports"] * n, "language": ["en"] * n,
-        "text": ["a post"] * n, "created_at": born, "visible": [True] * n,
+        "post_id": list(post_id), "author_id": list(author_id), "topic": ["sports"] * n,
+        "language": [first, *["en"] * (n - 1)], "text": ["a post"] * n, "created_at": born, "visible": [True] * n,
     }  # fmt: skip
     users = {"user_id": [1], "language": ["en"], "created_at": born[:1]}
     lake.write("posts", pa.table(posts), "2024-10-04", "posts")
@@ -452,6 +453,40 @@ def test_a_catalogue_that_came_while_the_sink_waited_counts_what_it_waited_for(
     monkeypatch.setattr(stream, "read", waiting)
     assert sink.step(block_ms=10) == 1
     assert author_counts(client) > 0
+
+
+@pytest.mark.parametrize("switched", [1, 2, 3])
+def test_each_batch_of_a_step_is_counted_with_one_catalogue_from_a_switch_on_with_the_newer(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, older: Catalogue, tmp_path: Path, switched: int
+) -> None:
+    n_batches, asked = 4, []
+    # Its rows are others: looked up in one catalogue and counted with the other, a post would be of another language.
+    newer = catalogue_of(tmp_path / "newer", [7, 100, NEW_POST], [3, 3, NEW_AUTHOR], first="de")
+    releases_path = tmp_path / "releases"
+    release.use(releases_path, publish(releases_path, older))
+    version, of_now = publish(releases_path, newer), CurrentCatalogue(releases_path)
+
+    def switching() -> Catalogue:
+        asked.append(True)
+        if len(asked) == 1 + switched:
+            release.use(releases_path, version)
+        return of_now()
+
+    small.catalogue_of_now = switching
+    stream.append([event(n + 1, post_id=(100, NEW_POST)[n % 2]) for n in range(n_batches * SMALL)])
+    assert small.step() == n_batches * SMALL
+    assert small.step() == 0
+    of_each, of_newer = n_batches * SMALL / 2, (n_batches - switched) * SMALL / 2
+    for entity, row_id, clicks in (
+        (POST, 100, of_each), (POST, NEW_POST, of_each), (AUTHOR, 3, of_each), (AUTHOR, NEW_AUTHOR, of_newer),
+    ):  # fmt: skip
+        (name,) = GENERATION.rows(entity.name, np.array([row_id]))
+        counted = unpack(entity, [name], [client.get(name)]).v[0]
+        assert counted[entity.actions.index("click")].tolist() == [clicks] * len(entity.half_lives)
+        assert counted.sum() == clicks * len(entity.half_lives)
+    for language, clicks in ((None, [of_each, of_each]), ("en", [of_each, of_newer]), ("de", [])):
+        scores = [score for _, score in client.zrange(GENERATION.trending(language), 0, -1, withscores=True)]
+        assert sorted(scores) == sorted(clicks)
 
 
 def test_the_catalogue_is_that_of_the_release_in_use_and_loaded_once(
