@@ -31,7 +31,8 @@ from recsys.online.generations import current
 from recsys.online.lake_sink import lake_watermark
 from recsys.online.records import Event
 from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
-from recsys.online.stream import RedisStream
+from recsys.online.stream import _APPEND, RedisStream
+from recsys.online.transaction import _WRITE
 from recsys.types import DAY, HOUR
 
 from .conftest import START
@@ -44,9 +45,11 @@ CONSUMER_KILLS = 4
 PRODUCERS = 2
 DEADLINE_S = 60.0
 N_LOST = 30_000
-"""Events of the test in which answers get lost."""
+"""Events of the test in which answers get lost: 120 appends, and at least 60 writes of the online sink."""
+DROPPED_EVERY = 20
+"""Of the answers to appends, and of those to writes of the online sink, the 20th gets lost, the 40th and so on."""
 DROPPED = 0.03
-"""Share of answers that get lost."""
+"""Share of all other answers that get lost."""
 
 
 def log_of(catalogue: Catalogue, rng: np.random.Generator) -> list[Event]:
@@ -226,7 +229,14 @@ def test_answers_that_get_lost_lose_nothing_and_count_nothing_twice(
     with (
         connect(config, tmp_path) as connection,
         tempfile.TemporaryDirectory(prefix="recsys-") as short,
-        Dropping(Path((tmp_path / "redis" / "socket").read_text()), Path(short) / "s", DROPPED, rng) as way,
+        Dropping(
+            Path((tmp_path / "redis" / "socket").read_text()),
+            Path(short) / "s",
+            DROPPED,
+            rng,
+            {"append": _APPEND, "write": _WRITE},
+            DROPPED_EVERY,
+        ) as way,
         connect(OnlineConfig(url=way.url), tmp_path) as unsafe,
     ):
         load_snapshot(connection.client, catalogue, snapshot_of([]), config, "", START)
@@ -234,9 +244,9 @@ def test_answers_that_get_lost_lose_nothing_and_count_nothing_twice(
         with consumer(tmp_path, f"online.url={way.url}", "online.batch_size=500"):
             producers.start(events)
             producers.join()
-            appended = way.dropped
             last = connection.client.xinfo_stream(keys.STREAM)["last-generated-id"].decode()
             wait_until(lambda: applied(connection.client) == last, "the online store catches up")
             wait_until(lambda: lake_watermark(lake) == last, "the lake catches up")
-        assert appended > 0, "answers got lost while events were appended"
+        assert way.dropped["append"] > 0, "appends were done and nobody was told"
+        assert way.dropped["write"] > 0, "rows were written and nobody was told"
         assert_both_stores_hold(connection.client, lake, catalogue, config, events, snapshot_of(events))
