@@ -7,6 +7,7 @@ same logs give the same release.
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from recsys.evaluation.metrics import ranking_figures
 from recsys.features.histories import Clicks
 from recsys.features.point_in_time import snapshot
 from recsys.offline.catalogue import Catalogue, build_catalogue
-from recsys.offline.labels import LeftOut, Logs, mentioned_ids, read_logs
+from recsys.offline.labels import Events, LeftOut, Logs, mentioned_ids, read_logs
 from recsys.offline.lake import Lake
 from recsys.offline.split import Split, split_by_time
 from recsys.online import generations
@@ -34,9 +35,9 @@ from recsys.online.lake_sink import LakeSink
 from recsys.online.returned import load_returned
 from recsys.online.stream import RedisStream
 from recsys.progress import Progress
-from recsys.ranking.examples import build_examples
+from recsys.ranking.examples import build_examples, user_batch
 from recsys.ranking.rankers import RANKERS, Rankers, fit_rankers
-from recsys.retrieval.index import PostIndex
+from recsys.retrieval import tuning
 from recsys.retrieval.towers import Towers
 from recsys.retrieval.training import train_towers
 from recsys.types import Floats
@@ -62,7 +63,7 @@ class Learned:
     split: Split
     towers: Towers
     post_vectors: Floats
-    index: PostIndex
+    tuning: tuning.Tuning
     rankers: Rankers
     metrics: dict[str, Any]
 
@@ -138,9 +139,11 @@ def learn(config: Config, material: Material, progress: Progress, checkpoints: P
         clicked = np.flatnonzero(split.rows(exposures, "towers") & exposures.click)
         clicks = Clicks(exposures.user_row[clicked], exposures.post_row[clicked], exposures.now[clicked])
         towers = train_towers(catalogue, clicks, config.retrieval.towers, report, checkpoints).with_reference(logs_end)
-    with progress.stage("build index"):
+    with progress.stage("build index") as report:
         post_vectors = towers.post_vectors(catalogue)
-        index = PostIndex.build(post_vectors, config.retrieval.index)
+        users = some_users(catalogue, logs.events, towers, logs_end, config)
+        tuned = tuning.tune(post_vectors, users, config.retrieval.sources.budget, config.retrieval.index, report)
+    progress.say(f"index: {tuned.why}")
     with progress.stage("point-in-time features"):
         shares = {share: split.rows(exposures, share) for share in ("rankers", "calibrators", "test")}
         _keep_newest(shares["rankers"], config.ranking.max_rows)
@@ -165,6 +168,7 @@ def learn(config: Config, material: Material, progress: Progress, checkpoints: P
         for name in RANKERS
     }
     metrics = {
+        "index": {"name": tuned.chosen.name, "recall": tuned.chosen.recall},
         "ranking": figures,
         "negatives": logs.negatives,
         "cuts": list(split.cuts),
@@ -173,7 +177,16 @@ def learn(config: Config, material: Material, progress: Progress, checkpoints: P
         "id_only_posts": catalogue.n_id_only_posts,
         "quarantined": material.quarantined,
     }
-    return Learned(catalogue, split, towers, post_vectors, index, rankers, metrics)
+    return Learned(catalogue, split, towers, post_vectors, tuned, rankers, metrics)
+
+
+def some_users(catalogue: Catalogue, events: Events, towers: Towers, now: int, config: Config) -> Floats:
+    """Vectors of users as a request at `now` would know them, drawn by how much they did, (M, D)."""
+    n = min(config.retrieval.index.n_tuning_queries, len(events))
+    chosen = np.random.default_rng(0).permutation(len(events))[:n]
+    seen, times = np.full(n, len(events)), np.full(n, now, np.int64)
+    users = user_batch(catalogue, events, events.user_row[chosen], times, seen, config.online.history_size)
+    return towers.user_vectors(catalogue, users)
 
 
 def _returned(lake: Lake) -> pa.Table:
@@ -195,6 +208,7 @@ def _keep_newest(rows: np.ndarray, n: int) -> None:
 def _save(learned: Learned, folder: Path) -> None:
     learned.catalogue.save(folder / "catalogue")
     learned.towers.save(folder / "towers")
-    learned.index.save(folder / "index")
+    learned.tuning.chosen.index.save(folder / "index")
+    (folder / "index" / "tuning.json").write_text(json.dumps(learned.tuning.figures(), indent=1))
     np.save(folder / "index" / "post_vectors.npy", learned.post_vectors)
     learned.rankers.save(folder / "ranking")

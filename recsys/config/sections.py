@@ -134,12 +134,23 @@ class CovisitationConfig(Section):
 class IndexConfig(Section):
     """The nearest-neighbour index."""
 
+    kind: Literal["tuned", "exact", "lists"] = "tuned"
+    """What `recsys train` builds: an exact scan, inverted lists as set below, or what the tuner finds cheapest."""
     exact_below: int = Field(200_000, ge=0)
-    """Catalogues smaller than this are searched exactly."""
+    """Catalogues smaller than this are searched exactly by the tuner's choice: in two milliseconds, and nothing is
+    lost."""
+    target_recall: float = Field(0.95, gt=0, lt=1)
+    """Share of the exact best that tuned lists must find."""
+    n_tuning_queries: int = Field(1000, ge=10)
+    """Users drawn to shape the lists by and to tune with, half of them for each."""
     nlist_factor: float = Field(4.0, gt=0)
     """Inverted lists per square root of the catalogue size."""
-    nprobe_share: float = Field(0.03, gt=0, le=1)
-    """Share of the lists a search visits."""
+    code_bytes: Literal[8, 16, 24, 32] = 24
+    """Bytes that a search reads of each post in the lists it visits. The tuner tries 16, 24 and 32."""
+    nprobe_share: float = Field(0.08, gt=0, le=1)
+    """Share of the lists a search visits. The tuner finds its own."""
+    refine_factor: float = Field(2.0, ge=1)
+    """Posts scored exactly for each result. The tuner finds its own."""
 
 
 class SourcesConfig(Section):

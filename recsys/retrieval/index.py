@@ -1,15 +1,15 @@
-"""The nearest-neighbour index over post vectors: exact for small catalogues, inverted lists with one byte per dimension
-for large ones.
+"""The nearest-neighbour index over post vectors: an exact scan for small catalogues, inverted lists for large ones.
 
 Takes vectors in order of catalogue row, gives the best rows for a query by `metric.METRIC`. An index never changes
-after it is built: posts that must not appear are left out by a mask that travels with each search, and so do the
-search's parameters. Of the vectors' meaning it knows only that the last dimensions are freshness.
+after it is built: posts that must not appear are left out by a bitmap that travels with each search, and so does how
+thorough the search is. It does not know what vectors mean, nor which kind of index suits them (see `tuning`).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,29 +18,27 @@ import numpy as np
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
-from recsys.retrieval import freshness
+from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.inverted_file import Effort, InvertedFile
 from recsys.retrieval.metric import METRIC
-from recsys.types import Floats, Mask, Rows
+from recsys.types import Floats, Rows
 
 faiss: Any = _typed_faiss
 """Untyped: its type hints leave out what its Python layer adds to the C++ interface."""
 
 _FAISS_METRIC = {"inner_product": faiss.METRIC_INNER_PRODUCT}[METRIC]
-_TRAINING_ROWS_PER_LIST = 64
-_RANGE_ROWS = 100_000
-"""Posts, at most about twice as many, that set the ranges of the bytes."""
-
 _FILE = "index.faiss"
 _AGAIN = "run `recsys train` again"
 
+NO_EFFORT = Effort(lists=0, refine=1.0)
+"""Of an exact search."""
+
 
 @dataclass(frozen=True, slots=True)
-class PostIndex:
-    """N vectors of D dimensions, searchable; safe to share between threads."""
+class Exact:
+    """Every post is scored: FAISS's flat index."""
 
     index: Any
-    nprobe: int
-    """Inverted lists a search visits at first; 0 for an exact index."""
 
     @property
     def n_posts(self) -> int:
@@ -51,80 +49,140 @@ class PostIndex:
         return int(self.index.d)
 
     @property
-    def is_exact(self) -> bool:
-        return self.nprobe == 0
+    def n_lists(self) -> int:
+        return 0
+
+    @property
+    def n_bytes(self) -> int:
+        return 4 * self.n_posts * self.embedding_size
 
     @classmethod
-    def build(cls, vectors: Floats, config: IndexConfig) -> Self:
-        """Index these vectors; row r is result r. The same vectors give the same bytes.
+    def build(cls, vectors: Floats) -> Self:
+        index = faiss.IndexFlat(vectors.shape[1], _FAISS_METRIC)
+        index.add(np.ascontiguousarray(vectors, np.float32))
+        return cls(index)
 
-        Args:
-            vectors: (N, D), finite.
+    def search(self, queries: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Floats, Rows]:
+        selector = None if allowed is None else faiss.IDSelectorBitmap(allowed.bits)
+        scores, rows = self.index.search(queries, min(k, self.n_posts), params=faiss.SearchParameters(sel=selector))
+        missing = ((0, 0), (0, k - rows.shape[1]))
+        scores = np.where(rows >= 0, scores, -np.inf).astype(np.float32)
+        return (
+            np.pad(scores, missing, constant_values=-np.inf),
+            np.pad(rows.astype(np.int32), missing, constant_values=-1),
+        )
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the file; its name."""
+        faiss.write_index(self.index, str(folder / _FILE))
+        return [_FILE]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Memory-mapped, read-only.
+
+        Raises: RuntimeError when FAISS cannot read it, ReleaseError when it is of another metric.
+        """
+        index = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_MMAP_IFC)
+        if index.metric_type != _FAISS_METRIC:
+            raise ReleaseError(f"{folder / _FILE} must be built for {METRIC}, got FAISS metric {index.metric_type}")
+        return cls(index)
+
+
+_KINDS: dict[str, type[Exact] | type[InvertedFile]] = {"exact": Exact, "lists": InvertedFile}
+
+
+@dataclass(frozen=True, slots=True)
+class PostIndex:
+    """N vectors of D dimensions, searchable; safe to share between threads."""
+
+    segment: Exact | InvertedFile
+    effort: Effort
+    """How thorough a search is unless it says otherwise; an exact one has no choice."""
+
+    @property
+    def n_posts(self) -> int:
+        return self.segment.n_posts
+
+    @property
+    def embedding_size(self) -> int:
+        return self.segment.embedding_size
+
+    @property
+    def is_exact(self) -> bool:
+        return isinstance(self.segment, Exact)
+
+    @property
+    def name(self) -> str:
+        """What it is, as `exact` or `lists 4096 x 24 B, 300 visited, x 1.7`."""
+        if isinstance(self.segment, Exact):
+            return "exact"
+        return (
+            f"{self.segment.n_lists} lists of {self.segment.code_bytes} B codes, "
+            f"{self.effort.lists} visited, {self.effort.refine:g} rescored per result"
+        )
+
+    @classmethod
+    def exact(cls, vectors: Floats) -> Self:
+        """An exact index of these vectors, (N, D), finite; row r is result r.
+
         Raises: DataError when there is none or one is not finite.
         """
-        n, size = vectors.shape
-        if not n:
-            raise DataError("an index needs at least one post, got 0; run `recsys simulate` or import posts")
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(bad):
-            raise DataError(f"post vectors must be finite, got {len(bad)} that are not (first: row {bad[0]}); {_AGAIN}")
-        vectors = np.ascontiguousarray(vectors, np.float32)
-        if n < config.exact_below:
-            index = faiss.IndexFlatIP(size)
-            index.add(vectors)
-            return cls(index, 0)
-        n_lists = max(1, min(round(config.nlist_factor * n**0.5), n))
-        return cls(_inverted_lists(vectors, n_lists), max(1, round(config.nprobe_share * n_lists)))
+        return cls(Exact.build(checked(vectors)), NO_EFFORT)
 
-    def search(self, queries: Floats, k: int, allowed: Mask | None = None) -> tuple[Floats, Rows]:
+    @classmethod
+    def lists(cls, vectors: Floats, queries: Floats, config: IndexConfig) -> Self:
+        """Inverted lists as the settings say. The same vectors and queries give the same bytes.
+
+        Args:
+            queries: a sample of those to come, (M, D), finite.
+        Raises: DataError when there is no vector or one is not finite.
+        """
+        n_lists = number_of_lists(len(checked(vectors)), config)
+        lists = InvertedFile.build(vectors, queries, n_lists, config.code_bytes)
+        return cls(lists, Effort(max(1, round(config.nprobe_share * n_lists)), config.refine_factor))
+
+    def search(
+        self, queries: Floats, k: int, allowed: Bitmap | None = None, effort: Effort | None = None
+    ) -> tuple[Floats, Rows]:
         """The best k posts of each query, best first.
 
         Args:
             queries: (B, D), finite.
-            allowed: posts that may appear, (N,); None allows all.
-        Returns: scores (B, k), -inf padded, and rows (B, k), -1 padded where fewer posts are allowed.
+            allowed: posts that may appear; None allows all.
+            effort: of this search; an exact index has none.
+        Returns: scores (B, k), -inf padded, and rows (B, k), -1 padded where fewer posts are allowed. Lists' scores are
+            rounded to a byte per dimension.
         Raises: DataError when a shape is wrong or a query is not finite.
         """
         if queries.ndim != 2 or queries.shape[1] != self.embedding_size:
             raise DataError(f"queries must have {self.embedding_size} dimensions, got shape {queries.shape}")
         if not np.isfinite(queries).all():
             raise DataError("user vectors must be finite; " + _AGAIN)
-        if allowed is not None and allowed.shape != (self.n_posts,):
-            raise DataError(f"the mask must cover the index's {self.n_posts} posts, got shape {allowed.shape}")
-        n_allowed = self.n_posts if allowed is None else int(np.count_nonzero(allowed))
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        rows = np.full((len(queries), k), -1, np.int32)
-        wanted = min(k, n_allowed)
-        if not wanted or not len(queries):
-            return scores, rows
-        selector = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        if allowed is not None and allowed.n_posts != self.n_posts:
+            raise DataError(f"the bitmap must cover the index's {self.n_posts} posts, got {allowed.n_posts}")
         queries = np.ascontiguousarray(queries, np.float32)
-        pending, nprobe = np.arange(len(queries)), self.nprobe
-        while len(pending):
-            found_scores, found = self.index.search(queries[pending], wanted, params=self._parameters(selector, nprobe))
-            rows[pending, :wanted] = found
-            scores[pending, :wanted] = np.where(found >= 0, found_scores, -np.inf)
-            # The visited lists may hold too few allowed posts; then more are visited.
-            pending = pending[found[:, -1] < 0]
-            nprobe = min(nprobe * 4, self.index.nlist) if nprobe else 0
+        effort = effort or self.effort
+        scores, rows = self.segment.search(queries, k, allowed, effort)
+        # The visited lists may hold too few allowed posts; then more are visited.
+        while effort.lists < self.segment.n_lists and len(short := np.flatnonzero(rows[:, -1] < 0)):
+            effort = replace(effort, lists=4 * effort.lists)
+            scores[short], rows[short] = self.segment.search(queries[short], k, allowed, effort)
         return scores, rows
 
-    def _parameters(self, selector: Any, nprobe: int) -> Any:
-        if self.is_exact:
-            return faiss.SearchParameters(sel=selector)
-        return faiss.SearchParametersIVF(sel=selector, nprobe=nprobe)
-
     def save(self, folder: Path) -> None:
+        """Write the arrays and `index.json`, which says what they must be."""
         folder.mkdir(parents=True, exist_ok=True)
-        faiss.write_index(self.index, str(folder / _FILE))
+        names = self.segment.save(folder)
         about = {
             "metric": METRIC,
+            "kind": next(name for name, kind in _KINDS.items() if isinstance(self.segment, kind)),
             "n_posts": self.n_posts,
             "embedding_size": self.embedding_size,
-            "nprobe": self.nprobe,
-            "bytes": (folder / _FILE).stat().st_size,
+            "effort": asdict(self.effort),
+            "bytes": {name: (folder / name).stat().st_size for name in names},
         }
-        (folder / "index.json").write_text(json.dumps(about))
+        (folder / "index.json").write_text(json.dumps(about, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -132,62 +190,42 @@ class PostIndex:
 
         Raises: ReleaseError when it is missing, truncated, built for another metric or not what its description says.
         """
-        path = folder / _FILE
         try:
             about = json.loads((folder / "index.json").read_text())
-            size = path.stat().st_size
-            # A mapped file that is too short would kill the process when it is read, so its length is checked first.
-            if size != about["bytes"]:
-                raise ReleaseError(f"{path} must have {about['bytes']} bytes, got {size}; {_AGAIN}")
             if about["metric"] != METRIC:
-                raise ReleaseError(f"{path} must be built for {METRIC}, got {about['metric']}; {_AGAIN}")
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-            nprobe = int(about["nprobe"])
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                raise ReleaseError(f"the index in {folder} must be built for {METRIC}, got {about['metric']}; {_AGAIN}")
+            # A mapped file that is too short would kill the process when it is read, so its length is checked first.
+            for name, size in about["bytes"].items():
+                if (got := (folder / name).stat().st_size) != size:
+                    raise ReleaseError(f"{folder / name} must have {size} bytes, got {got}; {_AGAIN}")
+            index = cls(_KINDS[about["kind"]].load(folder), Effort(**about["effort"]))
+        except ReleaseError as error:
+            raise ReleaseError(str(error) if _AGAIN in str(error) else f"{error}; {_AGAIN}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ReleaseError(
                 f"the index in {folder} cannot be read ({' '.join(str(error).split())}); {_AGAIN}"
             ) from None
-        if index.metric_type != _FAISS_METRIC:
-            raise ReleaseError(f"{path} must be built for {METRIC}, got FAISS metric {index.metric_type}; {_AGAIN}")
-        if (index.ntotal, index.d) != (about["n_posts"], about["embedding_size"]):
+        if (index.n_posts, index.embedding_size) != (about["n_posts"], about["embedding_size"]):
             raise ReleaseError(
-                f"{path} must hold {about['n_posts']} posts of {about['embedding_size']} dimensions, "
-                f"got {index.ntotal} of {index.d}; {_AGAIN}"
+                f"the index in {folder} must hold {about['n_posts']} posts of {about['embedding_size']} dimensions, "
+                f"got {index.n_posts} of {index.embedding_size}; {_AGAIN}"
             )
-        return cls(index, nprobe)
+        return index
 
 
-def _inverted_lists(vectors: Floats, n_lists: int) -> Any:
-    """Lists of posts that score alike, one byte per dimension of each post's distance from its list's centre."""
-    seen = _as_users_see(vectors)
-    kmeans = faiss.Kmeans(
-        seen.shape[1],
-        n_lists,
-        niter=10,
-        seed=1,
-        max_points_per_centroid=_TRAINING_ROWS_PER_LIST,
-        min_points_per_centroid=1,
-    )
-    kmeans.train(seen)
-    list_of = kmeans.index.search(seen, 1)[1][:, 0].astype(np.int64)
-    centres = np.zeros((n_lists, vectors.shape[1]))
-    np.add.at(centres, list_of, vectors)
-    centres /= np.maximum(np.bincount(list_of, minlength=n_lists), 1)[:, None]
-    index = faiss.index_factory(vectors.shape[1], f"IVF{n_lists},SQ8", _FAISS_METRIC)
-    index.quantizer.add(centres.astype(np.float32))
-    index.train(vectors[:: max(1, len(vectors) // _RANGE_ROWS)])  # the bytes' ranges only: the centres are there
-    rows = np.arange(len(vectors), dtype=np.int64)
-    index.add_core(len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(rows), faiss.swig_ptr(list_of))
-    return index
+def number_of_lists(n_posts: int, config: IndexConfig) -> int:
+    """So many per square root of the catalogue's size."""
+    return max(1, min(round(config.nlist_factor * math.sqrt(n_posts)), n_posts))
 
 
-def _as_users_see(vectors: Floats) -> Floats:
-    """Vectors scaled so that distance between posts is difference in score, over users at the time of the build.
+def checked(vectors: Floats) -> Floats:
+    """The vectors of posts.
 
-    A user's output has length 1 and any direction, so each of its K dimensions counts for 1 / K (squared); freshness
-    enters every user's score alike, as the sum of its dimensions. Lists made without this mix fresh posts with old ones
-    and a search must visit most of them.
+    Raises: DataError when there is none or one is not finite.
     """
-    n_output = vectors.shape[1] - freshness.N_PACES
-    fresh = vectors[:, n_output:].sum(axis=1, keepdims=True)
-    return np.ascontiguousarray(np.hstack([vectors[:, :n_output] / np.float32(max(n_output, 1) ** 0.5), fresh]))
+    if not len(vectors):
+        raise DataError("an index needs at least one post, got 0; run `recsys simulate` or import posts")
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise DataError(f"post vectors must be finite, got {len(bad)} that are not (first: row {bad[0]}); {_AGAIN}")
+    return vectors

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from recsys.offline.catalogue import Catalogue
+from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.towers import Towers
 from recsys.retrieval.users import UserBatch
@@ -56,7 +57,7 @@ class TwoTower:
 
     def __call__(self, context: Context, k: int, exclude: Rows = NOTHING) -> Rows:
         vectors = self._towers.user_vectors(self._catalogue, UserBatch.from_context(context))
-        _, rows = self._index.search(vectors, k, self._allowed(context.now, exclude))
+        _, rows = self._index.search(vectors, k, Bitmap.of(self._allowed(context.now, exclude)))
         best: Rows = rows[0, rows[0] >= 0]
         return best
 

@@ -8,13 +8,14 @@ import pytest
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
+from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.freshness import N_PACES, decay
 from recsys.retrieval.index import PostIndex
+from recsys.retrieval.inverted_file import Effort
 from recsys.retrieval.metric import similarity
 from recsys.types import DAY
 
-EXACT = IndexConfig(exact_below=10**9)
-LISTS = IndexConfig(exact_below=0, nlist_factor=0.5, nprobe_share=0.25)
+LISTS = IndexConfig(nlist_factor=0.5, nprobe_share=0.4, code_bytes=8, refine_factor=3)
 
 
 def vectors(n, seed=0, size=16):
@@ -24,11 +25,20 @@ def vectors(n, seed=0, size=16):
 
 
 POSTS, QUERIES = vectors(4000), vectors(40, seed=1)
+EFFORTS = Effort(lists=2, refine=1), Effort(lists=30, refine=6)
 
 
-@pytest.fixture(scope="module", params=[EXACT, LISTS], ids=["exact", "lists"])
+def exact(posts=POSTS):
+    return PostIndex.exact(posts)
+
+
+def lists(posts=POSTS, users=QUERIES, **settings):
+    return PostIndex.lists(posts, users, LISTS.model_copy(update=settings))
+
+
+@pytest.fixture(scope="module", params=[exact, lists], ids=["exact", "lists"])
 def index(request):
-    return PostIndex.build(POSTS, request.param)
+    return request.param()
 
 
 def brute_force(k, allowed=None):
@@ -43,7 +53,7 @@ def recall(found, expected):
 
 
 def test_exact_search_equals_brute_force():
-    scores, rows = PostIndex.build(POSTS, EXACT).search(QUERIES, 50)
+    scores, rows = exact().search(QUERIES, 50)
     np.testing.assert_array_equal(rows, brute_force(50))
     np.testing.assert_allclose(
         scores, np.take_along_axis(similarity(QUERIES, POSTS), rows, axis=1), rtol=1e-4, atol=1e-4
@@ -70,19 +80,32 @@ def test_inverted_lists_find_most_of_the_best():
     age = rng.uniform(0, 14 * DAY, 5000).astype(np.int64)
     posts = np.hstack([around_topics(5000), 0.3 * decay(age)]).astype(np.float32)
     users = np.hstack([around_topics(60), np.ones((60, N_PACES))]).astype(np.float32)
-    index = PostIndex.build(posts, IndexConfig(exact_below=0, nlist_factor=2, nprobe_share=0.1))
-    best = np.argsort(-similarity(users, posts), axis=1)[:, :50]
-    assert recall(index.search(users, 50)[1], best) > 0.85
+    index = lists(posts, users[:30], nlist_factor=2, nprobe_share=0.1)
+    best = np.argsort(-similarity(users[30:], posts), axis=1)[:, :50]
+    assert recall(index.search(users[30:], 50)[1], best) > 0.85
 
 
 def test_visiting_every_list_loses_only_to_rounding():
-    index = PostIndex.build(POSTS, LISTS.model_copy(update={"nprobe_share": 1.0}))
-    assert recall(index.search(QUERIES, 50)[1], brute_force(50)) > 0.95
+    assert recall(lists(nprobe_share=1).search(QUERIES, 50)[1], brute_force(50)) > 0.97
+
+
+def test_an_effort_travels_with_the_search():
+    index = lists()
+    little, much = (recall(index.search(QUERIES, 50, effort=effort)[1], brute_force(50)) for effort in EFFORTS)
+    assert little < 0.9 < 0.97 < much
+
+
+def test_scores_of_lists_are_inner_products_but_for_rounding():
+    scores, rows = lists().search(QUERIES, 50)
+    most = np.abs(QUERIES) @ np.ptp(POSTS, axis=0) / 255 / 2
+    assert (np.abs(scores - np.take_along_axis(similarity(QUERIES, POSTS), rows, axis=1)) <= 1.01 * most[:, None]).all()
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert rows.dtype == np.int32
 
 
 def test_posts_that_are_not_allowed_never_appear(index):
     allowed = np.random.default_rng(2).random(len(POSTS)) < 0.3
-    _, rows = index.search(QUERIES, 50, allowed)
+    _, rows = index.search(QUERIES, 50, Bitmap.of(allowed))
     assert allowed[rows].all()
     assert (rows >= 0).all()
     if index.is_exact:
@@ -92,7 +115,7 @@ def test_posts_that_are_not_allowed_never_appear(index):
 def test_few_allowed_posts_are_all_found_and_the_rest_is_padded(index):
     allowed = np.zeros(len(POSTS), bool)
     allowed[[5, 1999, 3998]] = True
-    scores, rows = index.search(QUERIES, 10, allowed)
+    scores, rows = index.search(QUERIES, 10, Bitmap.of(allowed))
     assert (np.sort(rows[:, :3]) == [5, 1999, 3998]).all()
     assert (rows[:, 3:] == -1).all()
     assert (scores[:, 3:] == -np.inf).all()
@@ -100,20 +123,20 @@ def test_few_allowed_posts_are_all_found_and_the_rest_is_padded(index):
 
 
 def test_with_nothing_allowed_nothing_is_found(index):
-    _, rows = index.search(QUERIES, 5, np.zeros(len(POSTS), bool))
+    _, rows = index.search(QUERIES, 5, Bitmap.of(np.zeros(len(POSTS), bool)))
     assert (rows == -1).all()
 
 
-@pytest.mark.parametrize("config", [EXACT, IndexConfig(exact_below=0)])
-def test_fewer_posts_than_asked_are_padded(config):
-    _, rows = PostIndex.build(POSTS[:3], config).search(QUERIES[:2], 5)
+@pytest.mark.parametrize("kind", [exact, lists])
+def test_fewer_posts_than_asked_are_padded(kind):
+    _, rows = kind(POSTS[:3]).search(QUERIES[:2], 5)
     assert (np.sort(rows[:, :3]) == [0, 1, 2]).all()
     assert (rows[:, 3:] == -1).all()
 
 
 def test_a_search_changes_no_later_search(index):
     before = index.search(QUERIES, 20)
-    index.search(QUERIES, 500, np.random.default_rng(3).random(len(POSTS)) < 0.01)
+    index.search(QUERIES, 500, Bitmap.of(np.random.default_rng(3).random(len(POSTS)) < 0.01))
     np.testing.assert_array_equal(index.search(QUERIES, 20)[1], before[1])
 
 
@@ -125,29 +148,35 @@ def test_no_query_gives_no_result(index):
 def test_a_saved_index_searches_as_before(index, tmp_path):
     index.save(tmp_path)
     again = PostIndex.load(tmp_path)
-    allowed = np.random.default_rng(4).random(len(POSTS)) < 0.5
+    allowed = Bitmap.of(np.random.default_rng(4).random(len(POSTS)) < 0.5)
     for before, after in zip(index.search(QUERIES, 30, allowed), again.search(QUERIES, 30, allowed), strict=True):
         np.testing.assert_array_equal(before, after)
-    assert (again.n_posts, again.embedding_size, again.nprobe) == (4000, 16, index.nprobe)
+    assert (again.n_posts, again.embedding_size, again.effort) == (4000, 16, index.effort)
+    assert again.name == index.name
 
 
 def test_the_same_vectors_give_the_same_bytes(index, tmp_path):
     index.save(tmp_path / "a")
-    PostIndex.build(POSTS, EXACT if index.is_exact else LISTS).save(tmp_path / "b")
-    assert (tmp_path / "a/index.faiss").read_bytes() == (tmp_path / "b/index.faiss").read_bytes()
+    (exact() if index.is_exact else lists()).save(tmp_path / "b")
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_an_index_without_posts_is_refused():
+@pytest.mark.parametrize("kind", [exact, lists])
+def test_an_index_without_posts_is_refused(kind):
     with pytest.raises(DataError, match="at least one post, got 0"):
-        PostIndex.build(POSTS[:0], EXACT)
+        kind(POSTS[:0])
 
 
+@pytest.mark.parametrize("kind", [exact, lists])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_vectors_that_are_not_finite_are_refused(bad):
+def test_vectors_that_are_not_finite_are_refused(kind, bad):
     harmed = POSTS[:10].copy()
     harmed[7, 2] = bad
     with pytest.raises(DataError, match=r"must be finite, got 1 .*row 7"):
-        PostIndex.build(harmed, EXACT)
+        kind(harmed)
 
 
 def test_queries_that_are_not_finite_are_refused(index):
@@ -161,9 +190,37 @@ def test_queries_of_another_dimension_are_refused(index, shape):
         index.search(np.zeros(shape, np.float32), 5)
 
 
-def test_a_mask_of_another_length_is_refused(index):
-    with pytest.raises(DataError, match="4000 posts"):
-        index.search(QUERIES, 5, np.ones(3999, bool))
+def test_a_bitmap_of_another_length_is_refused(index):
+    with pytest.raises(DataError, match="4000 posts, got 3999"):
+        index.search(QUERIES, 5, Bitmap.of(np.ones(3999, bool)))
+
+
+@pytest.mark.parametrize("posts", [np.zeros((500, 16), np.float32), np.ones((500, 16), np.float32)])
+def test_posts_that_are_all_alike_are_found_all_the_same(posts):
+    _, rows = lists(posts).search(QUERIES, 500)
+    assert (np.sort(rows, axis=1) == np.arange(500)).all()
+
+
+def test_a_user_without_any_direction_gets_some_posts(index):
+    _, rows = index.search(np.zeros((1, 16), np.float32), 50)
+    assert len(set(rows[0].tolist()) - {-1}) == 50
+
+
+def test_posts_far_outside_of_all_others_are_found():
+    """Freshness of a post from far after the build."""
+    posts = POSTS.copy()
+    posts[17, 3] = 1e30
+    users = np.zeros((1, 16), np.float32)
+    users[0, 3] = 1
+    harmed = lists(posts, nprobe_share=1)
+    assert harmed.search(users, 5)[1][0, 0] == 17
+    # And it costs the others nothing.
+    assert recall(harmed.search(QUERIES, 50)[1], brute_force(50)) > 0.95
+
+
+def test_vectors_too_large_to_compare_are_refused():
+    with pytest.raises(DataError, match=r"must mostly lie within 1e\+15, got"):
+        lists(POSTS * np.float32(1e20))
 
 
 def edit(**changes):
@@ -174,39 +231,101 @@ def edit(**changes):
     return harm
 
 
+def described_as_it_is(folder):
+    about = json.loads((folder / "index.json").read_text())
+    edit(bytes={name: (folder / name).stat().st_size for name in about["bytes"]})(folder)
+
+
 def distances(folder):
     other = faiss.IndexFlatL2(16)
     other.add(POSTS)
     faiss.write_index(other, str(folder / "index.faiss"))
-    edit(bytes=(folder / "index.faiss").stat().st_size)(folder)
+    described_as_it_is(folder)
 
 
-def short(folder):
-    data = (folder / "index.faiss").read_bytes()
-    (folder / "index.faiss").write_bytes(data[: len(data) // 2])
+def short(name):
+    def harm(folder):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+
+    return harm
 
 
-def short_and_described_so(folder):
-    short(folder)
-    edit(bytes=(folder / "index.faiss").stat().st_size)(folder)
+def short_and_described_so(name):
+    def harm(folder):
+        short(name)(folder)
+        described_as_it_is(folder)
+
+    return harm
+
+
+def array(name, change):
+    def harm(folder):
+        np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
+        described_as_it_is(folder)
+
+    return harm
+
+
+def changed(place, value):
+    def change(array):
+        array[place] = value
+        return array
+
+    return change
+
+
+HARMS = [
+    (edit(metric="cosine"), "inner_product, got cosine"),
+    (edit(n_posts=4001), "must hold 4001 posts"),
+    (edit(embedding_size=64), "of 64 dimensions, got 4000 of 16"),
+    (edit(kind="hnsw"), "cannot be read"),
+    (lambda folder: (folder / "index.json").write_text("[]"), "cannot be read"),
+]
+
+
+def refusal_of(index, folder, harm):
+    index.save(folder)
+    harm(folder)
+    with pytest.raises(ReleaseError) as refused:
+        PostIndex.load(folder)
+    assert "recsys train" in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(("harm", "rule"), HARMS)
+def test_an_index_that_is_not_what_it_should_be_is_refused(index, tmp_path, harm, rule):
+    assert rule in refusal_of(index, tmp_path, harm)
 
 
 @pytest.mark.parametrize(
     ("harm", "rule"),
     [
-        (short, "bytes, got"),
-        (short_and_described_so, "cannot be read"),
+        (short("index.faiss"), "bytes, got"),
+        (short_and_described_so("index.faiss"), "cannot be read"),
         (distances, "inner_product, got FAISS metric 1"),
-        (edit(metric="cosine"), "inner_product, got cosine"),
-        (edit(n_posts=4001), "must hold 4001 posts"),
-        (edit(embedding_size=64), "of 64 dimensions, got 4000 of 16"),
         (lambda folder: (folder / "index.faiss").unlink(), "cannot be read"),
-        (lambda folder: (folder / "index.json").write_text("[]"), "cannot be read"),
     ],
 )
-def test_an_index_that_is_not_what_it_should_be_is_refused(index, tmp_path, harm, rule):
-    index.save(tmp_path)
-    harm(tmp_path)
-    with pytest.raises(ReleaseError, match=rule) as refused:
-        PostIndex.load(tmp_path)
-    assert "recsys train" in str(refused.value)
+def test_an_exact_index_that_is_not_what_it_should_be_is_refused(tmp_path, harm, rule):
+    assert rule in refusal_of(exact(), tmp_path, harm)
+
+
+@pytest.mark.parametrize(
+    ("harm", "rule"),
+    [
+        (short("codes.npy"), "bytes, got"),
+        (short_and_described_so("codes.npy"), "cannot be read"),
+        (lambda folder: (folder / "centres.npy").unlink(), "cannot be read"),
+        (array("codes", lambda codes: codes[:-1]), "codes of the index"),
+        (array("kept", lambda kept: kept.astype(np.float32)), "kept of the index"),
+        (array("step", lambda step: step[:6]), "number_of of the index"),
+        (array("rows", changed(5, 4000)), "rows of the index"),
+        (array("rows", changed(5, -2)), "rows of the index"),
+        (array("starts", changed(-1, 10**6)), "starts of the index"),
+        (array("sizes", changed(0, 5000)), "of the index"),
+        (array("number_of", changed(0, 16)), "number_of of the index"),
+    ],
+)
+def test_lists_that_are_not_what_they_should_be_are_refused(tmp_path, harm, rule):
+    assert rule in refusal_of(lists(), tmp_path, harm)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tastes import END, clicks_of, request, trained, two_tastes
 from worlds import rows
 
-from recsys.config import IndexConfig, SourcesConfig
+from recsys.config import SourcesConfig
 from recsys.errors import ReleaseError
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.retriever import Retriever, merge
@@ -82,7 +82,7 @@ def towers(cat):
 @pytest.fixture(scope="module")
 def parts(cat, towers):
     vectors = towers.post_vectors(cat)
-    return cat, towers, PostIndex.build(vectors, IndexConfig()), vectors
+    return cat, towers, PostIndex.exact(vectors), vectors
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_unknown_rows_to_leave_out_are_ignored(retriever):
 def test_parts_that_do_not_belong_together_are_refused(parts):
     cat, towers, index, vectors = parts
     with pytest.raises(ReleaseError, match=r"index must hold .*\(400, 16\).* got \(399, 16\)"):
-        Retriever(cat, towers, PostIndex.build(vectors[:399], IndexConfig()), vectors, CONFIG)
+        Retriever(cat, towers, PostIndex.exact(vectors[:399]), vectors, CONFIG)
     with pytest.raises(ReleaseError, match="post vectors must hold"):
         Retriever(cat, towers, index, vectors[:399], CONFIG)
     with pytest.raises(ReleaseError, match="topics"):

@@ -26,9 +26,11 @@ def towers(cat):
     return trained(cat, clicks_of(cat))
 
 
-@pytest.fixture(scope="module", params=[10**9, 0], ids=["exact", "lists"])
+@pytest.fixture(scope="module", params=["exact", "lists"])
 def sources(request, cat, towers):
-    index = PostIndex.build(towers.post_vectors(cat), IndexConfig(exact_below=request.param, nlist_factor=0.5))
+    vectors = towers.post_vectors(cat)
+    lists = IndexConfig(nlist_factor=0.5, code_bytes=8)
+    index = PostIndex.exact(vectors) if request.param == "exact" else PostIndex.lists(vectors, vectors, lists)
     return TwoTower(cat, towers, index), Followed(cat), Trending(cat)
 
 
@@ -56,7 +58,7 @@ def test_the_two_towers_bring_as_many_as_there_are(sources, cat, now, exclude, k
 
 
 def test_the_two_towers_bring_the_best_scores_first(cat, towers):
-    index = PostIndex.build(towers.post_vectors(cat), IndexConfig())
+    index = PostIndex.exact(towers.post_vectors(cat))
     asked = request(history=[300, 302], language=0)
     found = TwoTower(cat, towers, index)(asked, 50)
     assert (cat.topic[found] == 0).all()

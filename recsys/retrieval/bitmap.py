@@ -1,0 +1,49 @@
+"""Which posts may appear, a bit each: what a search carries with it.
+
+A bitmap never changes; a request that leaves out posts of its own takes a copy, which for a million posts is 125 kB.
+It does not know why a post is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.types import Mask, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Bitmap:
+    """N posts."""
+
+    bits: NDArray[np.uint8]
+    """Post r is bit r % 8 of byte r // 8, (ceil(N / 8),)."""
+    n_posts: int
+    share: float
+    """Of the posts that may appear; before those that `without` left out, which are few."""
+
+    @classmethod
+    def of(cls, mask: Mask) -> Self:
+        """From one bool per post, (N,)."""
+        return cls(np.packbits(mask, bitorder="little"), len(mask), float(mask.mean()) if len(mask) else 0.0)
+
+    def without(self, rows: Rows) -> Self:
+        """The same, less these posts; -1 is ignored."""
+        if not len(rows):
+            return self
+        rows = rows[rows >= 0]
+        bits = self.bits.copy()
+        np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
+        return type(self)(bits, self.n_posts, self.share)
+
+    def __and__(self, other: Self) -> Self:
+        """Posts that both let through."""
+        return type(self)(self.bits & other.bits, self.n_posts, min(self.share, other.share))
+
+    def has(self, rows: Rows) -> Mask:
+        """Whether these posts may appear, (...,)."""
+        allowed: Mask = (self.bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1
+        return allowed

@@ -1,0 +1,323 @@
+"""Inverted lists of four-bit codes: how posts are put into lists, coded, and searched.
+
+Takes vectors in order of catalogue row and a sample of the queries to come, gives a segment of the index. Posts that
+score alike for those queries share a list. What a post adds to its list's centre is coded in numbers of four bits:
+directions in which posts differ much, as queries see it, get two of them, others one, the least none. A search scores
+the codes of the best lists (`scan`), then the best of those by a byte per dimension. It does not know posts or users.
+
+Sources: Jegou, Douze, Schmid, "Product Quantization for Nearest Neighbor Search", PAMI 2011, section IV (inverted
+file, coding what the centre leaves), and "Searching in one billion vectors: re-rank with source coding", ICASSP 2011;
+Guo et al., "Accelerating Large-Scale Inference with Anisotropic Vector Quantization", ICML 2020 (what counts is the
+error of the score, not of the vector).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import faiss as _typed_faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import DataError, ReleaseError
+from recsys.progress import Report
+from recsys.retrieval import scan
+from recsys.retrieval.bitmap import Bitmap
+from recsys.types import Doubles, Floats, Ids, Rows
+
+faiss: Any = _typed_faiss
+"""Untyped: its type hints leave out what its Python layer adds to the C++ interface."""
+
+_TRAINING_ROWS_PER_LIST = 96
+"""Posts that a centre is made of. With 64 a search reads 3% more codes for the same recall, with 160 hardly fewer."""
+_ROUNDS = 10
+_SAMPLE = 100_000
+"""Posts that tell how far codes must reach."""
+_CHUNK = 50_000
+"""Posts worked on at once."""
+_STEP = 0.335
+"""Step of 16 equal levels, in standard deviations, that is best for a normal distribution, and the share of the
+variance that it leaves (Max, "Quantizing for Minimum Distortion", 1960, table II)."""
+_LEFT = 0.0115
+_WIDE_STEP = 0.5
+"""The same where another number divides the steps further: what lies beyond the levels then weighs more."""
+_USUAL = 0.0002
+"""Share of the posts beyond what is usual in a dimension, at each end."""
+_LARGEST = 1e15
+"""Its square still is a float32."""
+_WELL_SEEN = 1e-3
+"""Least weight of a direction in which queries hardly point, relative to the mean."""
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How thorough a search is; travels with each search."""
+
+    lists: int
+    """Lists visited, at least."""
+    refine: float
+    """Posts scored exactly for each result asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """The space in which posts are put into lists: distance there is how much scores differ, over queries."""
+
+    low: Floats
+    """Numbers below this are taken for it, (D,), and above `high` for that: a single post far outside of all others,
+    say from far after the build, would cost all others their precision."""
+    high: Floats
+    to_place: Floats
+    """Vectors times this are places, (D, D)."""
+    to_seen: Floats
+    """Queries times this are queries there, with the identity for second moment. Scores stay what they are, (D, D)."""
+
+    @classmethod
+    def of(cls, sample: Floats, queries: Floats) -> Self:
+        beyond = max(_USUAL, min(2 / len(sample), 0.25))
+        low = np.quantile(sample, beyond, axis=0, method="higher").astype(np.float64)
+        high = np.quantile(sample, 1 - beyond, axis=0, method="lower").astype(np.float64)
+        # Directions in which nearly all posts are alike may still say much about the few that are not.
+        more = np.maximum(high - low, np.median(high - low))
+        bounds = (low - more).astype(np.float32), (high + more).astype(np.float32)
+        doubles: Doubles = np.asarray(queries, np.float64)
+        weight, axes = np.linalg.eigh(doubles.T @ doubles / len(doubles))
+        weight = np.maximum(weight, 0)
+        weight = np.sqrt(weight + _WELL_SEEN * weight.mean() + 1e-30)
+        return cls(*bounds, (axes * weight).astype(np.float32), (axes / weight).astype(np.float32))
+
+    def bounded(self, vectors: Floats) -> Floats:
+        return np.clip(np.asarray(vectors, np.float32), self.low, self.high)
+
+    def place(self, vectors: Floats) -> Floats:
+        """(M, D) to (M, D)."""
+        place: Floats = self.bounded(vectors) @ self.to_place
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class InvertedFile:
+    """L lists of N posts, P bytes a code. Nothing in it changes; arrays may be memory-mapped."""
+
+    to_seen: Floats
+    """Queries times this are queries as lists see them, (D, D)."""
+    centres: Floats
+    """(L, D)."""
+    starts: Ids
+    """First block of each list, (L + 1,)."""
+    sizes: Rows
+    """Posts of each list, (L,)."""
+    number_of: Rows
+    """Dimension that each number of a code is of, (2 P,)."""
+    step: Floats
+    """What one step of each number stands for, (2 P,)."""
+    codes: Bytes
+    """Numbers of a code two to a byte, byte by byte for `scan.LANES` posts, (blocks * P * LANES,)."""
+    rows: Rows
+    """Post at each lane, -1 at empty ones, (blocks * LANES,)."""
+    kept: Bytes
+    """A byte per dimension, (N, D)."""
+    kept_scale: Floats
+    """A vector is kept * kept_scale[0] + kept_scale[1], (2, D)."""
+
+    @property
+    def n_posts(self) -> int:
+        return len(self.kept)
+
+    @property
+    def embedding_size(self) -> int:
+        return int(self.kept.shape[1])
+
+    @property
+    def n_lists(self) -> int:
+        return len(self.centres)
+
+    @property
+    def code_bytes(self) -> int:
+        """P."""
+        return len(self.step) // 2
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(int(getattr(self, column.name).nbytes) for column in fields(self))
+
+    @classmethod
+    def build(
+        cls, vectors: Floats, queries: Floats, n_lists: int, code_bytes: int, report: Report = lambda done, total: None
+    ) -> Self:
+        """Lists of these vectors; the same vectors and queries give the same arrays.
+
+        Args:
+            vectors: (N, D), finite, N > 0.
+            queries: a sample of those to come, (M, D), finite, M > 0.
+            code_bytes: P, a multiple of `scan.PAIRS`.
+        Raises: DataError when most vectors are too large for float32 distances.
+        """
+        n, size = vectors.shape
+        chosen = np.random.default_rng(1).permutation(n)[: max(_TRAINING_ROWS_PER_LIST * n_lists, _SAMPLE)]
+        sample = np.asarray(vectors[np.sort(chosen)], np.float32)
+        space = _Space.of(sample, queries)
+        if (largest := float(np.abs(places := space.place(sample)).max())) > _LARGEST:
+            raise DataError(
+                f"post vectors must mostly lie within {_LARGEST:g}, got {largest:g}; run `recsys train` again"
+            )
+        kmeans = faiss.Kmeans(
+            size, n_lists, niter=_ROUNDS, seed=1, min_points_per_centroid=1,
+            max_points_per_centroid=_TRAINING_ROWS_PER_LIST,
+        )  # fmt: skip
+        kmeans.train(places)
+        list_of = np.empty(n, np.int32)
+        for part in _parts(n):
+            list_of[part] = kmeans.index.search(space.place(vectors[part]), 1)[1][:, 0]
+            report(part.stop, n)
+        sizes = np.bincount(list_of, minlength=n_lists).astype(np.int32)
+        starts = np.concatenate([[0], np.cumsum(-(-sizes // scan.LANES), dtype=np.int64)])
+        order = np.argsort(list_of, kind="stable").astype(np.int32)
+        lane = np.arange(n) + np.repeat(starts[:-1] * scan.LANES - (np.cumsum(sizes, dtype=np.int64) - sizes), sizes)
+        rows = np.full(starts[-1] * scan.LANES, -1, np.int32)
+        rows[lane] = order
+        kept, kept_scale = _in_bytes(vectors, space)
+        lists = cls(
+            space.to_seen, np.ascontiguousarray(kmeans.centroids), starts, sizes, np.zeros(0, np.int32),
+            np.zeros(0, np.float32), np.zeros(0, np.uint8), rows, kept, kept_scale,
+        )  # fmt: skip
+        return lists._coded(vectors, space, code_bytes)
+
+    def coded(self, vectors: Floats, queries: Floats, code_bytes: int) -> Self:
+        """The same lists with codes of another length. Takes what `build` took."""
+        n = len(vectors)
+        chosen = np.random.default_rng(1).permutation(n)[: max(_TRAINING_ROWS_PER_LIST * self.n_lists, _SAMPLE)]
+        return self._coded(vectors, _Space.of(vectors[np.sort(chosen)], queries), code_bytes)
+
+    def _coded(self, vectors: Floats, space: _Space, code_bytes: int) -> Self:
+        lane = np.flatnonzero(self.rows >= 0)
+        list_of = np.repeat(np.arange(self.n_lists), self.sizes)
+        spread = np.random.default_rng(2).permutation(len(lane))[:_SAMPLE]
+        number_of, step = _numbers(self._beyond_centre(vectors, space, lane[spread], list_of[spread]), code_bytes)
+        codes = np.zeros((self.starts[-1], code_bytes, scan.LANES), np.uint8)
+        for part in _parts(len(lane)):
+            at = lane[part]
+            numbers = _code(self._beyond_centre(vectors, space, at, list_of[part]), number_of, step)
+            codes[at // scan.LANES, :, at % scan.LANES] = numbers[:, 0::2] | numbers[:, 1::2] << 4
+        return replace(self, number_of=number_of, step=step, codes=codes.reshape(-1))
+
+    def _beyond_centre(self, vectors: Floats, space: _Space, lane: Ids, list_of: Ids) -> Floats:
+        """What the posts at these lanes add to their centres, (M, D)."""
+        return space.place(vectors[self.rows[lane]]) - self.centres[list_of]
+
+    def search(self, queries: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Floats, Rows]:
+        """As `PostIndex.search`, of the lists visited."""
+        seen = queries @ self.to_seen
+        coarse, steps = seen @ self.centres.T, seen[:, self.number_of] * self.step
+        by_byte, base = queries * self.kept_scale[0], queries @ self.kept_scale[1]
+        bits, share = (np.empty(0, np.uint8), 1.0) if allowed is None else (allowed.bits, allowed.share)
+        wanted = max(round(k * effort.refine), k)
+        scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int32)
+        for i in range(len(queries)):
+            found, score = scan.search(
+                coarse[i], effort.lists, steps[i], self.starts, self.sizes, self.codes, self.rows, self.kept,
+                by_byte[i], base[i], wanted, bits, share,
+            )  # fmt: skip
+            best = np.argsort(-score)[:k]
+            rows[i, : len(best)], scores[i, : len(best)] = found[best], score[best]
+        return scores, rows
+
+    def visited(self, queries: Floats, effort: Effort) -> float:
+        """Lanes that a search reads on average."""
+        coarse = (queries @ self.to_seen) @ self.centres.T
+        lists = np.argpartition(-coarse, min(effort.lists, self.n_lists) - 1, axis=1)[:, : effort.lists]
+        return float(np.diff(self.starts)[lists].sum(axis=1).mean()) * scan.LANES
+
+    def save(self, folder: Path) -> list[str]:
+        """Write one file per array; their names."""
+        for column in fields(self):
+            np.save(folder / f"{column.name}.npy", getattr(self, column.name))
+        return [f"{column.name}.npy" for column in fields(self)]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Open saved lists; arrays are memory-mapped, read-only.
+
+        Raises: OSError or ValueError when a file is missing or truncated, ReleaseError when arrays do not fit.
+        """
+        columns = [column.name for column in fields(cls)]
+        lists = cls(*(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in columns))
+        lists._check(folder)
+        return lists
+
+    def _check(self, folder: Path) -> None:
+        """Searches read without looking, so places that lie outside must never reach them."""
+        n, size = self.kept.shape
+        blocks, lists, numbers = len(self.rows) // scan.LANES, len(self.centres), len(self.step)
+        wanted: dict[str, tuple[tuple[int, ...], Any]] = {
+            "to_seen": ((size, size), np.float32),
+            "centres": ((lists, size), np.float32),
+            "starts": ((lists + 1,), np.int64),
+            "sizes": ((lists,), np.int32),
+            "number_of": ((numbers,), np.int32),
+            "step": ((numbers,), np.float32),
+            "codes": ((blocks * numbers // 2 * scan.LANES,), np.uint8),
+            "rows": ((blocks * scan.LANES,), np.int32),
+            "kept": ((n, size), np.uint8),
+            "kept_scale": ((2, size), np.float32),
+        }
+        for name, (shape, kind) in wanted.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != kind:
+                raise ReleaseError(
+                    f"{name} of the index in {folder} must be {np.dtype(kind)} {shape}, got {array.dtype} {array.shape}"
+                )
+        inside = {
+            "starts": np.all(np.diff(self.starts) == -(-self.sizes // scan.LANES)) and self.starts[-1] == blocks,
+            "sizes": self.sizes.min(initial=0) >= 0 and self.sizes.sum() == n,
+            "number_of": self.number_of.min(initial=0) >= 0 and self.number_of.max(initial=0) < size,
+            "step": numbers > 0 and numbers % (2 * scan.PAIRS) == 0,
+            "rows": self.rows.min(initial=0) >= -1 and self.rows.max(initial=0) < n,
+        }
+        if bad := [name for name, fits in inside.items() if not fits]:
+            raise ReleaseError(f"{bad[0]} of the index in {folder} must lie within its {n} posts and {blocks} blocks")
+
+
+def _parts(n: int) -> Iterator[slice]:
+    for start in range(0, n, _CHUNK):
+        yield slice(start, min(start + _CHUNK, n))
+
+
+def _numbers(rest: Floats, code_bytes: int) -> tuple[Rows, Floats]:
+    """Which dimensions a code's numbers are of, and their steps: each goes to where most error is left, (2 P,) each."""
+    left: Doubles = rest.var(axis=0, dtype=np.float64)
+    spread = np.sqrt(left)
+    times = np.zeros(len(left), np.int64)
+    number_of, nth = np.zeros(2 * code_bytes, np.int32), np.zeros(2 * code_bytes)
+    for i in range(2 * code_bytes):
+        number_of[i] = d = int(np.argmax(left))
+        nth[i] = times[d]
+        left[d] *= 1 / 256 if times[d] else _LEFT
+        times[d] += 1
+    first = np.where(times > 1, _WIDE_STEP, _STEP) * spread
+    return number_of, np.maximum(first[number_of] / 16.0**nth, 1e-20).astype(np.float32)
+
+
+def _code(rest: Floats, number_of: Rows, step: Floats) -> Bytes:
+    """Numbers from 0 to 15, (M, 2 P); a further number of a dimension codes what the one before left."""
+    numbers = np.empty((len(rest), len(number_of)), np.uint8)
+    for i, (d, size) in enumerate(zip(number_of, step, strict=True)):
+        number = np.clip(np.floor(rest[:, d] / size + 8), 0, 15)
+        rest[:, d] -= (number - np.float32(7.5)) * size
+        numbers[:, i] = number
+    return numbers
+
+
+def _in_bytes(vectors: Floats, space: _Space) -> tuple[Bytes, Floats]:
+    """A byte per dimension between the least and the largest number in it, (N, D), and how to read them."""
+    low, high = np.maximum(vectors.min(axis=0), space.low), np.minimum(vectors.max(axis=0), space.high)
+    width = np.maximum((high - low) / np.float32(255), np.float32(1e-30)).astype(np.float32)
+    kept = np.empty(vectors.shape, np.uint8)
+    for part in _parts(len(vectors)):
+        kept[part] = np.rint((space.bounded(vectors[part]) - low) / width)
+    return kept, np.stack([width, low]).astype(np.float32)

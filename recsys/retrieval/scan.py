@@ -1,0 +1,255 @@
+"""The inner loops of a search through inverted lists of four-bit codes.
+
+    coarse scores ─► which lists ─► their blocks ─► score of every code ─► the best of them, if allowed ─► exact scores
+
+Takes plain arrays, gives rows and scores of one query. Scores of codes are 16-bit integers in a unit of the query's
+own, in which one step of a number of a code adds a whole number. Blocks hold `LANES` codes, byte by byte, so that the
+compiler turns the loop over lanes into vector instructions. It does not know how lists and codes were made
+(`inverted_file`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 32
+"""Codes in a block."""
+PAIRS = 8
+"""Codes' bytes that one turn of the inner loop adds up; a code has a multiple of so many."""
+SPAN = 15_000
+"""Largest part of a 16-bit score that codes make up; their list adds as much again."""
+
+_AHEAD = 4
+"""Blocks between the one that is read and the one that is asked for from memory."""
+_FLOOR = -32_768
+"""Score of lanes without a post, below every other."""
+_BINS = 1024
+"""Parts of the range of lists' scores that are told apart at once."""
+_SHIFT = 5
+"""Scores that fall together when the best are counted, as bits."""
+
+JIT = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+"""Sums in any order, so that they become vector instructions; every number that comes in is finite."""
+
+
+def _prefetch_of(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask memory for the cache line of `array[index]`, without waiting for it."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        insert: Any = cgutils.get_or_insert_function
+        call = insert(builder.module, kind, "llvm.prefetch.p0")
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        builder.call(call, [place, number(0), number(3), number(1)])  # to read, keep it close, data
+        return context.get_dummy_value()
+
+    return types.void(array, index), emit
+
+
+_prefetch: Any = intrinsic(_prefetch_of)
+
+
+@JIT
+def search(  # type: ignore[no-untyped-def]
+    coarse, n_lists, step, starts, sizes, codes, rows, kept, query, base, wanted, allowed, expected_share
+):
+    """The best posts of one query, about `wanted` of them, in no order.
+
+    Args:
+        coarse: score of the query with every list's centre, (L,) float32.
+        n_lists: lists to visit, at least.
+        step: what one step of each number of a code adds to the score, (2 P,) float32.
+        starts: first block of each list, (L + 1,).
+        sizes: posts of each list, (L,).
+        codes: two numbers of four bits to a byte, (blocks * P * LANES,) uint8.
+        rows: post row of each lane, (blocks * LANES,).
+        kept: what exact scores are made of, (N, D), any kind of number.
+        query: (D,) float32 and `base`: score = base + kept[row] @ query.
+        allowed: bitmap of posts that may appear, little-endian; empty allows all.
+        expected_share: about what share of posts is allowed.
+    Returns: rows and scores, (M,) each, M >= min(wanted, allowed posts of the lists visited).
+    """
+    cut, near = _nth_best(coarse, n_lists), _nth_best(coarse, max(n_lists // 4, 1))
+    best = coarse[0]
+    for i in range(len(coarse)):
+        best = max(best, coarse[i])
+    unit = max(np.abs(step).sum() * np.float32(7.5), best - cut, np.float32(1e-30)) / np.float32(SPAN)
+    weight = np.empty(len(step), np.int16)
+    middle = 0
+    for i in range(len(step)):
+        weight[i] = np.int16(round(step[i] / unit))
+        middle += weight[i]
+    blocks, bias, lanes, n_near = _blocks_to_visit(coarse, cut, near, best, unit, starts, sizes)
+    score, best_of_block = _score_blocks(codes, blocks, bias, lanes, weight, np.int64(np.floor(7.5 * middle)))
+    ask = int(wanted / max(expected_share, 0.01)) + 1
+    while True:
+        lowest = _least_of_best(score[: n_near * LANES], ask)
+        lane = _lanes_at_least(score, best_of_block, lowest)
+        found, found_score = _allowed_rows(lane, score, blocks, rows, allowed)
+        if len(found) >= wanted or lowest == _FLOOR + 1:
+            break
+        # Filters left too few of the best: the next best are read out too.
+        ask *= 4
+        if ask > n_near * LANES:
+            n_near = len(blocks)
+    lowest = _least_of_best(found_score, wanted)
+    return _exact(kept, found, found_score, lowest, query, base)
+
+
+@JIT
+def _nth_best(values, n):  # type: ignore[no-untyped-def]
+    """A number that at least n of these reach, and few more do but those that equal it."""
+    low = high = values[0]
+    for i in range(len(values)):
+        low, high = min(low, values[i]), max(high, values[i])
+    reached = 0
+    while True:
+        width = (high - low) / np.float32(_BINS)
+        if not width > 0 or low + width == low:
+            return low
+        count = np.zeros(_BINS + 1, np.int32)
+        for i in range(len(values)):
+            if low <= values[i] <= high:
+                count[int((values[i] - low) / width)] += 1
+        count[_BINS - 1] += count[_BINS]
+        place = _BINS
+        while place > 0 and reached < n:
+            place -= 1
+            reached += count[place]
+        if count[place] * 8 <= max(n, 64) or (place == 0 and reached < n):
+            return low + place * width
+        # Too many of them lie together: look into that bin again.
+        reached -= count[place]
+        low, high = low + place * width, low + (place + 1) * width
+
+
+@JIT
+def _blocks_to_visit(coarse, cut, near, best, unit, starts, sizes):  # type: ignore[no-untyped-def]
+    """Blocks of the lists that reach `cut`, those that reach `near` first; their list's score in units below the best,
+    their filled lanes; and how many are near."""
+    n = 0
+    for i in range(len(coarse)):
+        if coarse[i] >= cut:
+            n += starts[i + 1] - starts[i]
+    blocks, bias, lanes = np.empty(n, np.int32), np.empty(n, np.int16), np.empty(n, np.int32)
+    n = n_near = 0
+    for turn in range(2):
+        for i in range(len(coarse)):
+            if coarse[i] >= cut and (coarse[i] >= near) == (turn == 0):
+                for block in range(starts[i], starts[i + 1]):
+                    blocks[n], bias[n] = block, np.int32((coarse[i] - best) / unit)
+                    lanes[n] = min(sizes[i] - (block - starts[i]) * LANES, LANES)
+                    n += 1
+        if turn == 0:
+            n_near = n
+    return blocks, bias, lanes, n_near
+
+
+@JIT
+def _score_blocks(codes, blocks, bias, lanes, weight, middle):  # type: ignore[no-untyped-def]
+    """Score of every lane: its list's, and of each number of its code (number - 7.5) * weight; sums wrap around on the
+    way and fit at the end."""
+    # Places are unsigned: a signed one might count from the end, and looking whether it does stops the vectorising.
+    low, four, one, two = np.int16(15), np.int16(4), np.uint64(1), np.uint64(2)
+    width, turn, n_pairs = np.uint64(LANES), np.uint64(PAIRS), np.uint64(len(weight) // 2)
+    size = n_pairs * width
+    score, best_of_block = np.empty(len(blocks) * LANES, np.int16), np.empty(len(blocks), np.int16)
+    last = len(blocks) - 1
+    for i in range(len(blocks)):
+        ahead = np.uint64(blocks[min(i + _AHEAD, last)]) * size
+        for line in range(np.uint64(0), size, np.uint64(64)):
+            _prefetch(codes, ahead + line)
+        out = np.uint64(i) * width
+        start = np.int16(bias[i] - middle)
+        for j in range(width):
+            score[out + j] = start
+        for pair in range(np.uint64(0), n_pairs, turn):
+            at = np.uint64(blocks[i]) * size + pair * width
+            for j in range(width):
+                total = score[out + j]
+                for nth in range(turn):
+                    code = np.int16(codes[at + nth * width + j])
+                    w = (pair + nth) * two
+                    total += weight[w] * (code & low) + weight[w + one] * (code >> four)
+                score[out + j] = total
+        for j in range(lanes[i], LANES):
+            score[out + np.uint64(j)] = _FLOOR
+        best = np.int16(_FLOOR)
+        for j in range(width):
+            best = score[out + j] if score[out + j] > best else best
+        best_of_block[i] = best
+    return score, best_of_block
+
+
+@JIT
+def _least_of_best(score, wanted):  # type: ignore[no-untyped-def]
+    """A score that at least `wanted` of these reach (and few more do), above that of empty lanes."""
+    count = np.zeros(1 << (16 - _SHIFT), np.int32)
+    for i in range(len(score)):
+        count[(np.int32(score[i]) - _FLOOR) >> _SHIFT] += 1
+    reached = 0
+    for place in range(len(count) - 1, -1, -1):
+        reached += count[place]
+        if reached >= wanted:
+            return max((place << _SHIFT) + _FLOOR, _FLOOR + 1)
+    return _FLOOR + 1
+
+
+@JIT
+def _lanes_at_least(score, best_of_block, lowest):  # type: ignore[no-untyped-def]
+    """Places of the scores that reach this one, in order; most blocks have none."""
+    place = np.empty(len(score) + 1, np.int32)
+    n = 0
+    for block in range(len(best_of_block)):
+        if best_of_block[block] >= lowest:
+            for i in range(block * LANES, (block + 1) * LANES):
+                place[n] = i
+                n += score[i] >= lowest
+    return place[:n]
+
+
+@JIT
+def _allowed_rows(lane, score, blocks, rows, allowed):  # type: ignore[no-untyped-def]
+    """Post rows at these lanes, and their scores, without those that are not allowed."""
+    found, found_score = np.empty(len(lane), np.int32), np.empty(len(lane), np.int16)
+    n = 0
+    for place in range(len(lane)):
+        i = lane[place]
+        later = lane[min(place + 16, len(lane) - 1)]
+        _prefetch(rows, np.uint64(blocks[later // LANES]) * np.uint64(LANES) + np.uint64(later % LANES))
+        row = rows[np.int64(blocks[i // LANES]) * LANES + i % LANES]
+        if len(allowed) == 0 or (allowed[row >> 3] >> (row & 7)) & 1:
+            found[n], found_score[n] = row, score[i]
+            n += 1
+    return found[:n], found_score[:n]
+
+
+@JIT
+def _exact(kept, found, found_score, lowest, query, base):  # type: ignore[no-untyped-def]
+    """Rows whose score by their code is high enough, and their scores by what is kept of them."""
+    chosen = np.empty(len(found), np.int32)
+    n = 0
+    for i in range(len(found)):
+        chosen[n] = found[i]
+        n += found_score[i] >= lowest
+    score = np.empty(n, np.float32)
+    flat, size = kept.reshape(-1), np.uint64(len(query))
+    per_line = np.uint64(64 // kept.itemsize)
+    for i in range(n):
+        ahead = np.uint64(chosen[min(i + 8, n - 1)]) * size
+        for j in range(np.uint64(0), size, per_line):
+            _prefetch(flat, ahead + j)
+        at, total = np.uint64(chosen[i]) * size, np.float32(0)
+        for j in range(size):
+            total += np.float32(flat[at + j]) * query[j]
+        score[i] = base + total
+    return chosen[:n], score

@@ -1,0 +1,216 @@
+"""Which index: the cheapest that finds enough of the exact best.
+
+Takes vectors and a sample of the queries to come, gives an index with every configuration that was tried, what each
+found and cost, and why one was chosen. Costs are of a model, bytes and rows read, so that the same vectors always give
+the same index; `measure` adds times of this machine. It does not know posts or users.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recsys.config import IndexConfig
+from recsys.errors import DataError
+from recsys.progress import Report
+from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.index import PostIndex, checked, number_of_lists
+from recsys.retrieval.inverted_file import Effort, InvertedFile
+from recsys.types import Doubles, Floats
+
+CODE_BYTES = (16, 24, 32)
+REFINES = (1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0)
+SHARES = tuple(float(f"{0.004 * 1.06**i:.3g}") for i in range(90))
+"""Shares of the lists that may be visited, each a sixteenth more than the one before."""
+
+SURE = 2.0
+"""Standard errors by which the recall of the tuning queries must exceed the target, so that others reach it as well."""
+
+# Nanoseconds on one core of 2025, which only weigh parts of a search against each other.
+_PER_SEARCH = 50_000.0
+_PER_CENTRE_BYTE = 0.02
+_PER_CODE_BYTE = 0.1
+_PER_RESCORED = 90.0
+_PER_EXACT_BYTE = 0.032
+
+_TIED = 1e-6
+"""Relative difference of scores below which two posts are as good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What an exact search gives: the k-th score of each query, (M,)."""
+
+    queries: Floats
+    k: int
+    kth: Floats
+
+    @classmethod
+    def of(cls, exact: PostIndex, queries: Floats, k: int, allowed: Bitmap | None = None) -> Truth:
+        return cls(queries, k, exact.search(queries, k, allowed)[0][:, -1])
+
+    def recall(self, vectors: Floats, rows: np.ndarray) -> Doubles:
+        """Share of the k results of each query that score at least the k-th exact score, (M,); ties count whichever
+        post was found."""
+        found = np.empty(len(self.queries))
+        for i, (query, kth, row) in enumerate(zip(self.queries, self.kth, rows, strict=True)):
+            scores = vectors[row[row >= 0]] @ query
+            found[i] = min(int(np.count_nonzero(scores >= kth - _TIED * abs(kth))), self.k) / self.k
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One configuration: what it found and cost."""
+
+    index: PostIndex
+    recall: float
+    surely: float
+    """Recall, less `SURE` standard errors."""
+    cost_ms: float
+    """By the model."""
+    bytes_per_vector: float
+    p50_ms: float | None = None
+    """Of single queries on one thread of this machine, where it was measured."""
+    p99_ms: float | None = None
+    queries_per_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.index.name
+
+    def figures(self) -> dict[str, Any]:
+        """As JSON."""
+        names = ("recall", "cost_ms", "bytes_per_vector", "p50_ms", "p99_ms", "queries_per_s")
+        values = {name: getattr(self, name) for name in names}
+        return {"name": self.name} | {
+            name: None if value is None else float(f"{value:.4g}") for name, value in values.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Everything tried, what was chosen of it, and why."""
+
+    trials: list[Trial]
+    chosen: Trial
+    why: str
+
+    def figures(self) -> dict[str, Any]:
+        """As JSON."""
+        trials = sorted(self.trials, key=lambda trial: (trial.cost_ms, trial.name))
+        return {"chosen": self.chosen.name, "why": self.why, "trials": [trial.figures() for trial in trials]}
+
+
+def tune(
+    vectors: Floats, queries: Floats, k: int, config: IndexConfig, report: Report, thorough: bool = False
+) -> Tuning:
+    """Build and choose.
+
+    Args:
+        vectors: (N, D).
+        queries: a sample of those to come, (M, D), M >= 2: every other one shapes the lists, the others tell.
+        k: results of a search.
+        thorough: try lists also where the catalogue is small enough for an exact scan.
+    Raises: DataError when there is no vector, one is not finite or there are fewer than two queries.
+    """
+    n, size = checked(vectors).shape
+    exact = PostIndex.exact(vectors)
+    whole = Trial(exact, 1.0, 1.0, (_PER_SEARCH + _PER_EXACT_BYTE * 4 * n * size) / 1e6, exact.segment.n_bytes / n)
+    if config.kind == "exact":
+        return Tuning([whole], whole, "exact: retrieval.index.kind says so")
+    small = config.kind == "tuned" and (n < config.exact_below or n <= k)
+    if small and not thorough:
+        return _small(whole, [whole], n, k, config)
+    if len(queries) < 2:
+        raise DataError(f"an index is tuned with at least 2 queries, got {len(queries)}; simulate or import more users")
+    shaping, telling = queries[0::2], queries[1::2]
+    truth = Truth.of(exact, telling, k)
+    if config.kind == "lists":
+        lists = PostIndex.lists(vectors, shaping, config)
+        assert isinstance(lists.segment, InvertedFile)
+        trial = _tried(vectors, lists.segment, lists.effort, truth)
+        return Tuning([trial], trial, f"{trial.name}: retrieval.index.kind says so; finds {trial.recall:.1%}")
+    trials = [whole]
+    for coded in candidates(vectors, shaping, config, report):
+        for refine in REFINES:
+            trials += _cheapest(vectors, coded, refine, truth, config.target_recall)
+    return _small(whole, trials, n, k, config) if small else choose(trials, config.target_recall)
+
+
+def choose(trials: list[Trial], target: float) -> Tuning:
+    """The cheapest that reaches the target: by measured times where all have one, by the model otherwise."""
+    measured = all(trial.p50_ms is not None for trial in trials)
+    good = [trial for trial in trials if trial.surely >= target]
+    chosen = min(good, key=lambda trial: trial.p50_ms if measured and trial.p50_ms is not None else trial.cost_ms)
+    cost = f"{chosen.p50_ms:.3f} ms measured" if measured else f"{chosen.cost_ms:.3f} ms by the model"
+    return Tuning(
+        trials,
+        chosen,
+        f"{chosen.name}: of {len(trials)} configurations {len(good)} surely find {target:.1%} of the exact "
+        f"best, and this is the cheapest of them ({chosen.recall:.1%}, {cost})",
+    )
+
+
+def _small(whole: Trial, trials: list[Trial], n: int, k: int, config: IndexConfig) -> Tuning:
+    least = max(config.exact_below, k + 1)
+    why = f"exact: {n:,} posts are fewer than {least:,}, a scan of all takes about {whole.cost_ms:.1f} ms"
+    return Tuning(trials, whole, why)
+
+
+def measure(trial: Trial, queries: Floats, k: int, allowed: Bitmap | None, rounds: int = 1) -> Trial:
+    """The same trial with times of single queries through the index."""
+    trial.index.search(queries[:3], k, allowed)
+    times = []
+    for _ in range(rounds):
+        for i in range(len(queries)):
+            start = time.perf_counter()
+            trial.index.search(queries[i : i + 1], k, allowed)
+            times.append(time.perf_counter() - start)
+    p50, p99 = np.percentile(times, [50, 99]) * 1e3
+    return replace(trial, p50_ms=float(p50), p99_ms=float(p99), queries_per_s=len(times) / sum(times))
+
+
+def candidates(vectors: Floats, queries: Floats, config: IndexConfig, report: Report) -> Iterator[InvertedFile]:
+    """The same lists with codes of each length."""
+    lists: InvertedFile | None = None
+    for code_bytes in CODE_BYTES:
+        if lists is None:
+            lists = InvertedFile.build(vectors, queries, number_of_lists(len(vectors), config), code_bytes, report)
+        else:
+            lists = lists.coded(vectors, queries, code_bytes)
+        yield lists
+
+
+def _cheapest(vectors: Floats, lists: InvertedFile, refine: float, truth: Truth, target: float) -> list[Trial]:
+    """Trials on the way to the smallest share of lists that reaches the target; recall grows with the share."""
+    trials = []
+    low, high = 0, len(SHARES) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        trials.append(trial := try_out(vectors, lists, SHARES[middle], refine, truth))
+        low, high = (low, middle - 1) if trial.surely >= target else (middle + 1, high)
+    return trials
+
+
+def try_out(vectors: Floats, lists: InvertedFile, share: float, refine: float, truth: Truth) -> Trial:
+    """What these lists find with this effort."""
+    return _tried(vectors, lists, Effort(max(1, round(share * lists.n_lists)), refine), truth)
+
+
+def _tried(vectors: Floats, lists: InvertedFile, effort: Effort, truth: Truth) -> Trial:
+    index = PostIndex(lists, effort)
+    cost_ns = (
+        _PER_SEARCH
+        + _PER_CENTRE_BYTE * lists.centres.nbytes
+        + _PER_CODE_BYTE * lists.code_bytes * lists.visited(truth.queries, effort)
+        + _PER_RESCORED * effort.refine * truth.k
+    )
+    recall = truth.recall(vectors, index.search(truth.queries, truth.k)[1])
+    error = float(recall.std()) / math.sqrt(len(recall))
+    return Trial(index, mean := float(recall.mean()), mean - SURE * error, cost_ns / 1e6, lists.n_bytes / lists.n_posts)

@@ -1,0 +1,83 @@
+"""Posts lie in lists, each once, and their codes say where they are."""
+
+import numpy as np
+import pytest
+
+from recsys.retrieval import scan
+from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.inverted_file import Effort, InvertedFile
+
+RNG = np.random.default_rng(5)
+POSTS = (RNG.normal(size=(3000, 12)) * np.linspace(0.1, 3, 12)).astype(np.float32)
+QUERIES = (RNG.normal(size=(200, 12)) * np.linspace(2, 0.5, 12)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=[8, 16])
+def lists(request):
+    return InvertedFile.build(POSTS, QUERIES, 20, request.param)
+
+
+def decoded(lists):
+    """Posts as their lists and codes have them, in the space of the vectors, by row."""
+    numbers = lists.codes.reshape(-1, lists.code_bytes, scan.LANES).transpose(0, 2, 1).reshape(-1, lists.code_bytes)
+    numbers = np.stack([numbers & 15, numbers >> 4], axis=2).reshape(len(numbers), -1)
+    list_of = np.repeat(np.arange(lists.n_lists), np.diff(lists.starts) * scan.LANES)
+    seen = lists.centres[list_of].astype(np.float64)
+    for nth, dimension in enumerate(lists.number_of):
+        seen[:, dimension] += (numbers[:, nth] - 7.5) * lists.step[nth]
+    filled = lists.rows >= 0
+    result = np.empty_like(POSTS)
+    result[lists.rows[filled]] = (seen @ lists.to_seen.T.astype(np.float64))[filled]
+    return result
+
+
+def test_every_post_lies_in_one_lane(lists):
+    np.testing.assert_array_equal(np.sort(lists.rows[lists.rows >= 0]), np.arange(len(POSTS)))
+    assert lists.sizes.sum() == len(POSTS)
+
+
+def test_codes_give_scores_close_to_the_vectors_own(lists):
+    error = QUERIES @ (decoded(lists) - POSTS).T
+    assert np.sqrt((error**2).mean()) < (0.1 if lists.code_bytes == 8 else 0.02) * (QUERIES @ POSTS.T).std()
+
+
+def test_more_bytes_leave_less_error():
+    def error(code_bytes):
+        coded = InvertedFile.build(POSTS, QUERIES, 20, code_bytes)
+        return float(((QUERIES @ (decoded(coded) - POSTS).T) ** 2).mean())
+
+    assert error(16) < error(8) / 4
+
+
+def test_numbers_go_where_queries_see_most_difference():
+    posts = POSTS * np.array([50.0] + [1.0] * 11, np.float32)
+    coded = InvertedFile.build(posts, np.eye(12, dtype=np.float32), 1, 8)
+    count = np.bincount(coded.number_of, minlength=12)
+    assert count.max() >= 2
+    assert count.min() <= 1
+
+
+def test_other_codes_of_the_same_lists_are_those_of_a_new_build(lists):
+    again = lists.coded(POSTS, QUERIES, 24)
+    fresh = InvertedFile.build(POSTS, QUERIES, 20, 24)
+    np.testing.assert_array_equal(again.codes, fresh.codes)
+    np.testing.assert_array_equal(again.step, fresh.step)
+
+
+def test_one_query_alone_finds_what_it_finds_among_others(lists):
+    effort = Effort(5, 2)
+    scores, rows = lists.search(QUERIES[:20], 30, None, effort)
+    for i in range(20):
+        one_scores, one_rows = lists.search(QUERIES[i : i + 1], 30, None, effort)
+        np.testing.assert_allclose(one_scores[0], scores[i], rtol=1e-5)
+        assert len(set(one_rows[0].tolist()) & set(rows[i].tolist())) >= 29  # ties of whole numbers may fall apart
+
+
+def test_visited_counts_the_lanes_of_the_lists(lists):
+    assert lists.visited(QUERIES[:10], Effort(lists.n_lists, 2)) == lists.starts[-1] * scan.LANES
+    assert 0 < lists.visited(QUERIES[:10], Effort(2, 2)) < lists.starts[-1] * scan.LANES
+
+
+def test_a_bitmap_of_nothing_ends_the_search(lists):
+    _, rows = lists.search(QUERIES[:3], 10, Bitmap.of(np.zeros(len(POSTS), bool)), Effort(3, 2))
+    assert (rows == -1).all()

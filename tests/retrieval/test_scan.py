@@ -1,0 +1,94 @@
+"""The vectorised search equals the same search written plainly."""
+
+import numpy as np
+import pytest
+
+from recsys.retrieval import scan
+
+N_LISTS, SIZE = 12, 16
+ALL = np.empty(0, np.uint8)
+
+
+def some_lists(seed, code_bytes):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, 90, N_LISTS).astype(np.int32)
+    starts = np.concatenate([[0], np.cumsum(-(-sizes // scan.LANES))]).astype(np.int64)
+    rows = np.full(starts[-1] * scan.LANES, -1, np.int32)
+    order = rng.permutation(sizes.sum()).astype(np.int32)
+    at = 0
+    for number, size in enumerate(sizes):
+        rows[starts[number] * scan.LANES :][:size] = order[at : at + size]
+        at += size
+    codes = rng.integers(0, 256, (starts[-1], code_bytes, scan.LANES)).astype(np.uint8)
+    kept = rng.integers(0, 256, (sizes.sum(), SIZE)).astype(np.uint8)
+    coarse = rng.normal(size=N_LISTS).astype(np.float32) * 3
+    step = rng.normal(size=2 * code_bytes).astype(np.float32) / 20
+    return coarse, step, starts, sizes, codes, rows, kept, rng.normal(size=SIZE).astype(np.float32)
+
+
+def plainly(coarse, n_lists, step, starts, sizes, codes, rows, allowed):
+    """Float score by code of every allowed post of the best lists, by row."""
+    score = {}
+    for number in np.argsort(-coarse)[:n_lists]:
+        for nth in range(sizes[number]):
+            place = starts[number] * scan.LANES + nth
+            code = codes[place // scan.LANES, :, place % scan.LANES].astype(int)
+            numbers = np.stack([code % 16, code // 16], axis=1).reshape(-1)
+            if allowed[rows[place]]:
+                score[int(rows[place])] = coarse[number] + float((numbers - 7.5) @ step)
+    return score
+
+
+@pytest.mark.parametrize("code_bytes", [8, 16, 24])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.02])
+def test_a_search_finds_the_best_by_code_and_scores_them_exactly(seed, code_bytes, share):
+    coarse, step, starts, sizes, codes, rows, kept, query = some_lists(seed, code_bytes)
+    allowed = np.random.default_rng(seed).random(sizes.sum()) < share
+    bits = np.packbits(allowed, bitorder="little")
+    wanted = 25
+    found, score = scan.search(
+        coarse, 6, step, starts, sizes, codes.reshape(-1), rows, kept, query, 0.5, wanted, bits, share
+    )
+    by_code = plainly(coarse, N_LISTS, step, starts, sizes, codes, rows, allowed)
+    visited = plainly(coarse, 6, step, starts, sizes, codes, rows, allowed)
+    np.testing.assert_allclose(score, 0.5 + kept[found].astype(np.float32) @ query, rtol=1e-4)
+    assert len(set(found.tolist())) == len(found) >= min(wanted, len(visited))
+    assert set(found.tolist()) <= set(by_code)
+    # Whole numbers stand for the scores: what was found is at least as good as what was not, but for their rounding.
+    unit = max(np.abs(step).sum() * 7.5, np.ptp(np.sort(coarse)[-6:])) / scan.SPAN
+    rounding = unit * (7.5 * len(step) / 2 + 40)
+    missed = [value for row, value in visited.items() if row not in set(found.tolist())]
+    if missed and len(found) >= wanted:
+        assert min(by_code[int(row)] for row in found) >= max(missed) - rounding
+
+
+def test_without_a_bitmap_every_post_may_appear():
+    coarse, step, starts, sizes, codes, rows, kept, query = some_lists(1, 8)
+    found, _ = scan.search(
+        coarse,
+        N_LISTS,
+        step,
+        starts,
+        sizes,
+        codes.reshape(-1),
+        rows,
+        kept,
+        query,
+        0.0,
+        10**6,
+        np.empty(0, np.uint8),
+        1.0,
+    )
+    np.testing.assert_array_equal(np.sort(found), np.arange(sizes.sum()))
+
+
+def test_empty_lanes_are_never_found_however_good_their_code_is():
+    coarse, step, starts, sizes, codes, rows, kept, query = some_lists(2, 8)
+    best = np.where(np.stack([step[1::2], step[0::2]], axis=1) > 0, 15, 0)
+    code = (best[:, 0] << 4 | best[:, 1]).astype(np.uint8)
+    empty = np.flatnonzero(rows < 0)
+    codes[empty // scan.LANES, :, empty % scan.LANES] = code
+    found, _ = scan.search(coarse, 6, step, starts, sizes, codes.reshape(-1), rows, kept, query, 0.0, 10, ALL, 1.0)
+    assert len(found) >= 10
+    assert (found >= 0).all()

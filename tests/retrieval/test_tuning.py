@@ -1,0 +1,111 @@
+"""The tuner takes the cheapest index that finds enough, counts recall by score, and says why."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recsys.config import IndexConfig
+from recsys.errors import DataError
+from recsys.retrieval.index import PostIndex
+from recsys.retrieval.inverted_file import Effort
+from recsys.retrieval.tuning import Trial, Truth, choose, measure, tune
+
+RNG = np.random.default_rng(6)
+CENTRES = RNG.normal(size=(40, 16))
+POSTS = (CENTRES[RNG.integers(0, 40, 6000)] + 0.4 * RNG.normal(size=(6000, 16))).astype(np.float32)
+USERS = (CENTRES[RNG.integers(0, 40, 120)] + 0.4 * RNG.normal(size=(120, 16))).astype(np.float32)
+TINY = IndexConfig(exact_below=1000)
+
+
+def quiet(done, total):
+    pass
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    return tune(POSTS, USERS, 50, TINY, quiet)
+
+
+def test_small_catalogues_are_searched_exactly_and_the_reason_is_told():
+    tuned = tune(POSTS, USERS, 50, IndexConfig(exact_below=6001), quiet)
+    assert tuned.chosen.index.is_exact
+    assert "6,000 posts are fewer than 6,001" in tuned.why
+
+
+def test_with_fewer_posts_than_results_the_search_is_exact():
+    assert tune(POSTS[:50], USERS, 50, IndexConfig(exact_below=0), quiet).chosen.index.is_exact
+
+
+def test_a_thorough_tuner_tries_lists_of_a_small_catalogue_and_still_takes_the_scan():
+    tuned = tune(POSTS, USERS, 50, IndexConfig(exact_below=6001), quiet, thorough=True)
+    assert tuned.chosen.index.is_exact
+    assert len(tuned.trials) > 20
+
+
+def test_the_chosen_lists_reach_the_target_on_other_users_too(tuned):
+    others = (CENTRES[RNG.integers(0, 40, 200)] + 0.4 * RNG.normal(size=(200, 16))).astype(np.float32)
+    truth = Truth.of(PostIndex.exact(POSTS), others, 50)
+    assert not tuned.chosen.index.is_exact
+    assert truth.recall(POSTS, tuned.chosen.index.search(others, 50)[1]).mean() >= TINY.target_recall
+
+
+def test_no_cheaper_trial_reaches_the_target(tuned):
+    assert tuned.chosen.recall > tuned.chosen.surely >= TINY.target_recall
+    cheaper = [trial for trial in tuned.trials if trial.cost_ms < tuned.chosen.cost_ms]
+    assert cheaper
+    assert all(trial.surely < TINY.target_recall for trial in cheaper)
+    assert tuned.chosen.name in tuned.why
+
+
+def test_the_same_vectors_give_the_same_choice(tuned):
+    again = tune(POSTS, USERS, 50, TINY, quiet)
+    assert again.figures() == tuned.figures()
+
+
+def test_the_settings_can_name_the_kind():
+    assert tune(POSTS, USERS, 50, IndexConfig(kind="exact", exact_below=0), quiet).chosen.index.is_exact
+    named = tune(POSTS, USERS, 50, IndexConfig(kind="lists", code_bytes=8, nprobe_share=0.5), quiet)
+    assert named.chosen.index.segment.code_bytes == 8
+    assert named.chosen.index.effort.lists == named.chosen.index.segment.n_lists // 2
+
+
+def test_measured_times_decide_where_all_trials_have_them():
+    index = PostIndex.exact(POSTS)
+    slow, fast, bad = (
+        Trial(index, recall, recall, cost, 64.0) for recall, cost in ((0.97, 1.0), (0.96, 2.0), (0.9, 0.1))
+    )
+    assert choose([slow, fast, bad], 0.95).chosen is slow
+    timed = [replace(trial, p50_ms=ms) for trial, ms in ((slow, 0.9), (fast, 0.4), (bad, 0.1))]
+    assert choose(timed, 0.95).chosen.p50_ms == 0.4
+
+
+def test_recall_counts_ties_whichever_post_was_found():
+    posts = np.array([[2.0], [1.0], [1.0], [0.5]], np.float32)
+    user = np.ones((1, 1), np.float32)
+    truth = Truth.of(PostIndex.exact(posts), user, 2)
+    assert truth.recall(posts, np.array([[0, 1]])) == truth.recall(posts, np.array([[0, 2]])) == 1.0
+    assert truth.recall(posts, np.array([[0, 3]])) == truth.recall(posts, np.array([[0, -1]])) == 0.5
+
+
+def test_measuring_leaves_the_trial_as_it_is_but_for_its_times(tuned):
+    timed = measure(tuned.chosen, USERS[:5], 50, None)
+    assert timed.p50_ms > 0
+    assert timed.p99_ms >= timed.p50_ms
+    assert timed.recall == tuned.chosen.recall
+
+
+def test_a_single_user_is_not_enough_to_tune_with():
+    with pytest.raises(DataError, match="at least 2 queries, got 1"):
+        tune(POSTS, USERS[:1], 50, TINY, quiet)
+
+
+def test_nothing_but_the_scan_is_good_enough_where_lists_find_too_little():
+    tuned = tune(POSTS, USERS, 50, IndexConfig(exact_below=0, target_recall=0.9999), quiet)
+    assert tuned.chosen.index.is_exact or tuned.chosen.recall >= 0.9999
+
+
+def test_an_effort_of_more_lists_than_there_are_visits_all(tuned):
+    index = tuned.chosen.index
+    _, rows = index.search(USERS[:5], 50, effort=Effort(10**6, 50))
+    assert Truth.of(PostIndex.exact(POSTS), USERS[:5], 50).recall(POSTS, rows).min() >= 0.96
