@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import typer
 
-from recsys.cli import bench, erasing, features, flow, imports, lake, releases, world
+from recsys.cli import bench, erasing, features, flow, imports, index, lake, releases, world
 from recsys.errors import ConfigError, RecsysError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("erase")(erasing.erase)
 app.add_typer(imports.app, name="import")
 app.add_typer(lake.app, name="lake")
 app.add_typer(features.app, name="features")
+app.add_typer(index.app, name="index")
 app.add_typer(releases.app, name="releases")
 app.add_typer(bench.app, name="bench")
 app.add_typer(world.app, name="world")

@@ -79,6 +79,45 @@ def bench_features(
         print_json(figures)
 
 
+@app.command("retrieval")
+def bench_retrieval(
+    posts: Annotated[int, typer.Option(min=1000, help="Made-up posts for the release's post tower.")] = 1_000_000,
+    k: Annotated[int, typer.Option(min=1, help="Results of a search.")] = 500,
+    vectors: Annotated[
+        Path | None, typer.Option("--vectors", help="Posts' vectors, a .npy file, instead of the release's.")
+    ] = None,
+    queries: Annotated[Path | None, typer.Option("--queries", help="Users' vectors, with --vectors.")] = None,
+    peers: Annotated[
+        Path, typer.Option("--peers", help="Environment of hnswlib, USearch and ScaNN, from `make bench-peers`.")
+    ] = Path(".venv-peers"),
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Where the picture goes.", show_default="<data_dir>/retrieval.png")
+    ] = None,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Recall and latency of the index beside FAISS's own, hnswlib, USearch and ScaNN; needs a release."""
+    settings = load(config, overrides or ())
+    if (vectors is None) != (queries is None):
+        raise typer.BadParameter("--vectors and --queries go together: posts to search and users who look for them")
+    from recsys.bench.retrieval import bench_retrieval as run
+    from recsys.progress import Progress
+
+    files = None if vectors is None or queries is None else (vectors, queries)
+    figures = run(settings, posts, k, files, peers, plot or settings.data_dir / "retrieval.png", Progress())
+    table = Table("vectors", "index", f"recall@{k}", "p50 ms", "queries/s", "bytes", "build s")
+    for name, part in (("given" if files else "trained", figures), ("hard", figures["hard"])):
+        chosen = part["chosen"]
+        words = (f"{chosen[key]:,}" for key in (f"recall@{k}", "p50_ms", "qps_1_core", "bytes_per_vector", "build_s"))
+        table.add_row(name, chosen["name"], *words)
+        for peer, values in part["peers"].items():
+            if values:
+                rate = values["qps_1_core"]
+                table.add_row(name, peer, str(values[f"recall@{k}"]), str(values["p50_ms"]), f"{rate or '-'}", "", "")
+    console_for(as_json).print(table)
+    if as_json:
+        print_json(figures)
+
+
 @app.command("public")
 def bench_public(
     data: Annotated[

@@ -54,6 +54,10 @@ class Truth:
     def of(cls, exact: PostIndex, queries: Floats, k: int, allowed: Bitmap | None = None) -> Truth:
         return cls(queries, k, exact.search(queries, k, allowed)[0][:, -1])
 
+    def first(self, n: int) -> Truth:
+        """Of the first n queries."""
+        return Truth(self.queries[:n], self.k, self.kth[:n])
+
     def recall(self, vectors: Floats, rows: np.ndarray) -> Doubles:
         """Share of the k results of each query that score at least the k-th exact score, (M,); ties count whichever
         post was found."""
@@ -75,6 +79,8 @@ class Trial:
     cost_ms: float
     """By the model."""
     bytes_per_vector: float
+    build_s: float = 0.0
+    """Seconds that its lists and codes took here; no figure of the choice."""
     p50_ms: float | None = None
     """Of single queries on one thread of this machine, where it was measured."""
     p99_ms: float | None = None
@@ -86,7 +92,7 @@ class Trial:
 
     def figures(self) -> dict[str, Any]:
         """As JSON."""
-        names = ("recall", "cost_ms", "bytes_per_vector", "p50_ms", "p99_ms", "queries_per_s")
+        names = ("recall", "surely", "cost_ms", "bytes_per_vector", "p50_ms", "p99_ms", "queries_per_s")
         values = {name: getattr(self, name) for name in names}
         return {"name": self.name} | {
             name: None if value is None else float(f"{value:.4g}") for name, value in values.items()
@@ -121,12 +127,9 @@ def tune(
     """
     n, size = checked(vectors).shape
     exact = PostIndex.exact(vectors)
-    whole = Trial(exact, 1.0, 1.0, (_PER_SEARCH + _PER_EXACT_BYTE * 4 * n * size) / 1e6, exact.segment.n_bytes / n)
-    if config.kind == "exact":
-        return Tuning([whole], whole, "exact: retrieval.index.kind says so")
-    small = config.kind == "tuned" and (n < config.exact_below or n <= k)
-    if small and not thorough:
-        return _small(whole, [whole], n, k, config)
+    trials = [Trial(exact, 1.0, 1.0, (_PER_SEARCH + _PER_EXACT_BYTE * 4 * n * size) / 1e6, exact.segment.n_bytes / n)]
+    if config.kind != "lists" and not thorough and (config.kind == "exact" or _is_small(n, k, config)):
+        return choose(trials, n, k, config)
     if len(queries) < 2:
         raise DataError(f"an index is tuned with at least 2 queries, got {len(queries)}; simulate or import more users")
     shaping, telling = queries[0::2], queries[1::2]
@@ -134,33 +137,45 @@ def tune(
     if config.kind == "lists":
         lists = PostIndex.lists(vectors, shaping, config)
         assert isinstance(lists.segment, InvertedFile)
-        trial = _tried(vectors, lists.segment, lists.effort, truth)
-        return Tuning([trial], trial, f"{trial.name}: retrieval.index.kind says so; finds {trial.recall:.1%}")
-    trials = [whole]
-    for coded in candidates(vectors, shaping, config, report):
+        return choose([_tried(vectors, lists.segment, lists.effort, truth)], n, k, config)
+    for coded, build_s in _candidates(vectors, shaping, config, report):
         for refine in REFINES:
-            trials += _cheapest(vectors, coded, refine, truth, config.target_recall)
-    return _small(whole, trials, n, k, config) if small else choose(trials, config.target_recall)
+            found = _cheapest(vectors, coded, refine, truth, config.target_recall)
+            trials += [replace(trial, build_s=build_s) for trial in found]
+    return choose(trials, n, k, config)
 
 
-def choose(trials: list[Trial], target: float) -> Tuning:
-    """The cheapest that reaches the target: by measured times where all have one, by the model otherwise."""
+def choose(trials: list[Trial], n_posts: int, k: int, config: IndexConfig) -> Tuning:
+    """The cheapest that reaches the target: by measured times where all have one, by the model otherwise.
+
+    An exact scan, which must be among them unless the settings ask for lists, is taken whatever its cost where the
+    catalogue is small.
+    """
     measured = all(trial.p50_ms is not None for trial in trials)
-    good = [trial for trial in trials if trial.surely >= target]
-    chosen = min(good, key=lambda trial: trial.p50_ms if measured and trial.p50_ms is not None else trial.cost_ms)
-    cost = f"{chosen.p50_ms:.3f} ms measured" if measured else f"{chosen.cost_ms:.3f} ms by the model"
+
+    def cost(trial: Trial) -> float:
+        return trial.p50_ms if measured and trial.p50_ms is not None else trial.cost_ms
+
+    if config.kind != "tuned":
+        return Tuning(trials, trials[0], f"{trials[0].name}: retrieval.index.kind is {config.kind}")
+    how = "measured" if measured else "by the model"
+    if _is_small(n_posts, k, config):
+        least = max(config.exact_below, k + 1)
+        chosen = next(trial for trial in trials if trial.index.is_exact)
+        why = f"{n_posts:,} posts are fewer than {least:,}, and a scan of all takes {cost(chosen):.2f} ms {how}"
+        return Tuning(trials, chosen, f"exact: {why}")
+    good = [trial for trial in trials if trial.surely >= config.target_recall]
+    chosen = min(good, key=cost)
     return Tuning(
         trials,
         chosen,
-        f"{chosen.name}: of {len(trials)} configurations {len(good)} surely find {target:.1%} of the exact "
-        f"best, and this is the cheapest of them ({chosen.recall:.1%}, {cost})",
+        f"{chosen.name}: of {len(trials)} configurations {len(good)} surely find {config.target_recall:.1%} of the "
+        f"exact best, and this is the cheapest of them (finds {chosen.recall:.1%}, {cost(chosen):.3f} ms {how})",
     )
 
 
-def _small(whole: Trial, trials: list[Trial], n: int, k: int, config: IndexConfig) -> Tuning:
-    least = max(config.exact_below, k + 1)
-    why = f"exact: {n:,} posts are fewer than {least:,}, a scan of all takes about {whole.cost_ms:.1f} ms"
-    return Tuning(trials, whole, why)
+def _is_small(n_posts: int, k: int, config: IndexConfig) -> bool:
+    return n_posts < config.exact_below or n_posts <= k
 
 
 def measure(trial: Trial, queries: Floats, k: int, allowed: Bitmap | None, rounds: int = 1) -> Trial:
@@ -176,15 +191,21 @@ def measure(trial: Trial, queries: Floats, k: int, allowed: Bitmap | None, round
     return replace(trial, p50_ms=float(p50), p99_ms=float(p99), queries_per_s=len(times) / sum(times))
 
 
-def candidates(vectors: Floats, queries: Floats, config: IndexConfig, report: Report) -> Iterator[InvertedFile]:
-    """The same lists with codes of each length."""
+def _candidates(
+    vectors: Floats, queries: Floats, config: IndexConfig, report: Report
+) -> Iterator[tuple[InvertedFile, float]]:
+    """The same lists with codes of each length, and the seconds they took."""
     lists: InvertedFile | None = None
+    lists_s = 0.0
     for code_bytes in CODE_BYTES:
+        start = time.perf_counter()
         if lists is None:
             lists = InvertedFile.build(vectors, queries, number_of_lists(len(vectors), config), code_bytes, report)
+            lists_s = time.perf_counter() - start
+            yield lists, lists_s
         else:
             lists = lists.coded(vectors, queries, code_bytes)
-        yield lists
+            yield lists, lists_s + time.perf_counter() - start
 
 
 def _cheapest(vectors: Floats, lists: InvertedFile, refine: float, truth: Truth, target: float) -> list[Trial]:

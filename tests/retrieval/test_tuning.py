@@ -75,9 +75,9 @@ def test_measured_times_decide_where_all_trials_have_them():
     slow, fast, bad = (
         Trial(index, recall, recall, cost, 64.0) for recall, cost in ((0.97, 1.0), (0.96, 2.0), (0.9, 0.1))
     )
-    assert choose([slow, fast, bad], 0.95).chosen is slow
+    assert choose([slow, fast, bad], 6000, 50, TINY).chosen is slow
     timed = [replace(trial, p50_ms=ms) for trial, ms in ((slow, 0.9), (fast, 0.4), (bad, 0.1))]
-    assert choose(timed, 0.95).chosen.p50_ms == 0.4
+    assert choose(timed, 6000, 50, TINY).chosen.p50_ms == 0.4
 
 
 def test_recall_counts_ties_whichever_post_was_found():

@@ -1,0 +1,52 @@
+"""`recsys index tune`: the tuner on a release's own vectors and users, with times of this machine.
+
+Takes settings, gives every configuration tried, the choice and why, and leaves them in a file. It changes no release.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from recsys.bench.one_core import one_core
+from recsys.bench.vectors import users_of
+from recsys.config import Config
+from recsys.evaluation.material import gather
+from recsys.progress import Progress
+from recsys.retrieval import tuning
+from recsys.retrieval.bitmap import Bitmap
+
+_TIMED = 200
+"""Queries that each configuration is timed with."""
+
+
+def tune_release(config: Config, progress: Progress) -> dict[str, Any]:
+    """Tune, time, choose by the times; the figures are also written to `<data_dir>/index-tuning.json`.
+
+    Raises: ReleaseError without a release, DataError when the lake is not the one it learned from.
+    """
+    material = gather(config)
+    k, settings = config.retrieval.sources.budget, config.retrieval.index
+    queries = users_of(material)
+    with progress.stage("tune") as report:
+        tuned = tuning.tune(material.post_vectors, queries[0::2], k, settings, report, thorough=True)
+    visible = Bitmap.of(material.catalogue.visible)
+    with progress.stage("time") as report, one_core():
+        timed = []
+        for number, trial in enumerate(tuned.trials):
+            timed.append(tuning.measure(trial, queries[1::2][:_TIMED], k, visible))
+            report(number + 1, len(tuned.trials))
+    chosen = tuning.choose(timed, material.catalogue.n_posts, k, settings)
+    path = config.data_dir / "index-tuning.json"
+    figures = chosen.figures() | {
+        "posts": material.catalogue.n_posts,
+        "k": k,
+        "target_recall": settings.target_recall,
+        "release": material.release.version,
+        "release_has": material.index.name,
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(figures, indent=1))
+    os.replace(partial, path)
+    return figures | {"path": str(path)}

@@ -1,0 +1,172 @@
+"""How fast and how well the index finds 500 of millions, beside FAISS's own indexes, hnswlib, USearch and ScaNN.
+
+Takes vectors and queries, gives the configuration that the tuner chooses, measured on queries it has not seen, on one
+core, one query at a time, with deleted posts left out inside the search. The peers search the same posts without
+leaving any out. All figures come from one run on one machine; compare ratios.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.bench import vectors as sources
+from recsys.bench.faiss_search import faiss_curves
+from recsys.bench.one_core import one_core
+from recsys.bench.peers import Peers
+from recsys.bench.retrieval_plot import draw
+from recsys.bench.simulate import existing_folder
+from recsys.bench.vectors import Vectors
+from recsys.config import Config
+from recsys.errors import DataError
+from recsys.evaluation.material import gather
+from recsys.memory import peak_memory
+from recsys.progress import Progress
+from recsys.retrieval import tuning
+from recsys.retrieval.bitmap import Bitmap
+from recsys.types import Floats
+
+DELETED = 0.01
+PEERS = ("hnswlib", "usearch", "scann")
+LARGEST_FOR_PEERS = 1_000_000
+"""Posts above which the peers' graphs would take hours to build."""
+_EXACT_QUERIES = 50
+_PLOT_QUERIES = 200
+"""Queries per configuration of the picture; the chosen one gets all."""
+
+
+def bench_retrieval(
+    config: Config, n_posts: int, k: int, files: tuple[Path, Path] | None, peers_folder: Path | None, plot: Path,
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """The figures of one set of vectors, and under `hard` those of as many hard ones.
+
+    Args:
+        files: posts and queries as .npy, instead of those of the current release's towers.
+        peers_folder: the environment of `make bench-peers`; without it the peers' figures are None.
+        plot: where the picture goes.
+    Raises: ReleaseError without a release and without files, DataError when files do not fit.
+    """
+    peers = Peers(peers_folder, progress)
+    with peak_memory() as peak:
+        if files:
+            given = sources.from_files(*files)
+        else:
+            with progress.stage("vectors of made-up posts") as report:
+                given = sources.of_towers(gather(config), n_posts, report)
+        figures = _bench(given, k, config, peers, progress)
+        del given
+        hard = _bench(sources.hard(figures["posts"]), k, config, peers, progress)
+    draw({"trained towers" if not files else files[0].stem: figures, "hard vectors": hard}, k, plot)
+    return figures | {"hard": hard, "plot": str(plot), "peak_memory_mb": peak.megabytes}
+
+
+def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Progress) -> dict[str, Any]:
+    posts, tuning_queries, queries = vectors.posts, vectors.queries[0::2], vectors.queries[1::2]
+    if len(posts) <= k:
+        raise DataError(f"a search for {k} needs more posts than that, got {len(posts)}; raise --posts or lower --k")
+    settings = config.retrieval.index
+    with progress.stage(f"tune on {vectors.name} vectors") as report:
+        tuned = tuning.tune(posts, tuning_queries, k, settings, report, thorough=True)
+    chosen = tuned.chosen
+    allowed = Bitmap.of(np.random.default_rng(1).random(len(posts)) >= DELETED)
+    exact = next(trial for trial in tuned.trials if trial.index.is_exact)
+    with progress.stage("exact answers"):
+        truth = tuning.Truth.of(exact.index, queries, k, allowed)
+        undeleted = tuning.Truth.of(exact.index, queries, k)
+    recall = truth.recall(posts, chosen.index.search(queries, k, allowed)[1])
+    with progress.stage("time") as report, one_core():
+        exact = tuning.measure(exact, queries[:_EXACT_QUERIES], k, allowed)
+        chosen = tuning.measure(chosen, queries, k, allowed)
+        trials = []
+        for number, trial in enumerate(tuned.trials):
+            timed = exact if trial.index.is_exact else tuning.measure(trial, queries[:_PLOT_QUERIES], k, allowed)
+            trials.append(timed.figures())
+            report(number + 1, len(tuned.trials))
+    figures: dict[str, Any] = {
+        "posts": len(posts),
+        "k": k,
+        "embedding_size": posts.shape[1],
+        "distinct_vectors": sources.n_distinct(posts),
+        "exact_p50_ms": _rounded(exact.p50_ms),
+        "chosen": {
+            "name": chosen.name,
+            f"recall@{k}": round(float(recall.mean()), 4),
+            "p50_ms": _rounded(chosen.p50_ms),
+            "p99_ms": _rounded(chosen.p99_ms),
+            "qps_1_core": _rounded(chosen.queries_per_s),
+            "bytes_per_vector": round(chosen.bytes_per_vector, 1),
+            "build_s": round(chosen.build_s, 1),
+            "why": tuned.why,
+        },
+        "trials": trials,
+    }
+    figures["one_language"] = _with_filter(chosen, exact, posts, queries, k)
+    small = len(posts) <= LARGEST_FOR_PEERS
+    with progress.stage("FAISS"):
+        figures["faiss"] = faiss_curves(posts, allowed, truth, _PLOT_QUERIES) if small else None
+    curves = _peer_curves(posts, undeleted, config.data_dir, peers, progress) if small else dict.fromkeys(PEERS)
+    at = figures["chosen"][f"recall@{k}"]
+    figures["peers"] = {name: None if curve is None else at_recall(curve, at, k) for name, curve in curves.items()}
+    best = [peer["qps_1_core"] for peer in figures["peers"].values() if peer and peer["qps_1_core"]]
+    figures["ratio_to_best_peer"] = _rounded(figures["chosen"]["qps_1_core"] / max(best)) if best else None
+    return figures
+
+
+def _with_filter(
+    chosen: tuning.Trial, exact: tuning.Trial, posts: Floats, queries: Floats, k: int, share: float = 0.2
+) -> dict[str, Any]:
+    """The chosen index where only a fifth of the posts may appear, as when a user reads one language of five."""
+    allowed = Bitmap.of(np.random.default_rng(2).random(len(posts)) < share)
+    some = queries[:_PLOT_QUERIES]
+    truth = tuning.Truth.of(exact.index, some, k, allowed)
+    recall = truth.recall(posts, chosen.index.search(some, k, allowed)[1])
+    with one_core():
+        timed = tuning.measure(chosen, some, k, allowed)
+    return {"share": share, f"recall@{k}": round(float(recall.mean()), 4), "p50_ms": _rounded(timed.p50_ms)}
+
+
+def _peer_curves(
+    posts: Floats, truth: tuning.Truth, beside: Path, peers: Peers, progress: Progress
+) -> dict[str, list[dict[str, Any]] | None]:
+    """Settings of each peer with what they find and cost, None for a peer that is not there."""
+    curves: dict[str, list[dict[str, Any]] | None] = {}
+    with tempfile.TemporaryDirectory(prefix="recsys-bench-", dir=existing_folder(beside)) as name:
+        folder = Path(name)
+        for part, array in (("posts", posts), ("queries", truth.queries), ("kth", truth.kth)):
+            np.save(folder / f"{part}.npy", array)
+        for peer in PEERS:
+            with progress.stage(peer):
+                told = peers.run(f"{peer}_search.py", folder, truth.k)
+            curves[peer] = None if told is None else told["curve"]
+    return curves
+
+
+def at_recall(curve: list[dict[str, Any]], recall: float, k: int) -> dict[str, Any]:
+    """A peer's figures at this recall, between the two settings around it on its own curve.
+
+    Times are interpolated by their logarithm. Beyond the ends of the curve the nearest setting counts where it finds
+    more than is asked for; where none does, `qps_1_core` is None.
+    """
+    front = sorted(curve, key=lambda point: point["recall"])
+    place = np.array([point["recall"] for point in front])
+    if place[-1] < recall:
+        last = front[-1]
+        return {f"recall@{k}": round(last["recall"], 4), "p50_ms": _rounded(last["p50_ms"]), "qps_1_core": None}
+
+    def between(name: str) -> float:
+        return float(np.exp(np.interp(recall, place, np.log([point[name] for point in front]))))
+
+    return {
+        f"recall@{k}": round(max(recall, float(place[0])), 4),
+        "p50_ms": _rounded(between("p50_ms")),
+        "qps_1_core": _rounded(between("queries_per_s")),
+        "curve": front,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,141 @@
+"""Vectors to search: of a release's post tower for as many posts as wanted, hard ones from a recipe, or from files.
+
+Takes a size, gives post vectors with a sample of the users who look for them. It does not know how they are searched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recsys.errors import DataError
+from recsys.evaluation.material import Material
+from recsys.progress import Report
+from recsys.training import some_users
+from recsys.types import Floats, Rows, Times
+
+N_QUERIES = 2000
+"""Half shape and tune an index, half measure it."""
+_CHUNK = 100_000
+
+
+class Vectors(NamedTuple):
+    """What is searched and for whom."""
+
+    name: str
+    posts: Floats
+    """(N, D)."""
+    queries: Floats
+    """(M, D)."""
+
+
+@dataclass(frozen=True)
+class _MadeUp:
+    """Posts that nobody wrote, as the post tower reads them: what `Towers.post_vectors` takes of a catalogue."""
+
+    topic: Rows
+    author: Rows
+    language: Rows
+    media: Rows
+    tokens: Rows
+    created_at: Times
+
+    @property
+    def n_posts(self) -> int:
+        return len(self.topic)
+
+
+def of_towers(material: Material, n: int, report: Report) -> Vectors:
+    """The release's post tower on n made-up posts, and its users as of the end of the logs.
+
+    A post takes topic, author, language, medium, own embedding and half of its words from one post of the catalogue,
+    the other words from another of the same topic and language, and its time from a third: as in a world of that size,
+    no two are alike.
+    """
+    catalogue, towers = material.catalogue, material.towers
+    rng = np.random.default_rng(0)
+    # Posts of one topic and language stand together, so that a neighbour is a post of the same kind.
+    kind = np.asarray(catalogue.topic, np.int64) * (len(catalogue.languages) + 1) + catalogue.language
+    order = np.argsort(kind, kind="stable")
+    vectors = np.empty((n, towers.embedding_size), np.float32)
+    for start in range(0, n, _CHUNK):
+        size = min(_CHUNK, n - start)
+        place = rng.integers(0, catalogue.n_posts, size)
+        beside = np.minimum(place + rng.integers(1, 50, size), catalogue.n_posts - 1)
+        one, other = order[place], order[beside]
+        other = np.where(kind[one] == kind[other], other, one)
+        tokens = np.array(catalogue.tokens[one])
+        taken = rng.random(tokens.shape) < 0.5
+        tokens[taken] = catalogue.tokens[other][taken]
+        posts: Any = _MadeUp(
+            catalogue.topic[one], catalogue.author[one], catalogue.language[one], catalogue.media[one], tokens,
+            rng.permutation(catalogue.created_at[rng.integers(0, catalogue.n_posts, size)]),
+        )  # fmt: skip
+        of_chunk = replace(towers, post_place=towers.post_place[one])
+        vectors[start : start + size] = of_chunk.post_vectors(posts)
+        report(start + size, n)
+    return Vectors("trained", vectors, users_of(material))
+
+
+def users_of(material: Material) -> Floats:
+    """Users of the release as of the end of its logs, (M, D)."""
+    config = material.config
+    index = config.retrieval.index.model_copy(update={"n_tuning_queries": N_QUERIES})
+    config = config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"index": index})})
+    return some_users(material.catalogue, material.logs.events, material.towers, material.logs_end, config)
+
+
+def hard(n: int, size: int = 64, seed: int = 0) -> Vectors:
+    """Vectors with little to go by: 300 wide clusters in a space without small directions, length 1; users alike."""
+    rng = np.random.default_rng(seed)
+    axes = rng.normal(size=(size, size)) * np.arange(1, size + 1) ** -0.35
+    centres = rng.normal(size=(300, size))
+
+    def draw(m: int) -> Floats:
+        drawn = np.empty((m, size), np.float32)
+        for start in range(0, m, _CHUNK):
+            part = drawn[start : start + _CHUNK]
+            x = (0.6 * centres[rng.integers(0, 300, len(part))] + rng.normal(size=part.shape)) @ axes.T
+            part[:] = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return drawn
+
+    return Vectors("hard", draw(n), draw(N_QUERIES))
+
+
+def from_files(posts: Path, queries: Path) -> Vectors:
+    """Two .npy files of float matrices with as many columns.
+
+    Raises: DataError when a file cannot be read or does not hold such a matrix.
+    """
+    read = []
+    for path in (posts, queries):
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} must be a .npy file of vectors, got {error}; write it with numpy.save") from None
+        if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or not array.size:
+            raise DataError(f"{path} must hold a matrix of floats, a vector per row, got {array.dtype} {array.shape}")
+        read.append(np.ascontiguousarray(array, np.float32))
+        if not np.isfinite(read[-1]).all():
+            raise DataError(f"{path} must hold finite numbers, got NaN or infinity; leave such rows out")
+    if read[0].shape[1] != read[1].shape[1]:
+        raise DataError(
+            f"{queries} must have vectors as long as {posts}, got {read[1].shape[1]} and {read[0].shape[1]} columns"
+        )
+    if len(read[1]) < 40:
+        raise DataError(f"{queries} must hold at least 40 vectors, half to tune with, got {len(read[1])}")
+    return Vectors(posts.stem, *read)
+
+
+def n_distinct(vectors: Floats) -> int:
+    """How many different vectors there are, by a hash of their bits."""
+    bits = np.ascontiguousarray(vectors).view(np.uint32)
+    rng = np.random.default_rng(0)
+    hashes = np.zeros(len(bits), np.uint64)
+    for column in range(bits.shape[1]):
+        hashes = (hashes ^ bits[:, column]) * np.uint64(2 * int(rng.integers(2**62)) + 1)
+        hashes ^= hashes >> np.uint64(29)
+    return len(np.unique(hashes))

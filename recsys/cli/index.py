@@ -1,0 +1,36 @@
+"""`recsys index`: the nearest-neighbour index of the current release."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from recsys.cli.common import ConfigOption, JsonOption, SetOption, console_for, group, print_json
+from recsys.config import DEFAULT_PATH, load
+
+app = group("The nearest-neighbour index.")
+_SHOWN = 12
+"""Trials in the table, the cheapest that find enough; all are in the JSON."""
+
+
+@app.command("tune")
+def index_tune(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Try index configurations on the current release's vectors, time them, and say which one and why.
+
+    `recsys train` chooses by the same rule, with a model of costs in place of this machine's clock.
+    """
+    settings = load(config, overrides or ())
+    from recsys.bench.index_tuning import tune_release
+    from recsys.progress import Progress
+
+    figures = tune_release(settings, Progress())
+    console = console_for(as_json)
+    table = Table("configuration", "recall", "surely", "model ms", "p50 ms", "p99 ms", "bytes")
+    good = [trial for trial in figures["trials"] if trial["surely"] >= figures["target_recall"]]
+    for trial in good[:_SHOWN]:
+        words = (f"{trial[key]:.4g}" for key in ("recall", "surely", "cost_ms", "p50_ms", "p99_ms", "bytes_per_vector"))
+        table.add_row(trial["name"], *words)
+    console.print(table)
+    console.print(f"chosen: {figures['why']}")
+    console.print(f"the release has: {figures['release_has']}; written to {figures['path']}")
+    if as_json:
+        print_json(figures)
