@@ -17,7 +17,7 @@ faiss: Any = _typed_faiss
 def one_core() -> Iterator[None]:
     """This thread stays on one core while the block runs, and numerical libraries use no other thread."""
     cores, threads = os.sched_getaffinity(0), faiss.omp_get_max_threads()
-    os.sched_setaffinity(0, {max(cores)})
+    os.sched_setaffinity(0, {min(cores)})
     faiss.omp_set_num_threads(1)
     try:
         with threadpoolctl.threadpool_limits(1):

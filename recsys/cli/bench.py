@@ -17,7 +17,7 @@ app = group("Benchmarks.")
 def _show(figures: dict[str, Any], as_json: bool) -> None:
     table = Table("figure", "value")
     for name, value in figures.items():
-        table.add_row(name, f"{value:,}")
+        table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value))
     console_for(as_json).print(table)
     if as_json:
         print_json(figures)
@@ -81,7 +81,11 @@ def bench_features(
 
 @app.command("retrieval")
 def bench_retrieval(
-    posts: Annotated[int, typer.Option(min=1000, help="Made-up posts for the release's post tower.")] = 1_000_000,
+    posts: Annotated[
+        int | None, typer.Option(
+            min=1000, help="Made-up posts for the release's post tower.", show_default="1000000, or 100000 with --live"
+        )
+    ] = None,
     k: Annotated[int, typer.Option(min=1, help="Results of a search.")] = 500,
     vectors: Annotated[
         Path | None, typer.Option("--vectors", help="Posts' vectors, a .npy file, instead of the release's.")
@@ -93,17 +97,31 @@ def bench_retrieval(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Where the picture goes.", show_default="<data_dir>/retrieval.png")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Posts that come and go, and rebuilds under traffic, instead of the peers.")
+    ] = False,
+    swaps: Annotated[int, typer.Option(min=1, help="Segments to build and swap in, with --live.")] = 100,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Recall and latency of the index beside FAISS's own, hnswlib, USearch and ScaNN; needs a release."""
     settings = load(config, overrides or ())
     if (vectors is None) != (queries is None):
         raise typer.BadParameter("--vectors and --queries go together: posts to search and users who look for them")
+    if live:
+        if vectors is not None:
+            raise typer.BadParameter("--live takes the release's vectors; leave --vectors and --queries out")
+        from recsys.bench.live import bench_live
+        from recsys.progress import Progress
+
+        _show(bench_live(settings, posts or 100_000, swaps, k, Progress()), as_json)
+        return
     from recsys.bench.retrieval import bench_retrieval as run
     from recsys.progress import Progress
 
     files = None if vectors is None or queries is None else (vectors, queries)
-    figures = run(settings, posts, k, files, peers, plot or settings.data_dir / "retrieval.png", Progress())
+    figures = run(
+        settings, posts or 1_000_000, k, files, peers, plot or settings.data_dir / "retrieval.png", Progress()
+    )
     table = Table("vectors", "index", f"recall@{k}", "p50 ms", "queries/s", "bytes", "build s")
     for name, part in (("given" if files else "trained", figures), ("hard", figures["hard"])):
         chosen = part["chosen"]

@@ -20,7 +20,7 @@ N_CORES = len(os.sched_getaffinity(0))
 
 def one_core():
     """This thread, and those it starts, stay on one core from now on."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def point(name, ask):

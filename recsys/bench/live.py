@@ -1,0 +1,284 @@
+"""How soon a post is found and gone, and what searches find while the index is rebuilt and swapped under them.
+
+Takes vectors, gives figures of one run: a real Redis carries the changes, a worker follows them by its own position and
+searches without pause, a builder process makes segment after segment out of files and stream, as a service would run
+them. Here one process holds worker and traffic; every further worker would do the same by itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.bench import vectors as sources
+from recsys.bench.own_redis import client_of, own_redis
+from recsys.bench.simulate import existing_folder
+from recsys.bench.vectors import Vectors
+from recsys.config import Config, IndexConfig
+from recsys.evaluation.material import gather
+from recsys.memory import peak_memory
+from recsys.online.embedded import connect
+from recsys.online.post_changes import PostChange, PostChanges
+from recsys.progress import Progress
+from recsys.retrieval import tuning
+from recsys.retrieval.live import LiveIndex
+from recsys.retrieval.segment import Segment, current
+from recsys.serving.processes import follow_parent
+from recsys.types import Floats, Ids
+
+_COME_EVERY_S, _GONE_EVERY_S = 0.02, 0.05
+_CHECK_EVERY = 10
+"""Searches per one that is held against an exact search."""
+_SPARE = 40_000
+"""Posts that are not there at first and come during the run, over and over."""
+_POLL_S = 0.05
+"""Seconds between two looks whether there is a new segment."""
+_GIVE_UP_S = 10.0
+
+
+@dataclass
+class _Seen:
+    """What the threads of the run noted."""
+
+    come_ms: list[float] = field(default_factory=list)
+    gone_ms: list[float] = field(default_factory=list)
+    recall: list[tuple[int, float]] = field(default_factory=list)
+    """After how many swaps, and the share found."""
+    search_ms: list[float] = field(default_factory=list)
+    searches: int = 0
+    failures: list[str] = field(default_factory=list)
+    swaps: int = 0
+
+
+def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Progress) -> dict[str, Any]:
+    """`post_to_retrievable_p99_ms`, `delete_to_gone_p99_ms`, `recall_during_rebuild`, `swaps`, `failed_requests`.
+
+    A post counts as retrievable when a search for its own vector returns it, from before it is sent to the stream; as
+    gone when it no longer does. Recall is that of searches against an exact search over what was there at that moment,
+    by the mean of each stretch between two swaps; the least of them is `recall_during_rebuild`. A request fails when it
+    raises, comes short, has a post twice, or one that was seen gone.
+
+    Raises: ReleaseError without a release, DependencyError when no redis-server can be started.
+    """
+    with progress.stage("vectors of made-up posts") as report:
+        material = gather(config)
+        vectors = sources.of_towers(material, n_posts + _SPARE, report)
+    settings = config.retrieval.index
+    with progress.stage("tune") as report:
+        # Lists at any size: it is their rebuilding that is watched.
+        lists = settings.model_copy(update={"exact_below": 0})
+        tuned = tuning.tune(vectors.posts[:n_posts], vectors.queries[0::2], k, lists, report).chosen.index
+    effort = {
+        "kind": "lists",
+        "code_bytes": getattr(tuned.segment, "code_bytes", settings.code_bytes),
+        "nprobe_share": tuned.effort.lists / max(tuned.segment.n_lists, 1) or settings.nprobe_share,
+        "refine_factor": tuned.effort.refine,
+    }
+    settings = settings.model_copy(update=effort)
+    with tempfile.TemporaryDirectory(prefix="recsys-bench-", dir=existing_folder(config.data_dir)) as name:
+        folder = Path(name)
+        with own_redis(folder / "redis") as own, client_of(own) as client, peak_memory() as peak:
+            seen = _run(own.url, PostChanges(client), vectors, n_posts, n_swaps, k, settings, folder, progress)
+    by_stretch: dict[int, list[float]] = {}
+    for stretch, recall in seen.recall:
+        by_stretch.setdefault(stretch, []).append(recall)
+    means = {stretch: float(np.mean(values)) for stretch, values in by_stretch.items()}
+    return {
+        "posts": n_posts,
+        "k": k,
+        "index": tuned.name,
+        "post_to_retrievable_p50_ms": _percentile(seen.come_ms, 50),
+        "post_to_retrievable_p99_ms": _percentile(seen.come_ms, 99),
+        "delete_to_gone_p50_ms": _percentile(seen.gone_ms, 50),
+        "delete_to_gone_p99_ms": _percentile(seen.gone_ms, 99),
+        "recall_during_rebuild": round(min(means.values()), 4) if means else None,
+        "recall_mean": round(float(np.mean([recall for _, recall in seen.recall])), 4) if seen.recall else None,
+        "checked_searches": len(seen.recall),
+        "swaps": seen.swaps,
+        "requests": seen.searches,
+        "failed_requests": len(seen.failures),
+        "failures": seen.failures[:5],
+        "search_p50_ms": _percentile(seen.search_ms, 50),
+        "search_p99_ms": _percentile(seen.search_ms, 99),
+        "posts_that_came": len(seen.come_ms),
+        "posts_that_went": len(seen.gone_ms),
+        "peak_memory_mb": peak.megabytes,
+    }
+
+
+def _run(
+    url: str, changes: PostChanges, vectors: Vectors, n_posts: int, n_swaps: int, k: int, settings: IndexConfig,
+    folder: Path, progress: Progress,
+) -> _Seen:  # fmt: skip
+    """Start everything, let it run for so many swaps, stop everything."""
+    users, segments = vectors.queries[0::2], folder / "segments"
+    ids = np.arange(n_posts, dtype=np.int64)
+    first = Segment.build(ids, vectors.posts[:n_posts], np.zeros(n_posts, np.int32), users, k, settings)
+    live = LiveIndex(Segment.load(first.publish(segments)))
+    seen, stop = _Seen(), threading.Event()
+    there = _There(ids, _SPARE)
+    works: list[Callable[[], None]] = [
+        lambda: _follow(live, changes, stop),
+        lambda: _swap(live, segments, seen, stop),
+        lambda: _come_and_go(live, changes, vectors.posts, n_posts, there, k, seen, stop),
+        lambda: _search(live, vectors.queries[1::2], k, there, seen, stop),
+    ]
+    threads = [threading.Thread(target=_guarded(work, seen, stop)) for work in works]
+    context = multiprocessing.get_context("spawn")
+    builder = context.Process(target=_build, args=(url, segments, users, k, settings, n_swaps), daemon=True)
+    builder.start()
+    with progress.stage("live") as report:
+        try:
+            for thread in threads:
+                thread.start()
+            while builder.is_alive() and not stop.is_set():
+                time.sleep(0.2)
+                report(seen.swaps, n_swaps)
+            deadline = time.monotonic() + _GIVE_UP_S
+            while seen.swaps < n_swaps and time.monotonic() < deadline and not stop.is_set():
+                time.sleep(_POLL_S)
+            report(seen.swaps, n_swaps)
+        finally:
+            stop.set()
+            builder.terminate()
+            builder.join()
+            for thread in threads:
+                thread.join()
+    return seen
+
+
+@dataclass
+class _There:
+    """Which posts are there, as the one who sends them knows."""
+
+    ids: Ids
+    n_spare: int
+    gone: set[int] = field(default_factory=set)
+    """Seen gone, and not come again."""
+
+
+def _guarded(work: Callable[[], None], seen: _Seen, stop: threading.Event) -> Callable[[], None]:
+    """A thread that fails ends the run and is counted."""
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            seen.failures.append(f"{type(error).__name__}: {error}")
+            stop.set()
+
+    return run
+
+
+def _follow(live: LiveIndex, changes: PostChanges, stop: threading.Event) -> None:
+    while not stop.is_set():
+        for change in changes.read(live.position, block_ms=50):
+            live.apply(change)
+
+
+def _swap(live: LiveIndex, segments: Path, seen: _Seen, stop: threading.Event) -> None:
+    name = current(segments)
+    while not stop.wait(_POLL_S):
+        newest = current(segments)
+        if newest != name and newest is not None:
+            live.swap(Segment.load(newest))
+            name = newest
+            seen.swaps += 1
+
+
+def _come_and_go(
+    live: LiveIndex, changes: PostChanges, posts: Floats, n_posts: int, there: _There, k: int, seen: _Seen,
+    stop: threading.Event,
+) -> None:  # fmt: skip
+    """Posts come one after the other, now and then one goes; each is waited for."""
+    rng = np.random.default_rng(7)
+    number, next_gone = 0, time.monotonic()
+    while not stop.is_set():
+        post = n_posts + number % _SPARE
+        number += 1
+        there.gone.discard(post)
+        start = time.perf_counter()
+        changes.append(post, posts[post])
+        if not _until(live, post, posts[post], k, True, stop):
+            seen.failures.append(f"post {post} did not become retrievable")
+        elif not stop.is_set():
+            seen.come_ms.append((time.perf_counter() - start) * 1e3)
+        if time.monotonic() >= next_gone:
+            next_gone += _GONE_EVERY_S
+            leaves = int(rng.choice(n_posts)) if number % 2 else post
+            start = time.perf_counter()
+            changes.append(leaves, None)
+            if not _until(live, leaves, posts[leaves], k, False, stop):
+                seen.failures.append(f"post {leaves} did not go")
+            elif not stop.is_set():
+                seen.gone_ms.append((time.perf_counter() - start) * 1e3)
+                there.gone.add(leaves)
+        stop.wait(_COME_EVERY_S)
+
+
+def _until(live: LiveIndex, post: int, vector: Floats, k: int, found: bool, stop: threading.Event) -> bool:
+    deadline = time.monotonic() + _GIVE_UP_S
+    # Its own direction, long enough that freshness does not decide.
+    query = vector[None, :] * np.float32(10)
+    while time.monotonic() < deadline and not stop.is_set():
+        if (post in live.search(query, k)[1][0]) == found:
+            return True
+        time.sleep(0.001)
+    return stop.is_set()
+
+
+def _search(live: LiveIndex, queries: Floats, k: int, there: _There, seen: _Seen, stop: threading.Event) -> None:
+    """Searches without pause; some are held against everything that is there."""
+    while not stop.is_set():
+        query = queries[seen.searches % len(queries)][None, :]
+        gone = set(there.gone)
+        stretch = seen.swaps
+        start = time.perf_counter()
+        ids = live.search(query, k)[1][0]
+        seen.search_ms.append((time.perf_counter() - start) * 1e3)
+        seen.searches += 1
+        if (ids < 0).any() or len(np.unique(ids)) < k:
+            seen.failures.append(f"search {seen.searches} gave {len(np.unique(ids[ids >= 0]))} posts")
+        elif gone.intersection(ids.tolist()) & there.gone:
+            seen.failures.append(f"search {seen.searches} gave a post that was gone")
+        if seen.searches % _CHECK_EVERY == 0:
+            seen.recall.append((stretch, _recall(live, query, ids, k)))
+        stop.wait(0.002)
+
+
+def _recall(live: LiveIndex, query: Floats, found: Ids, k: int) -> float:
+    """Share of the k found that score at least the k-th score of an exact search over what is there."""
+    ids, vectors = live.there()
+    scores = vectors @ query[0]
+    kth = np.partition(scores, -k)[-k]
+    return float(np.count_nonzero(np.isin(ids, found) & (scores >= kth - 1e-6 * abs(kth)))) / k
+
+
+def _build(url: str, segments: Path, users: Floats, k: int, settings: IndexConfig, n_swaps: int) -> None:
+    """Segment after segment, each of the one before and what the stream says since. Runs in a process of its own."""
+    follow_parent()
+    from recsys.config import OnlineConfig
+
+    with connect(OnlineConfig(url=url), Path()) as connection:
+        changes = PostChanges(connection.client)
+        for _ in range(n_swaps):
+            path = current(segments)
+            assert path is not None
+            segment = Segment.load(path)
+            told: list[PostChange] = []
+            while not told:
+                told = changes.read(segment.position, count=1_000_000, block_ms=1000)
+            segment.with_changes(told, users, k, settings).publish(segments)
+            time.sleep(2 * _POLL_S)  # so that each segment is searched before the next one comes
+
+
+def _percentile(values: list[float], q: float) -> float | None:
+    return round(float(np.percentile(values, q)), 3) if values else None

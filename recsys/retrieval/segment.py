@@ -1,0 +1,142 @@
+"""A trained segment on disk: an index, the ids of its posts, and how far it follows the changes of posts.
+
+    <folder>/s-1732665600000-0/    index/, vectors.npy, post_id.npy, language.npy, segment.json
+    <folder>/current               one line: the segment that workers search
+
+Takes vectors with ids, gives a segment that exists whole or not at all; all workers map the same files. It does not
+know who searches it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from recsys.config import IndexConfig
+from recsys.errors import DataError, ReleaseError
+from recsys.online.post_changes import START, PostChange, is_after
+from recsys.progress import Report
+from recsys.retrieval import tuning
+from recsys.retrieval.index import PostIndex
+from recsys.types import Floats, Ids, Rows
+
+_KEPT = 2
+"""Segments on disk: the current one and the one before, which a worker may be opening."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """N posts; row r of the index is `post_id[r]`. Nothing in it changes."""
+
+    index: PostIndex
+    vectors: Floats
+    """What the index was built from, (N, D)."""
+    post_id: Ids
+    """Ascending, (N,)."""
+    language: Rows
+    """(N,), -1 unknown."""
+    position: str = START
+    """It holds every change of posts up to this one."""
+
+    @classmethod
+    def build(
+        cls, post_id: Ids, vectors: Floats, language: Rows, users: Floats, k: int, config: IndexConfig,
+        position: str = START, report: Report = lambda done, total: None,
+    ) -> Self:  # fmt: skip
+        """Index these posts, of whatever kind the tuner chooses.
+
+        Args:
+            post_id: (N,), each once.
+            users: a sample of the queries to come.
+        Raises: DataError when there is no post, an id repeats, or a vector is not finite.
+        """
+        order = np.argsort(post_id, kind="stable")
+        post_id, vectors, language = post_id[order], np.ascontiguousarray(vectors[order], np.float32), language[order]
+        if len(twice := np.flatnonzero(np.diff(post_id) == 0)):
+            raise DataError(f"a segment holds a post once, got post {post_id[twice[0]]} twice; keep its last vector")
+        index = tuning.tune(vectors, users, k, config, report).chosen.index
+        return cls(index, vectors, post_id, language.astype(np.int32), position)
+
+    def with_changes(
+        self, changes: Iterable[PostChange], users: Floats, k: int, config: IndexConfig,
+        report: Report = lambda done, total: None,
+    ) -> Self:  # fmt: skip
+        """A new segment of these posts and what became of them since.
+
+        Args:
+            changes: in order of the stream; those this segment already holds are skipped.
+        Raises: as `build`.
+        """
+        last: dict[int, PostChange] = {}
+        position = self.position
+        for change in changes:
+            if is_after(change.position, position):
+                last[change.post_id], position = change, change.position
+        stays = ~np.isin(self.post_id, np.fromiter(last, np.int64, len(last)))
+        come = [change for change in last.values() if change.vector is not None]
+        size = self.vectors.shape[1]
+        return type(self).build(
+            np.concatenate([self.post_id[stays], np.array([change.post_id for change in come], np.int64)]),
+            np.concatenate([self.vectors[stays], np.array([c.vector for c in come], np.float32).reshape(-1, size)]),
+            np.concatenate([self.language[stays], np.array([change.language for change in come], np.int32)]),
+            users, k, config, position, report,
+        )  # fmt: skip
+
+    def publish(self, folder: Path) -> Path:
+        """Write it and make it the current one; a reader sees the old one or the new, never neither."""
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = folder / f".staging-{os.getpid()}"
+        shutil.rmtree(staging, ignore_errors=True)
+        self.index.save(staging / "index")
+        for name in ("vectors", "post_id", "language"):
+            np.save(staging / f"{name}.npy", getattr(self, name))
+        (staging / "segment.json").write_text(json.dumps({"position": self.position}))
+        target = folder / f"s-{self.position}"
+        if target.exists():
+            shutil.rmtree(staging)
+        else:
+            os.rename(staging, target)
+        pointer = folder / f".current-{os.getpid()}"
+        pointer.write_text(target.name + "\n")
+        os.replace(pointer, folder / "current")
+        for old in sorted(folder.glob("s-*"), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
+            shutil.rmtree(old)
+        return target
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Open a segment; large arrays are memory-mapped, read-only.
+
+        Raises: ReleaseError when a file is missing, truncated or does not fit the others.
+        """
+        try:
+            index = PostIndex.load(path / "index")
+            position = str(json.loads((path / "segment.json").read_text())["position"])
+            vectors, post_id, language = (
+                np.asarray(np.load(path / f"{name}.npy", mmap_mode="r")) for name in ("vectors", "post_id", "language")
+            )
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise ReleaseError(f"the segment in {path} cannot be read ({error}); build it again") from None
+        shapes = (vectors.shape, post_id.shape, language.shape)
+        wanted = ((index.n_posts, index.embedding_size), (index.n_posts,), (index.n_posts,))
+        if shapes != wanted or not np.all(np.diff(post_id) > 0):
+            raise ReleaseError(
+                f"vectors, ids (ascending) and languages of the segment in {path} must be {wanted} as its index, "
+                f"got {shapes}; build it again"
+            )
+        return cls(index, vectors, post_id, language, position)
+
+
+def current(folder: Path) -> Path | None:
+    """Where the segment that workers search is, None before the first."""
+    try:
+        return folder / (folder / "current").read_text().strip()
+    except FileNotFoundError:
+        return None

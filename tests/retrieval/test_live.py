@@ -1,0 +1,266 @@
+"""A live index answers as a plain list of the posts that are there would, whatever came, went and was rebuilt."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.config import IndexConfig
+from recsys.errors import DataError, ReleaseError
+from recsys.online.post_changes import START, PostChange
+from recsys.retrieval.live import LiveIndex
+from recsys.retrieval.segment import Segment, current
+
+SIZE = 8
+EXACT = IndexConfig(kind="exact")
+RNG = np.random.default_rng(11)
+USERS = RNG.normal(size=(30, SIZE)).astype(np.float32)
+IDS = np.array([7, 3, 900, 12, 55, 41, 2**40], np.int64)
+
+
+def vector(seed):
+    return np.random.default_rng(seed).normal(size=SIZE).astype(np.float32)
+
+
+def segment(ids=IDS, language=None, config=EXACT):
+    vectors = np.array([vector(post_id) for post_id in ids.tolist()])
+    language = np.zeros(len(ids), np.int32) if language is None else np.array(language, np.int32)
+    return Segment.build(ids, vectors, language, USERS, 3, config)
+
+
+def come(position, post_id, seed=None, language=0):
+    return PostChange(f"{position}-0", post_id, vector(post_id if seed is None else seed), language)
+
+
+def gone(position, post_id):
+    return PostChange(f"{position}-0", post_id, None)
+
+
+def answer(posts, k, language=None, exclude=()):
+    """By brute force; `posts` is id to (vector, language)."""
+    left = [post for post in posts if post not in exclude and (language is None or posts[post][1] == language)]
+    scored = sorted(left, key=lambda post: -float(USERS[0] @ posts[post][0]))
+    return scored[:k] + [-1] * (k - len(scored))
+
+
+def found(index, k, **filters):
+    return index.search(USERS[:1], k, **filters)[1][0].tolist()
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("come"), st.integers(0, 60), st.integers(0, 99), st.integers(0, 2)),
+        st.tuples(st.just("gone"), st.one_of(st.integers(0, 60), st.sampled_from(IDS.tolist()))),
+        st.tuples(st.just("build")),
+        st.tuples(st.just("swap")),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60)
+@given(steps, st.integers(1, 12), st.sampled_from([None, 0, 1, 5]), st.lists(st.integers(0, 60), max_size=5))
+def test_any_changes_and_rebuilds_leave_exactly_the_posts_that_are_there(steps, k, language, exclude):
+    index = LiveIndex(segment())
+    posts = {post_id: (vector(post_id), 0) for post_id in IDS.tolist()}
+    changes, built = [], None
+    for number, step in enumerate(steps, 1):
+        if step[0] == "come":
+            change = come(number, step[1], step[2], step[3])
+            posts[step[1]] = (change.vector, step[3])
+        elif step[0] == "gone":
+            change = gone(number, step[1])
+            posts.pop(step[1], None)
+        elif step[0] == "build":
+            if posts:
+                built = index.segment.with_changes(changes, USERS, 3, EXACT)
+            continue
+        else:
+            if built is not None:
+                index.swap(built)
+            built = None
+            continue
+        changes.append(change)
+        index.apply(change)
+    filters = {"language": language, "exclude": np.array(exclude, np.int64)}
+    assert found(index, k, **filters) == answer(posts, k, language, exclude)
+
+
+def test_scores_are_inner_products_best_first():
+    index = LiveIndex(segment())
+    index.apply(come(1, 8))
+    scores, ids = index.search(USERS[:4], 5)
+    for user, score, row in zip(USERS, scores, ids, strict=False):
+        np.testing.assert_allclose(score, [user @ vector(post) for post in row.tolist()], rtol=1e-4, atol=1e-5)
+        assert (np.diff(score) <= 0).all()
+
+
+def test_a_change_that_comes_twice_counts_once():
+    index = LiveIndex(segment())
+    for change in (come(1, 8), gone(2, 8), come(1, 8)):
+        index.apply(change)
+    assert 8 not in found(index, 20)
+
+
+def test_there_is_room_for_any_number_of_fresh_posts():
+    index = LiveIndex(segment())
+    for number in range(3000):
+        index.apply(come(number + 1, 10_000 + number))
+    assert index.n_fresh == 3000
+    posts = {post: (vector(post), 0) for post in [*IDS.tolist(), *range(10_000, 13_000)]}
+    assert found(index, 50) == answer(posts, 50)
+
+
+def test_a_segment_holds_its_changes_and_later_ones_are_applied_again():
+    index = LiveIndex(segment())
+    early, late = [come(1, 8), gone(2, 3)], [come(3, 9), gone(4, 900)]
+    for change in early:
+        index.apply(change)
+    rebuilt = index.segment.with_changes(early, USERS, 3, EXACT)
+    for change in late:
+        index.apply(change)
+    index.swap(rebuilt)
+    assert sorted(post for post in found(index, 20) if post >= 0) == [7, 8, 9, 12, 41, 55, 2**40]
+    assert index.n_fresh == 1
+    assert rebuilt.position == "2-0"
+    assert index.position == "4-0"
+
+
+def test_a_segment_ahead_of_the_changes_that_were_read_is_taken_and_they_are_skipped_then():
+    index = LiveIndex(segment())
+    changes = [come(1, 8), gone(2, 3)]
+    index.swap(index.segment.with_changes(changes, USERS, 3, EXACT))
+    for change in changes:
+        index.apply(change)
+    assert index.n_fresh == 0
+    assert 8 in found(index, 20)
+
+
+def test_an_older_segment_is_refused():
+    index = LiveIndex(segment())
+    older = index.segment
+    index.swap(older.with_changes([come(5, 8)], USERS, 3, EXACT))
+    with pytest.raises(ReleaseError, match=r"must not be older than the one in use, got 0-0 after 5-0"):
+        index.swap(older)
+
+
+def test_a_segment_of_other_dimensions_is_refused():
+    other = Segment.build(np.array([1]), np.ones((1, 4), np.float32), np.zeros(1), USERS[:, :4], 1, EXACT)
+    with pytest.raises(ReleaseError, match="8 dimensions as the one in use, got 4"):
+        LiveIndex(segment()).swap(other)
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        (np.ones(4, np.float32), "8 dimensions, got shape"),
+        (np.full(SIZE, np.nan, np.float32), "finite vector, got NaN"),
+    ],
+)
+def test_a_bad_vector_is_refused_and_the_post_stays_as_it_was(bad, rule):
+    index = LiveIndex(segment())
+    before = found(index, 20)
+    with pytest.raises(DataError, match=rule):
+        index.apply(PostChange("1-0", 7, bad))
+    assert found(index, 20) == before
+    index.apply(gone(2, 7))
+    assert 7 not in found(index, 20)
+
+
+def test_a_post_that_nobody_knows_may_go():
+    index = LiveIndex(segment())
+    index.apply(gone(1, 123_456))
+    assert len([post for post in found(index, 20) if post >= 0]) == len(IDS)
+
+
+def test_a_segment_without_a_post_is_refused():
+    only = Segment.build(np.array([1]), vector(1)[None], np.zeros(1), USERS, 1, EXACT)
+    with pytest.raises(DataError, match="at least one post, got 0"):
+        only.with_changes([gone(1, 1)], USERS, 1, EXACT)
+
+
+def test_an_id_that_repeats_is_refused():
+    with pytest.raises(DataError, match="got post 7 twice"):
+        segment(np.array([7, 3, 7], np.int64))
+
+
+def test_searches_during_changes_and_swaps_see_each_post_once_and_none_that_was_gone_before():
+    many = np.arange(3000, dtype=np.int64)
+    index = LiveIndex(segment(many, config=IndexConfig(kind="lists", code_bytes=8, nprobe_share=1)))
+    failures, stop = [], threading.Event()
+    gone_before = set()
+
+    def search():
+        while not stop.is_set():
+            had_gone = set(gone_before)
+            ids = [post for post in found(index, 300) if post >= 0]
+            if len(ids) != len(set(ids)) or had_gone & set(ids) or len(ids) < 300:
+                failures.append((len(ids), had_gone & set(ids)))
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    changes = []
+    for number in range(1, 400):
+        change = gone(number, number) if number % 2 else come(number, 5, seed=number)
+        changes.append(change)
+        index.apply(change)
+        if number % 2 and number != 5:
+            gone_before.add(number)
+        if number % 100 == 0:
+            index.swap(index.segment.with_changes(changes, USERS, 3, EXACT))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_published_segment_is_found_and_searches_as_before(tmp_path):
+    made = segment(language=[0, 1, 0, 1, 2, 2, 0]).with_changes([come(4, 8, language=1)], USERS, 3, EXACT)
+    assert current(tmp_path) is None
+    made.publish(tmp_path)
+    again = Segment.load(current(tmp_path))
+    assert again.position == "4-0"
+    for language in (None, 0, 1, 2):
+        assert found(LiveIndex(again), 9, language=language) == found(LiveIndex(made), 9, language=language)
+
+
+def test_only_the_last_two_segments_stay_on_disk(tmp_path):
+    made = segment()
+    for number in range(1, 5):
+        made = made.with_changes([come(number, 100 + number)], USERS, 3, EXACT)
+        made.publish(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("s-*")) == ["s-3-0", "s-4-0"]
+    assert current(tmp_path).name == "s-4-0"
+
+
+def harm_ids(path):
+    np.save(path / "post_id.npy", np.load(path / "post_id.npy")[::-1])
+
+
+def harm_vectors(path):
+    np.save(path / "vectors.npy", np.load(path / "vectors.npy")[:-1])
+
+
+@pytest.mark.parametrize(
+    ("harm", "rule"),
+    [
+        (harm_ids, "ids \\(ascending\\)"),
+        (harm_vectors, "must be .* as its index"),
+        (lambda path: (path / "language.npy").unlink(), "cannot be read"),
+        (lambda path: (path / "segment.json").write_text(json.dumps([])), "cannot be read"),
+        (lambda path: (path / "index" / "index.faiss").write_bytes(b"x"), "must have .* bytes, got 1"),
+    ],
+)
+def test_a_segment_that_is_not_what_it_should_be_is_refused(tmp_path, harm, rule):
+    path = segment().publish(tmp_path)
+    harm(path)
+    with pytest.raises(ReleaseError, match=rule):
+        Segment.load(path)
+
+
+def test_a_fresh_index_starts_before_every_change():
+    assert LiveIndex(segment()).position == START
