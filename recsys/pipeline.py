@@ -24,6 +24,7 @@ from recsys.reranking.duplicates import Duplicates
 from recsys.reranking.filters import Blocked, NotVisible, Returned
 from recsys.reranking.mmr import MaximalMarginalRelevance
 from recsys.retrieval.index import PostIndex
+from recsys.retrieval.learned_sources import LearnedSources
 from recsys.retrieval.retriever import Retriever
 from recsys.retrieval.towers import Towers
 from recsys.types import Candidates, Context, FeedRequest, Filter, Floats, Slate
@@ -34,7 +35,7 @@ class Recommender:
 
     def __init__(
         self, config: Config, release_name: str, logs_end: int, store: OnlineStore, catalogue: Catalogue,
-        towers: Towers, index: PostIndex, post_vectors: Floats, rankers: Rankers,
+        towers: Towers, index: PostIndex, post_vectors: Floats, learned: LearnedSources, rankers: Rankers,
     ) -> None:  # fmt: skip
         faiss.omp_set_num_threads(config.serving.n_threads)
         self.catalogue = catalogue
@@ -43,7 +44,7 @@ class Recommender:
         self._store = store
         self.rankers = rankers
         self._click_weight = config.ranking.click_weight
-        self._retriever = Retriever(catalogue, towers, index, post_vectors, config.retrieval.sources)
+        self._retriever = Retriever(catalogue, towers, index, post_vectors, learned, config.retrieval.sources)
         self._filters: tuple[Filter, ...] = (NotVisible(catalogue), Blocked(catalogue), Returned(catalogue))
         content_vectors = post_vectors[:, : len(towers.post_output_bias)]
         self._rerankers = (
@@ -69,6 +70,7 @@ class Recommender:
             Towers.load(path / "towers"),
             PostIndex.load(path / "index"),
             np.load(path / "index" / "post_vectors.npy", mmap_mode="r"),
+            LearnedSources.load(path / "sources"),
             Rankers.load(path / "ranking", config.serving.n_threads),
         )
 
@@ -85,7 +87,8 @@ class Recommender:
             chosen = rerank(context, chosen)
         # The choice is deterministic given the recorded candidates: each post stands where it had to.
         propensity = np.ones(len(chosen), np.float32)
-        return Slate(context, chosen, candidates.post_row, propensity, watermark)
+        degraded = tuple(f"source:{name}" for name in candidates.missing_sources)
+        return Slate(context, chosen, candidates.post_row, propensity, watermark, degraded)
 
     def understand(self, request: FeedRequest) -> Context:
         """What the catalogue and the online store know about the user: one round trip."""

@@ -38,6 +38,7 @@ from recsys.progress import Progress
 from recsys.ranking.examples import build_examples, user_batch
 from recsys.ranking.rankers import RANKERS, Rankers, fit_rankers
 from recsys.retrieval import tuning
+from recsys.retrieval.learned_sources import LearnedSources
 from recsys.retrieval.towers import Towers
 from recsys.retrieval.training import train_towers
 from recsys.types import Floats
@@ -64,6 +65,7 @@ class Learned:
     towers: Towers
     post_vectors: Floats
     tuning: tuning.Tuning
+    sources: LearnedSources
     rankers: Rankers
     metrics: dict[str, Any]
 
@@ -144,6 +146,9 @@ def learn(config: Config, material: Material, progress: Progress, checkpoints: P
         users = some_users(catalogue, logs.events, towers, logs_end, config)
         tuned = tuning.tune(post_vectors, users, config.retrieval.sources.budget, config.retrieval.index, report)
     progress.say(f"index: {tuned.why}")
+    with progress.stage("sources"):
+        # From all that came before the test share: who is asked about then has clicked lately, not in the towers' days.
+        sources = LearnedSources.learn(catalogue, logs, split.bounds("test")[0], config.retrieval)
     with progress.stage("point-in-time features"):
         shares = {share: split.rows(exposures, share) for share in ("rankers", "calibrators", "test")}
         _keep_newest(shares["rankers"], config.ranking.max_rows)
@@ -177,7 +182,7 @@ def learn(config: Config, material: Material, progress: Progress, checkpoints: P
         "id_only_posts": catalogue.n_id_only_posts,
         "quarantined": material.quarantined,
     }
-    return Learned(catalogue, split, towers, post_vectors, tuned, rankers, metrics)
+    return Learned(catalogue, split, towers, post_vectors, tuned, sources, rankers, metrics)
 
 
 def some_users(catalogue: Catalogue, events: Events, towers: Towers, now: int, config: Config) -> Floats:
@@ -211,4 +216,5 @@ def _save(learned: Learned, folder: Path) -> None:
     learned.tuning.chosen.index.save(folder / "index")
     (folder / "index" / "tuning.json").write_text(json.dumps(learned.tuning.figures(), indent=1))
     np.save(folder / "index" / "post_vectors.npy", learned.post_vectors)
+    learned.sources.save(folder / "sources")
     learned.rankers.save(folder / "ranking")

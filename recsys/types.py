@@ -32,6 +32,8 @@ class Source(IntFlag):
     TWO_TOWER = 1
     FOLLOWED = 2
     TRENDING = 4
+    FRESH = 8
+    COVISITED = 16
 
     @classmethod
     def names(cls, bits: int) -> list[str]:
@@ -106,6 +108,8 @@ class Candidates:
     """Final ranked value, (C,)."""
     removed: dict[str, Rows] = field(default_factory=dict)
     """Reason to the post rows it removed."""
+    missing_sources: tuple[str, ...] = ()
+    """Sources that failed or were late."""
 
     def __len__(self) -> int:
         return len(self.post_row)

@@ -62,8 +62,8 @@ def refusal(tmp_path, text, overrides=()) -> str:
         ),
         (
             "retrieval:\n  sources:\n    budget: 10\n",
-            "retrieval.sources breaks a rule: two_tower + followed + trending must be <= budget, got 500 > 10 "
-            "(config.yaml:2)",
+            "retrieval.sources breaks a rule: two_tower + followed + trending + fresh + covisited must be <= budget, "
+            "got 500 > 10 (config.yaml:2)",
         ),
         ("world:\n  start: monday\n", "world.start must be a date such as 2026-01-05, got 'monday' (config.yaml:2)"),
         (

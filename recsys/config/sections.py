@@ -158,17 +158,31 @@ class SourcesConfig(Section):
 
     budget: int = Field(500, ge=1)
     """Candidates after the merge."""
-    two_tower: int = Field(350, ge=0)
+    two_tower: int = Field(290, ge=0)
     """Guaranteed places for two-tower candidates; it also fills what others leave."""
     followed: int = Field(100, ge=0)
     """Guaranteed places for the newest posts of followed authors."""
-    trending: int = Field(50, ge=0)
+    trending: int = Field(75, ge=0)
     """Guaranteed places for trending posts."""
+    fresh: int = Field(25, ge=0)
+    """Guaranteed places for posts of the last hours: half of them the newest, half of authors whom few have seen."""
+    fresh_window_s: float = Field(6 * 3600.0, gt=0)
+    """Age in seconds up to which a post is fresh; older ones have had their impressions."""
+    covisited: int = Field(10, ge=0)
+    """Guaranteed places for posts clicked by the people who clicked the user's last ones."""
+    covisited_neighbours: int = Field(50, ge=1)
+    """Neighbours that a release keeps of each post; eight bytes each."""
+    covisited_fading: float = Field(0.9, gt=0, le=1)
+    """What a click's vote counts relative to that of the click after it."""
+    timeout_ms: float = Field(50.0, gt=0)
+    """Milliseconds after which a source is left out of a request; ten times what the slowest needs at a million
+    posts."""
 
     @model_validator(mode="after")
     def _quotas_fit(self) -> Self:
-        if (places := self.two_tower + self.followed + self.trending) > self.budget:
-            raise ValueError(f"two_tower + followed + trending must be <= budget, got {places} > {self.budget}")
+        names = ("two_tower", "followed", "trending", "fresh", "covisited")
+        if (places := sum(getattr(self, name) for name in names)) > self.budget:
+            raise ValueError(f"{' + '.join(names)} must be <= budget, got {places} > {self.budget}")
         return self
 
 

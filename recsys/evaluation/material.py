@@ -19,6 +19,7 @@ from recsys.offline.lake import Lake
 from recsys.offline.split import SHARES, Split
 from recsys.ranking.rankers import Rankers
 from recsys.retrieval.index import PostIndex
+from recsys.retrieval.learned_sources import LearnedSources
 from recsys.retrieval.towers import Towers
 from recsys.types import SECOND, Floats
 from recsys.world.world import World
@@ -39,6 +40,7 @@ class Material:
     towers: Towers
     post_vectors: Floats
     index: PostIndex
+    learned_sources: LearnedSources
     rankers: Rankers
     world: World | None
 
@@ -88,6 +90,7 @@ def gather(config: Config) -> Material:
         towers=Towers.load(loaded.path / "towers"),
         post_vectors=np.load(loaded.path / "index" / "post_vectors.npy", mmap_mode="r"),
         index=PostIndex.load(loaded.path / "index"),
+        learned_sources=LearnedSources.load(loaded.path / "sources"),
         rankers=Rankers.load(loaded.path / "ranking", config.ranking.n_threads),
         world=world,
     )

@@ -18,10 +18,10 @@ from recsys.online import trending
 from recsys.progress import Report
 from recsys.ranking.examples import user_batch
 from recsys.retrieval.retriever import Retriever
-from recsys.retrieval.sources import TwoTower
-from recsys.types import DAY, Context, Doubles, FeedRequest, Ids, Mask, Rows
+from recsys.types import DAY, Context, Doubles, FeedRequest, Ids, Mask, Rows, Source
 
-ROWS = ("popularity", "two_tower", "all_sources")
+ROWS = ("popularity", *(source.name.lower() for source in Source if source.name), "all_sources", "oracle")
+"""`oracle`: by the world's truth, which no retrieval knows."""
 _POPULARITY_HALF_LIFE = DAY
 _NOTHING = np.empty(0, np.int32)
 _GROUPS = 10
@@ -37,7 +37,8 @@ def retrieval_report(material: Material, report: Report) -> dict[str, Any]:
     found, n_before = _hits(material, clicks, report)
 
     def recalls(rows: np.ndarray) -> dict[str, float | None]:
-        return {name: float(found[name][rows].mean()) if len(rows) else None for name in ROWS}
+        known = len(rows) > 0
+        return {name: float(found[name][rows].mean()) if known and name in found else None for name in ROWS}
 
     settings = material.config.evaluation
     rng = np.random.default_rng([settings.seed, 2])
@@ -75,13 +76,17 @@ def _sampled(material: Material) -> Exposures:
 
 def _hits(material: Material, clicks: Exposures, report: Report) -> tuple[dict[str, Mask], Ids]:
     """Whether each click's post is among each row's candidates, and the clicks it had before, (E,) each."""
-    catalogue, sources = material.catalogue, material.config.retrieval.sources
-    retriever = Retriever(catalogue, material.towers, material.index, material.post_vectors, sources)
-    two_tower = TwoTower(catalogue, material.towers, material.index)
+    catalogue, sources, world = material.catalogue, material.config.retrieval.sources, material.world
+    retriever = Retriever(
+        catalogue, material.towers, material.index, material.post_vectors, material.learned_sources, sources
+    )
     size = material.config.online.history_size
     users = user_batch(catalogue, material.logs.events, clicks.user_row, clicks.now, clicks.history_seen, size)
     trends = _Trends(material)
-    found = {name: np.zeros(len(clicks), bool) for name in ROWS}
+    found = {name: np.zeros(len(clicks), bool) for name in ROWS if name != "oracle" or world is not None}
+    if world is not None:
+        in_catalogue = catalogue.post_rows(world.population.posts.id)
+        visible = (in_catalogue >= 0) & catalogue.visible[in_catalogue]
     n_before = np.zeros(len(clicks), np.int64)
     for i in range(len(clicks)):
         user, now = int(clicks.user_row[i]), int(clicks.now[i])
@@ -101,8 +106,15 @@ def _hits(material: Material, clicks: Exposures, report: Report) -> tuple[dict[s
         post = clicks.post_row[i]
         n_before[i] = trends.n_clicks(post)
         found["popularity"][i] = post in trends.popular(sources.budget)
-        found["two_tower"][i] = post in two_tower(context, sources.budget)
-        found["all_sources"][i] = post in retriever(context).post_row
+        allowed = retriever.allowed(context)
+        brought = [source(context, sources.budget, allowed) for source, _ in retriever.sources]
+        for (source, _), rows in zip(retriever.sources, brought, strict=True):
+            found[str(source.bit.name).lower()][i] = post in rows
+        found["all_sources"][i] = post in retriever.merged(brought)[0]
+        if world is not None:
+            in_world = world.user_row(int(catalogue.user_id[user]))
+            best = world.most_relevant(in_world, now, visible, sources.budget)
+            found["oracle"][i] = catalogue.post_id[post] in world.population.posts.id[best]
         report(i + 1, len(clicks))
     return found, n_before
 

@@ -1,12 +1,15 @@
 """From all posts to a few hundred candidates: every source is asked, their answers are merged.
 
-Takes a request's `Context` and the posts to leave out, gives `Candidates`. It does not know why a post was left out,
-nor how candidates are ranked.
+Takes a request's `Context` and the posts to leave out, gives `Candidates`. A source that fails or is late is left out
+and named; the others fill its places. It does not know why a post was left out, nor how candidates are ranked.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +17,20 @@ from numpy.typing import NDArray
 from recsys.config import SourcesConfig
 from recsys.errors import ReleaseError
 from recsys.offline.catalogue import Catalogue
+from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.index import PostIndex
-from recsys.retrieval.sources import NOTHING, CandidateSource, Followed, Trending, TwoTower
+from recsys.retrieval.learned_sources import LearnedSources
+from recsys.retrieval.sources import Allowed, CandidateSource, Covisited, Followed, Fresh, Trending, TwoTower
 from recsys.retrieval.towers import Towers, tower_scores
 from recsys.retrieval.users import UserBatch
 from recsys.types import Candidates, Context, Floats, Rows
+
+log = logging.getLogger(__name__)
+
+NOTHING: Rows = np.empty(0, np.int32)
+
+_N_THREADS = 4
+"""Twice the requests that a worker answers at once: sources that hang in some leave others to the next."""
 
 
 def merge(
@@ -46,17 +58,19 @@ def merge(
 
 
 class Retriever:
-    """All sources behind one call. Holds nothing that changes; safe to share between threads."""
+    """All sources behind one call; safe to share between threads."""
 
     def __init__(
-        self, catalogue: Catalogue, towers: Towers, index: PostIndex, post_vectors: Floats, config: SourcesConfig
-    ) -> None:
+        self, catalogue: Catalogue, towers: Towers, index: PostIndex, post_vectors: Floats, learned: LearnedSources,
+        config: SourcesConfig,
+    ) -> None:  # fmt: skip
         """
         Args:
             post_vectors: what the index was built from, (N, D).
         Raises: ReleaseError when the parts do not belong together.
         """
         towers.check_catalogue(catalogue)
+        learned.check_catalogue(catalogue)
         wanted = (catalogue.n_posts, towers.embedding_size)
         for name, shape in (("index", (index.n_posts, index.embedding_size)), ("post vectors", post_vectors.shape)):
             if shape != wanted:
@@ -66,11 +80,18 @@ class Retriever:
                 )
         self.config = config
         self._catalogue, self._towers, self._post_vectors = catalogue, towers, np.asarray(post_vectors)
-        self._sources: tuple[tuple[CandidateSource, int], ...] = (
+        self._allowed = Allowed(catalogue)
+        self.sources: tuple[tuple[CandidateSource, int], ...] = (
             (TwoTower(catalogue, towers, index), config.two_tower),
             (Followed(catalogue), config.followed),
             (Trending(catalogue), config.trending),
+            (Fresh(catalogue, learned.author_shown, config), config.fresh),
+            (Covisited(learned.neighbours, config), config.covisited),
         )
+        """Each with its guaranteed places. The first is asked by the calling thread, the others beside it."""
+        self._pool = ThreadPoolExecutor(_N_THREADS, "sources")
+        self._complained: set[str] = set()
+        self._newest = np.argsort(-np.asarray(catalogue.created_at), kind="stable").astype(np.int32)
 
     def __call__(self, context: Context, exclude: Rows = NOTHING) -> Candidates:
         """Candidates up to the budget, exactly the budget wherever so many posts are visible and not excluded.
@@ -78,15 +99,67 @@ class Retriever:
         Args:
             exclude: posts to leave out, as rows; -1 is ignored.
         """
-        budget = self.config.budget
-        found = [source(context, budget, exclude) for source, _ in self._sources]
-        rows, bits = merge(
-            found, [source.bit for source, _ in self._sources], [places for _, places in self._sources], budget
+        allowed = self.allowed(context, exclude)
+        found, missing = self._ask(context, allowed)
+        rows, bits = self.merged(found)
+        if not len(rows) and missing:
+            # Nobody is left who knows the user; the newest posts still make a feed.
+            newest = self._newest[allowed.has(self._newest)][: self.config.budget]
+            rows, bits = newest, np.zeros(len(newest), np.uint16)
+        return Candidates(
+            post_row=rows, sources=bits, retrieval_score=self.scores(context, rows), missing_sources=missing
         )
-        return Candidates(post_row=rows, sources=bits, retrieval_score=self.scores(context, rows))
+
+    def merged(self, found: Sequence[Rows]) -> tuple[Rows, NDArray[np.uint16]]:
+        """Every source's posts as one, by the settings' places: rows and bits."""
+        bits, places = [source.bit for source, _ in self.sources], [places for _, places in self.sources]
+        return merge(found, bits, places, self.config.budget)
+
+    def allowed(self, context: Context, exclude: Rows = NOTHING) -> Bitmap:
+        """Posts that a request may see."""
+        return self._allowed(context.now, exclude)
 
     def scores(self, context: Context, post_row: Rows) -> Floats:
         """Similarity of the user to any posts, (C,)."""
         user = self._towers.user_vectors(self._catalogue, UserBatch.from_context(context))
         now = np.array([context.now], np.int64)
         return tower_scores(self._towers, self._catalogue, user, self._post_vectors, post_row, now)
+
+    def _ask(self, context: Context, allowed: Bitmap) -> tuple[list[Rows], tuple[str, ...]]:
+        """Every source's posts, none of one that fails or is late, and the names of those.
+
+        One thread beside the caller's asks all but the first, one after the other: a thread for each costs more than
+        their work. Behind one that hangs the rest is late too.
+        """
+        deadline = time.monotonic() + self.config.timeout_ms / 1000
+        (first, _), *others = self.sources
+        answers: dict[int, Rows] = {}
+        failed: dict[int, Exception] = {}
+
+        def ask(sources: Sequence[CandidateSource]) -> None:
+            for source in sources:
+                try:
+                    answers[source.bit] = source(context, self.config.budget, allowed)
+                except Exception as error:
+                    failed[source.bit] = error
+
+        beside = self._pool.submit(ask, [source for source, _ in others])
+        ask([first])
+        if not wait([beside], max(deadline - time.monotonic(), 0)).done:
+            beside.cancel()  # or it would run for nobody, where it has not begun
+        # A late thread may still be writing: what it wrote by now counts.
+        in_time, broken = dict(answers), dict(failed)
+        missing = []
+        for source, _ in self.sources:
+            if source.bit not in in_time:
+                name, error = str(source.bit.name).lower(), broken.get(source.bit)
+                late = f"took longer than {self.config.timeout_ms:g} ms"
+                self._complain(name, late if error is None else f"{type(error).__name__}: {error}", error)
+                missing.append(name)
+        return [in_time.get(source.bit, NOTHING) for source, _ in self.sources], tuple(missing)
+
+    def _complain(self, name: str, what: str, error: Exception | None) -> None:
+        """Once per source and reason in the log; every time in the response and in the metrics."""
+        if (key := f"{name}: {what}") not in self._complained and len(self._complained) < 100:
+            self._complained.add(key)
+            log.warning("source %s is left out of a feed: %s", name, what, exc_info=error)

@@ -253,11 +253,9 @@ class World:
             now: microseconds; posts born later are left out.
             allowed: over all posts, (N,).
         """
-        if self._shared[0] != now:
-            self._shared = now, post_appeals(self.truth, now)
         # Fatigue moves all posts of a topic alike, so only a topic's best k can ever be chosen.
         rows = np.empty((len(self.truth.topics), k), np.int32)
-        everything = appeals_of_user(self.truth, self._shared[1], user, now)
+        everything = self._appeals(user, now)
         exists = allowed & (self.population.posts.created_at <= now)
         _best_of_topics(everything, self.population.posts.topic, exists, rows, self._no_topic_yet())
         rows = rows[rows >= 0]
@@ -272,6 +270,22 @@ class World:
             left[best] = False
             n_of_topic[topic[best]] += 1
         return np.array(slate, np.int32)
+
+    def most_relevant(self, user: int, now: int, allowed: Mask, k: int) -> Rows:
+        """The allowed posts that this user would rather click than any other, at one position and untired, (<= k,).
+
+        Args: as `best_slate`.
+        """
+        exists = np.flatnonzero(allowed & (self.population.posts.created_at <= now))
+        appeal = self._appeals(user, now)[exists]
+        best = np.argpartition(-appeal, k - 1)[:k] if len(exists) > k else np.arange(len(exists))
+        return exists[best[np.argsort(-appeal[best], kind="stable")]].astype(np.int32)
+
+    def _appeals(self, user: int, now: int) -> Doubles:
+        """Logits of all posts before fatigue, (N,)."""
+        if self._shared[0] != now:
+            self._shared = now, post_appeals(self.truth, now)
+        return appeals_of_user(self.truth, self._shared[1], user, now)
 
 
 @JIT

@@ -30,7 +30,9 @@ def test_the_report_has_these_keys(report):
         "recall@500", "recall@500_ci", "by_popularity", "younger_than_a_day", "requests", "clicks", "policy",
     }  # fmt: skip
     assert (report["negatives"], report["retrieval"]["policy"]) == ("shown", "random")
-    assert set(report["retrieval"]["recall@500"]) == {"popularity", "two_tower", "all_sources"}
+    assert set(report["retrieval"]["recall@500"]) == {
+        "popularity", "two_tower", "followed", "trending", "fresh", "covisited", "all_sources", "oracle",
+    }  # fmt: skip
     assert set(report["ranking"]) == {"popularity", "logistic", "lightgbm", "oracle"}
     assert all(set(row) == FIGURES for row in report["ranking"].values())
     assert set(report["slate"]) == {

@@ -37,6 +37,7 @@ def test_recalls_are_shares_with_intervals_around_them(material):
     assert report["requests"] <= report["clicks"] <= len(material.random_test_clicks())
     assert report["recall@500"]["all_sources"] > 0.2
     assert report["recall@500"]["popularity"] > 0.05
+    assert report["recall@500"]["oracle"] > max(report["recall@500"][name] for name in ROWS if name != "oracle")
 
 
 def test_groups_by_popularity_are_alike_in_size_and_share_the_recall_among_them(material):
@@ -68,6 +69,12 @@ def test_young_posts_are_those_of_the_day_before_the_request(material):
     assert 0 < young["two_tower"] <= 1
 
 
+def test_logs_that_are_no_worlds_have_no_oracle(material):
+    report = retrieval_report(replace(material, world=None), quiet)
+    assert report["recall@500"]["oracle"] is None
+    assert report["recall@500"]["two_tower"] > 0
+
+
 def test_without_a_random_policy_all_clicks_are_looked_for(material):
     shown = replace(material.logs, policies=tuple(name.upper() for name in material.logs.policies))
     report = retrieval_report(replace(with_settings(material, "evaluation", n_requests=10**6), logs=shown), quiet)
@@ -83,7 +90,7 @@ def test_a_budget_of_everything_finds_everything_that_existed_and_may_be_shown(m
     # Some clicked posts were found to break the rules since: no source may bring them.
     allowed = material.catalogue.visible[material.random_test_clicks().post_row].mean()
     assert 0.98 < allowed < 1
-    assert recall["two_tower"] == recall["all_sources"] == pytest.approx(allowed)
+    assert recall["two_tower"] == recall["all_sources"] == recall["oracle"] == pytest.approx(allowed)
     assert recall["popularity"] < 1.0  # posts that nobody had clicked yet cannot be popular
 
 

@@ -26,7 +26,7 @@ def recommender(material):
     store = SnapshotStore(material.catalogue, state, material.config.online, _returned(material))
     return Recommender(
         material.config, "r", material.logs_end, store, material.catalogue, material.towers, material.index,
-        material.post_vectors, material.rankers,
+        material.post_vectors, material.learned_sources, material.rankers,
     )  # fmt: skip
 
 

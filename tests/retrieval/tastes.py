@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 from worlds import NOTHING, catalogue, rows
 
-from recsys.config import TowersConfig
+from recsys.config import CovisitationConfig, TowersConfig
 from recsys.features.histories import Clicks
 from recsys.offline.catalogue import Catalogue
+from recsys.retrieval.covisitation import neighbours
+from recsys.retrieval.learned_sources import LearnedSources
 from recsys.retrieval.towers import Towers
 from recsys.retrieval.training import train_towers
 from recsys.types import DAY, Context, FeedRequest, Rows
@@ -63,6 +65,14 @@ def clicks_of(cat: Catalogue, *, shuffled: bool = False) -> Clicks:
 
 def trained(cat: Catalogue, clicks: Clicks, config: TowersConfig = SMALL) -> Towers:
     return train_towers(cat, clicks, config, lambda done, total: None).with_reference(END + DAY)
+
+
+def learned_sources(cat: Catalogue, clicks: Clicks) -> LearnedSources:
+    """Who clicks together, and authors of whom the first was shown most."""
+    together = neighbours(
+        clicks.user_row, clicks.post_row, N_USERS, cat.n_posts, CovisitationConfig(n_neighbours=10, shrinkage=1)
+    )
+    return LearnedSources(together, np.arange(cat.n_authors, dtype=np.int64)[::-1] * 1000)
 
 
 def request(now=END + DAY, *, user=-1, history=(), follows=(), trending=(), language=-1, country=-1) -> Context:

@@ -1,19 +1,19 @@
 """The merge keeps every source's places, loses nothing it has room for, and says who brought what."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tastes import END, clicks_of, request, trained, two_tastes
+from tastes import END, clicks_of, learned_sources, request, trained, two_tastes
 from worlds import rows
 
 from recsys.config import SourcesConfig
 from recsys.errors import ReleaseError
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.retriever import Retriever, merge
-from recsys.retrieval.sources import Followed, Trending, TwoTower
 from recsys.retrieval.users import UserBatch
 from recsys.types import DAY, Source
 
@@ -66,7 +66,8 @@ def test_the_merge_keeps_places_loses_nothing_and_repeats_nothing(found, places,
             }
 
 
-CONFIG = SourcesConfig(budget=60, two_tower=30, followed=20, trending=10)
+CONFIG = SourcesConfig(budget=60, two_tower=30, followed=10, trending=8, fresh=6, covisited=6, timeout_ms=60_000)
+PLACES = {TT: 30, FO: 10, TR: 8, Source.FRESH: 6, Source.COVISITED: 6}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def towers(cat):
 @pytest.fixture(scope="module")
 def parts(cat, towers):
     vectors = towers.post_vectors(cat)
-    return cat, towers, PostIndex.exact(vectors), vectors
+    return cat, towers, PostIndex.exact(vectors), vectors, learned_sources(cat, clicks_of(cat))
 
 
 @pytest.fixture(scope="module")
@@ -98,17 +99,17 @@ def asked(**changes):
 def test_candidates_fill_the_budget_and_each_source_its_places(retriever, cat):
     candidates = retriever(asked())
     assert len(candidates) == len(set(candidates.post_row.tolist())) == 60
-    for bit, places in ((TT, 30), (FO, 20), (TR, 10)):
+    for bit, places in PLACES.items():
         assert (candidates.sources & bit > 0).sum() >= places
+    assert candidates.missing_sources == ()
     assert cat.visible[candidates.post_row].all()
 
 
-def test_every_candidate_says_which_sources_brought_it(retriever, parts):
+def test_every_candidate_says_which_sources_brought_it(retriever):
     context = asked()
     candidates = retriever(context)
-    cat, towers, index, _ = parts
-    for source in (TwoTower(cat, towers, index), Followed(cat), Trending(cat)):
-        brought = np.isin(candidates.post_row, source(context, 60))
+    for source, _ in retriever.sources:
+        brought = np.isin(candidates.post_row, source(context, 60, retriever.allowed(context)))
         np.testing.assert_array_equal(candidates.sources & source.bit > 0, brought)
         assert brought.any()
 
@@ -126,7 +127,7 @@ def test_posts_left_out_do_not_make_the_result_short(retriever, cat, n_excluded)
 
 
 def test_every_candidate_has_the_inner_product_as_its_score(retriever, parts):
-    cat, towers, _, vectors = parts
+    cat, towers, _, vectors, _ = parts
     context = asked()
     candidates = retriever(context)
     user = towers.user_vectors(cat, UserBatch.from_context(context))
@@ -155,16 +156,88 @@ def test_unknown_rows_to_leave_out_are_ignored(retriever):
 
 
 def test_parts_that_do_not_belong_together_are_refused(parts):
-    cat, towers, index, vectors = parts
+    cat, towers, index, vectors, learned = parts
     with pytest.raises(ReleaseError, match=r"index must hold .*\(400, 16\).* got \(399, 16\)"):
-        Retriever(cat, towers, PostIndex.exact(vectors[:399]), vectors, CONFIG)
+        Retriever(cat, towers, PostIndex.exact(vectors[:399]), vectors, learned, CONFIG)
     with pytest.raises(ReleaseError, match="post vectors must hold"):
-        Retriever(cat, towers, index, vectors[:399], CONFIG)
+        Retriever(cat, towers, index, vectors[:399], learned, CONFIG)
     with pytest.raises(ReleaseError, match="topics"):
-        Retriever(replace(cat, topics=("cooking",)), towers, index, vectors, CONFIG)
+        Retriever(replace(cat, topics=("cooking",)), towers, index, vectors, learned, CONFIG)
+    with pytest.raises(ReleaseError, match=r"sources were learned with .* = \(400, 7\), the catalogue has \(400, 8\)"):
+        Retriever(cat, towers, index, vectors, replace(learned, author_shown=learned.author_shown[:7]), CONFIG)
 
 
 def test_opposite_tastes_share_few_candidates(cat, towers, parts):
-    alone = Retriever(*parts, SourcesConfig(budget=60, two_tower=60, followed=0, trending=0))
+    alone = Retriever(*parts, SourcesConfig(budget=60, two_tower=60, followed=0, trending=0, fresh=0, covisited=0))
     cook, fan = (alone(request(END, history=[n, n + 2, n + 4])).post_row.tolist() for n in (300, 301))
     assert len(set(cook) & set(fan)) < 10
+
+
+class Failing:
+    """In a source's place: raises, or waits until it is told to go on."""
+
+    def __init__(self, bit, proceed=None):
+        self.bit, self.proceed = bit, proceed
+
+    def __call__(self, context, k, allowed):
+        if self.proceed is None:
+            raise RuntimeError("no idea")
+        self.proceed.wait(30)
+        return rows([0, 1, 2])
+
+
+def with_failing(parts, failing, **settings):
+    retriever = Retriever(*parts, CONFIG.model_copy(update=settings))
+    retriever.sources = tuple(
+        (next((f for f in failing if f.bit == source.bit), source), places) for source, places in retriever.sources
+    )
+    return retriever
+
+
+@pytest.mark.parametrize("bit", list(Source))
+def test_a_source_that_fails_is_left_out_and_named_and_the_others_fill_its_places(parts, bit, caplog):
+    retriever = with_failing(parts, [Failing(bit)])
+    for _ in range(3):
+        candidates = retriever(asked())
+        assert len(candidates) == 60
+        assert candidates.missing_sources == (bit.name.lower(),)
+        assert not (candidates.sources & bit).any()
+        assert np.isfinite(candidates.retrieval_score).all()
+    # The log has it once, with where it happened.
+    assert len(caplog.records) == caplog.text.count("Traceback") == 1
+    assert f"source {bit.name.lower()} is left out of a feed: RuntimeError: no idea" in caplog.text
+
+
+def test_a_source_that_is_late_is_left_out_and_named(parts):
+    proceed = threading.Event()
+    retriever = with_failing(parts, [Failing(Source.FRESH, proceed)], timeout_ms=50)
+    candidates = retriever(asked())
+    assert candidates.missing_sources == ("fresh", "covisited")  # what stood behind it is late as well
+    assert len(candidates) == 60
+    proceed.set()
+
+
+def test_sources_that_hang_do_not_keep_the_others_waiting(parts):
+    """More requests than threads: each still gets what the calling thread finds."""
+    proceed = threading.Event()
+    hanging = [Failing(bit, proceed) for bit in Source if bit != TT]
+    retriever = with_failing(parts, hanging, timeout_ms=20)
+    for _ in range(5):
+        candidates = retriever(asked())
+        assert candidates.missing_sources == ("followed", "trending", "fresh", "covisited")
+        assert len(candidates) == 60
+    proceed.set()
+
+
+def test_without_any_source_the_newest_posts_are_left(parts, cat):
+    candidates = with_failing(parts, [Failing(bit) for bit in Source])(asked(), rows([399]))
+    assert candidates.missing_sources == ("two_tower", "followed", "trending", "fresh", "covisited")
+    expected = [post for post in range(398, -1, -1) if cat.visible[post]][:60]
+    assert candidates.post_row.tolist() == expected
+    assert not candidates.sources.any()
+
+
+def test_the_same_request_gets_the_same_candidates(parts):
+    first, second = (Retriever(*parts, CONFIG)(asked()) for _ in range(2))
+    np.testing.assert_array_equal(first.post_row, second.post_row)
+    np.testing.assert_array_equal(first.sources, second.sources)

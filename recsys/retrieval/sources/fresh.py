@@ -1,0 +1,53 @@
+"""The newest posts, and a fair chance for those that nobody knows yet.
+
+Posts of the last hours in the user's language: every other one is the newest, every other one drawn at random, rather
+of authors whom few have seen. The draw is the request's own, so that the same request gives the same posts. It knows
+how often an author was shown only as of the release, and of a post only its age: in the first hours no post was shown
+often.
+
+Source of the weighted draw without replacement: Efraimidis and Spirakis, "Weighted random sampling with a reservoir",
+Information Processing Letters 97 (2006), algorithm A.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.config import SourcesConfig
+from recsys.offline.catalogue import Catalogue
+from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.sources.source import alternating
+from recsys.types import SECOND, Context, Ids, Rows, Source
+
+_MOST = 4000
+"""Newest posts looked at, which bounds the work where very many are written."""
+
+
+class Fresh:
+    """As `source.CandidateSource`."""
+
+    bit = Source.FRESH
+
+    def __init__(self, catalogue: Catalogue, author_shown: Ids, config: SourcesConfig) -> None:
+        """
+        Args:
+            author_shown: impressions of each author's posts when the release was made, (A,).
+        """
+        self._created_at = np.asarray(catalogue.created_at)
+        self._by_age = np.argsort(self._created_at, kind="stable").astype(np.int32)
+        self._sorted = self._created_at[self._by_age]
+        self._language = np.asarray(catalogue.language)
+        author = np.asarray(catalogue.author)
+        shown = np.where(author >= 0, np.append(author_shown, 0)[author], 0)
+        self._weight = 1 / np.sqrt(1.0 + shown)
+        self._window = round(config.fresh_window_s * SECOND)
+
+    def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows:
+        low, high = np.searchsorted(self._sorted, [context.now - self._window, context.now], side="right")
+        posts = self._by_age[max(low, high - _MOST) : high][::-1]
+        if context.language >= 0:
+            posts = posts[self._language[posts] == context.language]
+        posts = posts[allowed.has(posts)]
+        rng = np.random.default_rng(context.request.request_id % 2**63)
+        drawn = posts[np.argsort(-np.log(rng.random(len(posts))) / self._weight[posts], kind="stable")]
+        return alternating(posts, drawn)[:k]

@@ -1,0 +1,25 @@
+"""The posts whose vectors lie nearest to the user's, by the index."""
+
+from __future__ import annotations
+
+from recsys.offline.catalogue import Catalogue
+from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.index import PostIndex
+from recsys.retrieval.towers import Towers
+from recsys.retrieval.users import UserBatch
+from recsys.types import Context, Rows, Source
+
+
+class TwoTower:
+    """As `source.CandidateSource`; as many posts as are asked for, wherever so many are allowed."""
+
+    bit = Source.TWO_TOWER
+
+    def __init__(self, catalogue: Catalogue, towers: Towers, index: PostIndex) -> None:
+        self._catalogue, self._towers, self._index = catalogue, towers, index
+
+    def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows:
+        vectors = self._towers.user_vectors(self._catalogue, UserBatch.from_context(context))
+        _, rows = self._index.search(vectors, k, allowed)
+        best: Rows = rows[0, rows[0] >= 0]
+        return best
