@@ -30,8 +30,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from recsys.errors import ReleaseError
 from recsys.features import spec
 
-FORMAT = 3
-"""Version of the folder's layout. 3 keeps what was fitted to the features' columns in `ranking/linear/transforms`."""
+FORMAT = 4
+"""Version of the folder's layout. 4 has `sources/`, lists as plain arrays in `index/`, and towers with attention."""
 
 LIBRARIES = ("faiss-cpu", "lightgbm", "numpy", "pyarrow", "torch")
 MANIFEST = "manifest.json"

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,10 @@ def test_a_release_says_what_it_learned_from_and_how_good_it_is(tiny_world):
     assert rows["towers"] > 0
     assert set(manifest.metrics["ranking"]) == {"popularity", "logistic", "lightgbm"}
     assert manifest.metrics["ranking"]["lightgbm"]["auc"] > 0.6
-    assert {name.split("/")[0] for name in manifest.files} == {"catalogue", "towers", "index", "ranking"}
+    assert {name.split("/")[0] for name in manifest.files} == {"catalogue", "towers", "index", "sources", "ranking"}
+    tuning = json.loads((release.load(tiny_world.releases_path).path / "index" / "tuning.json").read_text())
+    assert manifest.metrics["index"]["name"] == tuning["chosen"] == "exact"
+    assert "posts are fewer than" in tuning["why"]
 
 
 def test_whoever_is_being_erased_is_neither_learned_from_nor_loaded(small_config):

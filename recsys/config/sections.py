@@ -95,6 +95,11 @@ class TowersConfig(FitConfig):
     up to twice as long; 0 makes all passes."""
     history_size: int = Field(20, ge=1)
     """Most recent clicks the user tower reads."""
+    history: Literal["weighted", "attention"] = "weighted"
+    """How clicked posts are weighed: by how many clicks ago alone, or also by what they say."""
+    history_cut: float = Field(0.0, ge=0, le=1)
+    """Share of the examples whose history is cut to a random number of the newest clicks, so that users of few clicks
+    are learned from more often."""
 
 
 class IdTowersConfig(FitConfig):

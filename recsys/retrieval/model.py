@@ -19,7 +19,7 @@ from recsys.config import TowersConfig
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.schemas import MEDIA_TYPES
 from recsys.retrieval import freshness
-from recsys.retrieval.towers import Towers, clicks_bucket
+from recsys.retrieval.towers import MOST_ATTENTION, Towers, clicks_bucket
 from recsys.types import Rows
 
 INITIAL_SPREAD = 0.05
@@ -97,6 +97,7 @@ class TowersModel(nn.Module):
         self.post_output_bias = zeros(output)
         self.amplitude = zeros(sizes.topics + 1, freshness.N_PACES)
         self.recency = zeros(config.history_size)
+        self.attention = zeros(content).requires_grad_(config.history == "attention")
         self.user_language = normal(sizes.languages + 1, content)
         self.user_country = normal(sizes.countries + 1, content)
         self.n_clicks = normal(int(clicks_bucket(np.array(config.history_size))) + 1, content)
@@ -125,7 +126,8 @@ class TowersModel(nn.Module):
             content: what `users.history` points into, (P, E).
         """
         seen = users.history >= 0
-        weight = torch.exp(self.recency[: users.history.shape[1]]) * seen
+        asked = (content @ self.attention).clamp(-MOST_ATTENTION, MOST_ATTENTION)
+        weight = torch.exp(self.recency[: users.history.shape[1]] + asked[users.history.clamp(min=0)]) * seen
         weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-9)
         clicked = functional.embedding_bag(
             users.history.clamp(min=0), content, mode="sum", per_sample_weights=weight

@@ -111,14 +111,14 @@ def _nth_best(values, n):  # type: ignore[no-untyped-def]
     low = high = values[0]
     for i in range(len(values)):
         low, high = min(low, values[i]), max(high, values[i])
-    reached = 0
+    reached, narrowed = 0, False
     while True:
         width = (high - low) / np.float32(_BINS)
         if not width > 0 or low + width == low:
             return low
         count = np.zeros(_BINS + 1, np.int32)
         for i in range(len(values)):
-            if low <= values[i] <= high:
+            if low <= values[i] and (values[i] < high or not narrowed):
                 count[int((values[i] - low) / width)] += 1
         count[_BINS - 1] += count[_BINS]
         place = _BINS
@@ -129,7 +129,7 @@ def _nth_best(values, n):  # type: ignore[no-untyped-def]
             return low + place * width
         # Too many of them lie together: look into that bin again.
         reached -= count[place]
-        low, high = low + place * width, low + (place + 1) * width
+        low, high, narrowed = low + place * width, low + (place + 1) * width, True
 
 
 @JIT

@@ -5,7 +5,7 @@ the same arithmetic for training, and a test holds the two together). It does no
 vectors are searched.
 
     post:  topic + author + language + medium + mean of words + its own = content (E) -> hidden -> output, length 1
-    user:  mean content of the clicked posts | mean of followed authors | language + country + number of clicks
+    user:  weighted mean content of the clicked posts | mean of followed authors | language + country + number of clicks
            -> hidden -> output, length 1
     both:  J dimensions of freshness behind the output (see `freshness`)
 
@@ -30,6 +30,9 @@ from recsys.retrieval.users import UserBatch
 from recsys.types import Doubles, Floats, Ids, Rows, Times
 
 Real = TypeVar("Real", Floats, Doubles)
+
+MOST_ATTENTION = 30.0
+"""Largest part of a log weight that content may have: its power still is a float32."""
 
 _CHUNK = 8192
 """Rows worked on at once, which bounds the memory for gathered word vectors."""
@@ -61,6 +64,8 @@ class Towers:
     """What each topic's posts gain from freshness at each pace, in units of the cosine, (T + 1, J)."""
     recency: Floats
     """Log weights of the clicked posts, newest first, (history_size,)."""
+    attention: Floats
+    """What of a clicked post's content adds to its log weight, (E,); zeros weigh by recency alone."""
     user_language: Floats
     user_country: Floats
     n_clicks: Floats
@@ -140,16 +145,17 @@ class Towers:
         return self.user_output.astype(np.float64), self.user_output_bias.astype(np.float64)
 
     def _clicked(self, catalogue: Catalogue, history: Rows, seen: np.ndarray) -> Floats:
-        """Recency-weighted mean of the clicked posts' content, zero without any, (B, E)."""
-        weight = np.exp(self.recency[: history.shape[1]]) * seen
-        # In double, as in `_user_vectors`: how far a history is padded must not show.
-        weight /= np.maximum(weight.sum(axis=1, keepdims=True, dtype=np.float64), 1e-9).astype(np.float32)
+        """Weighted mean of the clicked posts' content, zero without any, (B, E)."""
         posts, place = np.unique(history[seen], return_inverse=True)
         content = np.zeros((len(posts) + 1, self.topic.shape[1]), np.float32)
         for start in range(0, len(posts), _CHUNK):
             content[start : min(start + _CHUNK, len(posts))] = self.content(catalogue, posts[start : start + _CHUNK])
         of_place = np.full(history.shape, len(posts))
         of_place[seen] = place
+        asked = np.clip((content * self.attention).sum(axis=1), -MOST_ATTENTION, MOST_ATTENTION)
+        weight = np.exp(self.recency[: history.shape[1]] + asked[of_place]) * seen
+        # In double, as in `_user_vectors`: how far a history is padded must not show.
+        weight /= np.maximum(weight.sum(axis=1, keepdims=True, dtype=np.float64), 1e-9).astype(np.float32)
         mean = np.zeros((len(history), content.shape[1]), np.float32)
         for nth in range(history.shape[1]):
             mean += weight[:, nth, None] * content[of_place[:, nth]]
@@ -195,6 +201,7 @@ class Towers:
             "user_hidden": (3 * content, len(self.user_hidden_bias)),
             "user_output": (len(self.user_hidden_bias), len(self.post_output_bias)),
             "amplitude": (len(self.topic), freshness.N_PACES),
+            "attention": (content,),
         }
         wanted |= {name: (len(getattr(self, name)), content) for name in _EMBEDDINGS}
         for name, shape in wanted.items():

@@ -170,7 +170,7 @@ def batch_loss(
     """Mean cross entropy of the batch's positives among its candidates."""
     drawn = torch.randint(len(data.pool), (config.n_uniform_negatives,), generator=generator)
     candidates = torch.cat([data.post[batch], data.pool[drawn]])  # (C,)
-    users = _users(data, batch, generator)
+    users = _users(data, batch, config.history_cut, generator)
     # Each post's content is computed once a batch, be it candidate or part of many histories.
     seen = users.history >= 0
     posts, place = torch.unique(torch.cat([candidates, users.history[seen]]), return_inverse=True)
@@ -194,18 +194,30 @@ def batch_loss(
     return sampled_softmax(logit, drawn_often, wrong)
 
 
-def _users(data: TrainingData, batch: Tensor, generator: torch.Generator) -> UserInput:
+def _users(data: TrainingData, batch: Tensor, cut_share: float, generator: torch.Generator) -> UserInput:
     rows = batch.numpy()
     clicks = data.clicks
     users = UserBatch.from_rows(data.catalogue, clicks.user_row[rows], data.history[rows], clicks.time[rows])
     hidden = torch.rand(len(batch), generator=generator) < HIDDEN_USER_SHARE
+    history = torch.from_numpy(users.history.astype(np.int64))
+    if cut_share:
+        history = _cut(history, cut_share, generator)
     return UserInput(
-        history=torch.from_numpy(users.history.astype(np.int64)),
+        history=history,
         language=torch.from_numpy(users.language.astype(np.int64) + 1).masked_fill(hidden, 0),
         country=torch.from_numpy(users.country.astype(np.int64) + 1).masked_fill(hidden, 0),
         follows_start=torch.from_numpy(users.follows_start.astype(np.int64)),
         follows=torch.from_numpy(users.follows.astype(np.int64) + 1),
     )
+
+
+def _cut(history: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Histories of which this share ends early, after a random number of the newest clicks: users as they would look
+    if they had come later."""
+    length = (history >= 0).sum(dim=1)
+    left = (torch.rand(len(history), generator=generator) * (length + 1)).long()
+    left = torch.where(torch.rand(len(history), generator=generator) < share, left, length)
+    return history.masked_fill(torch.arange(history.shape[1])[None, :] >= left[:, None], -1)
 
 
 def _fingerprint(catalogue: Catalogue, clicks: Clicks, config: TowersConfig) -> str:

@@ -201,3 +201,28 @@ def test_a_post_of_an_author_who_came_after_training_has_a_useful_vector():
     assert cooking.min() > football.max()
     older = np.flatnonzero((cat.topic == 0) & (cat.created_at < END - 5 * DAY))
     assert np.median(cooking) > np.median(similarity(vector, posts[older])[0]) - 1e-6
+
+
+def clicked(towers, cat, posts):
+    history = rows(posts)[None, :]
+    return towers._clicked(cat, history, history >= 0)[0]
+
+
+def test_attention_that_asks_for_nothing_weighs_by_recency_alone(cat, towers):
+    plain = replace(towers, attention=np.zeros_like(towers.attention))
+    content, recent = plain.content(cat, rows([8, 3, 40])), np.exp(plain.recency[:3])
+    expected = (recent[:, None] * content).sum(axis=0) / recent.sum()
+    np.testing.assert_allclose(clicked(plain, cat, [8, 3, 40]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_to_what_one_post_says_leaves_that_post_alone(cat, towers):
+    content = towers.content(cat, rows([8, 3, 40]))
+    # A direction in which the middle one stands out from both others, far.
+    direction = np.linalg.solve(content @ content.T, np.array([-25, 25, -25])) @ content
+    asking = replace(towers, attention=direction.astype(np.float32), recency=np.zeros_like(towers.recency))
+    np.testing.assert_allclose(clicked(asking, cat, [8, 3, 40]), content[1], rtol=1e-3, atol=1e-3)
+
+
+def test_attention_never_leaves_the_range_of_numbers(cat, towers):
+    asking = replace(towers, attention=np.full_like(towers.attention, 1e30))
+    assert np.isfinite(asking.user_vectors(cat, users_of(cat, END))).all()

@@ -232,3 +232,36 @@ def test_clicks_out_of_order_are_refused(cat):
 def test_a_loss_that_is_no_number_is_refused_with_the_remedy(cat):
     with pytest.raises(DataError, match=r"must stay finite.*lower retrieval.towers.learning_rate"):
         trained(cat, clicks_of(cat), SMALL.model_copy(update={"learning_rate": 1e30, "epochs": 3}))
+
+
+def test_attention_is_learned_where_it_is_asked_for_and_stays_zero_elsewhere(cat, towers):
+    assert not towers.attention.any()
+    asking = trained(cat, clicks_of(cat), SMALL.model_copy(update={"history": "attention"}))
+    assert np.abs(asking.attention).max() > 0.01
+    assert share_of_taste(cat, asking, 0) > 0.9
+
+
+def test_a_cut_history_keeps_some_of_the_newest_clicks():
+    history = torch.arange(200 * 6).reshape(200, 6)
+    history[::2, 4:] = -1
+    cut = training._cut(history, 1.0, torch.Generator().manual_seed(0))
+    left, had = (cut >= 0).sum(dim=1), (history >= 0).sum(dim=1)
+    place = torch.arange(6)[None, :]
+    assert torch.equal(cut, history.masked_fill(place >= left[:, None], -1))
+    assert set(left[::2].tolist()) == set(range(5))
+    assert set(left[1::2].tolist()) == set(range(7))
+    assert (left <= had).all()
+
+
+def test_only_the_given_share_of_histories_is_cut():
+    history = torch.arange(4000 * 6).reshape(4000, 6)
+    cut = training._cut(history, 0.25, torch.Generator().manual_seed(0))
+    whole = (cut == history).all(dim=1).float().mean()
+    assert abs(whole - (0.75 + 0.25 / 7)) < 0.03
+
+
+def test_with_cut_histories_the_towers_still_learn_and_the_same_seed_gives_the_same_bytes(cat):
+    config = SMALL.model_copy(update={"history_cut": 0.5})
+    one, other = (trained(cat, clicks_of(cat), config) for _ in range(2))
+    np.testing.assert_array_equal(one.user_output, other.user_output)
+    assert share_of_taste(cat, one, 1) > 0.9

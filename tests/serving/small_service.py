@@ -76,6 +76,7 @@ class NewestFirst:
     store: RedisStore
     release_name: str = "r-0123456789ab"
     fault: Exception | None = None
+    degraded: tuple[str, ...] = ()
     entered: threading.Event = field(default_factory=threading.Event)
     proceed: threading.Event | None = None
 
@@ -93,7 +94,7 @@ class NewestFirst:
         context = Context(request, -1, -1, -1, *[NONE.astype(np.int32)] * 3, user.returned, user.trending)
         sources = np.full(len(rows), Source.TWO_TOWER | Source.TRENDING, np.uint16)
         chosen = Candidates(rows, sources, score, np.ones((len(rows), 4), np.float32), score, score)
-        return Slate(context, chosen, unseen.astype(np.int32), np.full(len(rows), 0.5, np.float32), "", ())
+        return Slate(context, chosen, unseen.astype(np.int32), np.full(len(rows), 0.5, np.float32), "", self.degraded)
 
 
 def make_service(recommender, client, **settings) -> Service:

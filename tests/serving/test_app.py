@@ -61,6 +61,16 @@ def test_a_feed_has_the_promised_shape_and_values(http):
     assert mentioned.probabilities == {"click": 0.9}
 
 
+def test_what_had_to_be_left_out_is_named_and_counted(http, recommender):
+    recommender.degraded = ("source:trending", "source:fresh")
+    assert feed(http)["degraded"] == ["source:trending", "source:fresh"]
+    recommender.degraded = ()
+    assert feed(http)["degraded"] == []
+    counted = metrics(http)
+    assert counted["recsys_feeds_degraded_total", "source:trending"] == 1
+    assert counted["recsys_feeds_degraded_total", "source:fresh"] == 1
+
+
 def test_posts_and_authors_go_by_the_names_they_came_with(http):
     items = {item["post_id"]: item["author_id"] for item in feed(http, limit=100)["items"]}
     assert items["N60"] == items["5053"] == "Bob"

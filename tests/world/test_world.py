@@ -92,6 +92,17 @@ def test_the_best_slate_adds_the_post_with_most_clicks_at_every_position(simulat
         assert world.expected_clicks(user, np.array(slate[: n + 1], np.int32), now) >= max(clicks) - 1e-12
 
 
+@pytest.mark.parametrize("user", [0, 17, 299])
+def test_the_most_relevant_posts_are_those_with_the_highest_true_relevance(world, now, user):
+    n = world.population.n_posts
+    allowed = (np.arange(n) % 3 != 0) & (world.population.posts.created_at <= now)
+    fit = np.flatnonzero(allowed).astype(np.int32)
+    relevance = world.true_probability(user, fit, now).relevance
+    best = world.most_relevant(user, now, np.arange(n) % 3 != 0, 20)
+    np.testing.assert_allclose(relevance[np.searchsorted(fit, best)], np.sort(relevance)[::-1][:20])
+    assert len(world.most_relevant(user, now, allowed, n)) == len(fit)
+
+
 def test_fatigue_spreads_the_best_slate_over_topics(simulated):
     def n_topics(fatigue):
         world = simulated(n_posts=250, n_impressions=1000, taste=1.0, fatigue=fatigue).world()

@@ -1,0 +1,136 @@
+"""The index's benchmark: what it is asked, how peers are read, and a whole small run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recsys.bench import vectors as sources
+from recsys.bench.live import bench_live
+from recsys.bench.retrieval import at_recall, bench_retrieval
+from recsys.errors import DataError
+from recsys.evaluation.material import gather
+from recsys.progress import Progress
+
+
+def quiet(done, total):
+    pass
+
+
+@pytest.fixture(scope="module")
+def material(tiny_world):
+    return gather(tiny_world)
+
+
+def test_made_up_posts_are_as_many_as_asked_for_distinct_and_of_the_towers_size(material):
+    made = sources.of_towers(material, 3000, quiet)
+    assert made.posts.shape == (3000, material.towers.embedding_size)
+    assert sources.n_distinct(made.posts) > 2990
+    assert np.isfinite(made.posts).all()
+    length = np.linalg.norm(made.posts[:, : len(material.towers.post_output_bias)], axis=1)
+    np.testing.assert_allclose(length, 1, rtol=1e-4)
+
+
+def test_users_are_those_of_the_release(material):
+    queries = sources.users_of(material)
+    assert 100 < len(queries) <= sources.N_QUERIES
+    assert queries.shape[1] == material.towers.embedding_size
+
+
+def test_hard_vectors_have_length_one_and_use_every_direction():
+    hard = sources.hard(5000)
+    np.testing.assert_allclose(np.linalg.norm(hard.posts, axis=1), 1, rtol=1e-5)
+    spread = np.linalg.eigvalsh(np.cov(hard.posts.T))
+    assert spread[32] > 1e-4
+    assert hard.queries.shape == (sources.N_QUERIES, 64)
+
+
+def test_distinct_vectors_are_counted_by_value():
+    some = np.random.default_rng(0).normal(size=(100, 7)).astype(np.float32)
+    assert sources.n_distinct(np.concatenate([some, some[:30]])) == 100
+
+
+def points(*pairs):
+    return [{"recall": r, "p50_ms": 1000 / q, "queries_per_s": q} for r, q in pairs]
+
+
+def test_a_peer_counts_at_our_recall_between_its_settings():
+    told = at_recall(points((0.9, 400.0), (0.98, 100.0)), 0.94, 500)
+    assert told["qps_1_core"] == pytest.approx(200, rel=0.01)
+    assert told["recall@500"] == 0.94
+
+
+def test_a_peer_that_always_finds_more_counts_with_its_fastest_setting():
+    told = at_recall(points((0.97, 300.0), (0.99, 100.0)), 0.95, 500)
+    assert (told["recall@500"], told["qps_1_core"]) == (0.97, 300.0)
+
+
+def test_a_peer_that_never_finds_as_much_has_no_figure():
+    told = at_recall(points((0.8, 900.0), (0.9, 500.0)), 0.95, 500)
+    assert (told["recall@500"], told["qps_1_core"]) == (0.9, None)
+
+
+def small(config):
+    index = config.retrieval.index.model_copy(update={"exact_below": 1000})
+    return config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"index": index})})
+
+
+def test_a_whole_run_of_outside_vectors_has_every_figure(tiny_world, tmp_path):
+    rng = np.random.default_rng(3)
+    np.save(tmp_path / "posts.npy", rng.normal(size=(4000, 16)).astype(np.float64))
+    np.save(tmp_path / "users.npy", rng.normal(size=(400, 16)).astype(np.float32))
+    figures = bench_retrieval(
+        small(tiny_world), 0, 50, (tmp_path / "posts.npy", tmp_path / "users.npy"), None, tmp_path / "p.png", Progress()
+    )
+    assert (figures["posts"], figures["distinct_vectors"], figures["embedding_size"]) == (4000, 4000, 16)
+    for part in (figures, figures["hard"]):
+        assert part["chosen"]["recall@50"] >= 0.94
+        assert part["chosen"]["qps_1_core"] > 0
+        assert part["peers"] == {"hnswlib": None, "usearch": None, "scann": None}
+        assert part["ratio_to_best_peer"] is None
+        assert part["one_language"]["recall@50"] > 0.5
+        assert {len(curve) for curve in part["faiss"].values()} == {7}
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+    json.dumps(figures, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("posts", "users", "rule"),
+    [
+        (np.ones((100, 4)), np.ones((50, 5)), "vectors as long as"),
+        (np.ones((100, 4), np.int64), np.ones((50, 4)), "matrix of floats"),
+        (np.ones(100), np.ones((50, 4)), "matrix of floats"),
+        (np.ones((0, 4)), np.ones((50, 4)), "matrix of floats"),
+        (np.full((100, 4), np.nan), np.ones((50, 4)), "finite numbers"),
+        (np.ones((100, 4)), np.ones((5, 4)), "at least 40 vectors"),
+    ],
+)
+def test_files_that_do_not_hold_vectors_are_refused(tmp_path, posts, users, rule):
+    np.save(tmp_path / "posts.npy", posts)
+    np.save(tmp_path / "users.npy", users)
+    with pytest.raises(DataError, match=rule):
+        sources.from_files(tmp_path / "posts.npy", tmp_path / "users.npy")
+
+
+def test_a_file_that_is_no_array_is_refused(tmp_path):
+    (tmp_path / "x.npy").write_text("no")
+    with pytest.raises(DataError, match=r"must be a \.npy file"):
+        sources.from_files(tmp_path / "x.npy", tmp_path / "x.npy")
+
+
+def test_more_results_than_posts_are_refused(tiny_world, tmp_path):
+    for name, n in (("posts", 100), ("users", 50)):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32))
+    files = tmp_path / "posts.npy", tmp_path / "users.npy"
+    with pytest.raises(DataError, match="needs more posts than that, got 100"):
+        bench_retrieval(tiny_world, 0, 100, files, None, tmp_path / "p.png", Progress())
+
+
+def test_posts_come_and_go_while_segments_are_swapped(tiny_world):
+    figures = bench_live(small(tiny_world), 3000, 3, 50, Progress())
+    assert figures["failures"] == []
+    assert (figures["swaps"], figures["failed_requests"]) == (3, 0)
+    assert figures["recall_during_rebuild"] > 0.8
+    assert figures["posts_that_came"] > 5
+    assert 0 < figures["post_to_retrievable_p99_ms"] < 5000
+    assert 0 < figures["delete_to_gone_p99_ms"] < 5000
