@@ -158,12 +158,12 @@ def test_features_of_other_code_are_refused_with_both_fingerprints(releases, mon
 def test_another_format_is_refused_before_anything_else_is_read(releases):
     made = make(releases)
     manifest = json.loads((made.path / "manifest.json").read_text())
-    (made.path / "manifest.json").write_text(json.dumps(manifest | {"format": 4, "new_key": 1}))
-    with pytest.raises(ReleaseError, match="its format is 4, this code reads 3"):
+    (made.path / "manifest.json").write_text(json.dumps(manifest | {"format": release.FORMAT + 1, "new_key": 1}))
+    with pytest.raises(ReleaseError, match=rf"its format is {release.FORMAT + 1}, this code reads {release.FORMAT}"):
         release.load(releases, made.version)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 3}', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 4}', b"\xff\xfe"])
 def test_a_manifest_that_cannot_be_read_is_one_sentence(releases, content):
     made = make(releases)
     (made.path / "manifest.json").write_bytes(content)

@@ -113,7 +113,10 @@ def bench_retrieval(
         from recsys.bench.live import bench_live
         from recsys.progress import Progress
 
-        _show(bench_live(settings, posts or 100_000, swaps, k, Progress()), as_json)
+        figures = bench_live(settings, posts or 100_000, swaps, k, Progress())
+        _show(figures, as_json)
+        if figures["failures"] or figures["swaps"] < swaps:
+            raise typer.Exit(1)
         return
     from recsys.bench.retrieval import bench_retrieval as run
     from recsys.progress import Progress

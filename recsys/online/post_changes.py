@@ -56,7 +56,7 @@ class PostChanges:
             # XREAD only waits here; reading by XRANGE alone keeps one way of reading.
             send(self._client, "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", POST_CHANGES, after)
         entries = send(self._client, "XRANGE", POST_CHANGES, f"({after}", "+", "COUNT", count)
-        return [_decoded(name, dict(zip(fields[::2], fields[1::2], strict=True))) for name, fields in entries]
+        return [_decoded(name, fields) for name, fields in entries]
 
     def trim(self, before: str) -> int:
         """Forget changes before a position that every segment in use has passed; gives how many."""

@@ -25,7 +25,7 @@ from recsys.types import Doubles, Floats
 
 CODE_BYTES = (16, 24, 32)
 REFINES = (1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0)
-SHARES = tuple(float(f"{0.004 * 1.06**i:.3g}") for i in range(90))
+SHARES = tuple(float(f"{0.0005 * 1.06**i:.3g}") for i in range(124))
 """Shares of the lists that may be visited, each a sixteenth more than the one before."""
 
 SURE = 2.0

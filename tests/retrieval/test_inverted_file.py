@@ -81,3 +81,18 @@ def test_visited_counts_the_lanes_of_the_lists(lists):
 def test_a_bitmap_of_nothing_ends_the_search(lists):
     _, rows = lists.search(QUERIES[:3], 10, Bitmap.of(np.zeros(len(POSTS), bool)), Effort(3, 2))
     assert (rows == -1).all()
+
+
+def test_where_few_may_appear_more_lists_are_visited(lists):
+    allowed = Bitmap.of(RNG.random(len(POSTS)) < 0.1)
+    posts = np.flatnonzero(allowed.has(np.arange(len(POSTS), dtype=np.int32)))
+    best = posts[np.argsort(-(QUERIES[:50] @ POSTS[posts].T), axis=1)[:, :20]]
+
+    def recall(bitmap):
+        _, rows = lists.search(QUERIES[:50], 20, bitmap, Effort(4, 4))
+        return np.mean(
+            [len(set(row) & set(exact)) / 20 for row, exact in zip(rows.tolist(), best.tolist(), strict=True)]
+        )
+
+    # The same bits, said to be most posts, find less.
+    assert recall(allowed) > recall(Bitmap(allowed.bits, allowed.n_posts, 1.0)) + 0.05

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from recsys.offline.catalogue import Catalogue
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.index import PostIndex
@@ -17,6 +19,8 @@ class TwoTower:
 
     def __init__(self, catalogue: Catalogue, towers: Towers, index: PostIndex) -> None:
         self._catalogue, self._towers, self._index = catalogue, towers, index
+        # What is compiled at its first use is compiled before the first request.
+        index.search(np.ones((1, index.embedding_size), np.float32), 1)
 
     def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows:
         vectors = self._towers.user_vectors(self._catalogue, UserBatch.from_context(context))
