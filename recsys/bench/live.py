@@ -73,8 +73,10 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
         vectors = sources.of_towers(material, n_posts + _SPARE, report)
     settings = config.retrieval.index
     with progress.stage("tune") as report:
-        # Lists at any size: it is their rebuilding that is watched.
-        lists = settings.model_copy(update={"exact_below": 0})
+        # Lists at any size: it is their rebuilding that is watched. Segment after segment is built with what is found
+        # here, while posts come and go; so half of what may be missed is kept in reserve.
+        reserve = (1 + settings.target_recall) / 2
+        lists = settings.model_copy(update={"exact_below": 0, "target_recall": reserve})
         tuned = tuning.tune(vectors.posts[:n_posts], vectors.queries[0::2], k, lists, report).chosen.index
     effort = {
         "kind": "lists",
