@@ -216,6 +216,8 @@ def _come_and_go(
         if time.monotonic() >= next_gone:
             next_gone += _GONE_EVERY_S
             leaves = int(rng.choice(n_posts)) if number % 2 else post
+            if not _is_found(live, leaves, posts[leaves], k):
+                continue  # gone already, or never among the best for its own vector: its going could not be seen
             start = time.perf_counter()
             changes.append(leaves, None)
             if not _until(live, leaves, posts[leaves], k, False, stop):
@@ -228,13 +230,16 @@ def _come_and_go(
 
 def _until(live: LiveIndex, post: int, vector: Floats, k: int, found: bool, stop: threading.Event) -> bool:
     deadline = time.monotonic() + _GIVE_UP_S
-    # Its own direction, long enough that freshness does not decide.
-    query = vector[None, :] * np.float32(10)
     while time.monotonic() < deadline and not stop.is_set():
-        if (post in live.search(query, k)[1][0]) == found:
+        if _is_found(live, post, vector, k) == found:
             return True
         time.sleep(0.001)
     return stop.is_set()
+
+
+def _is_found(live: LiveIndex, post: int, vector: Floats, k: int) -> bool:
+    """Whether a search for the post's own direction, long enough that freshness does not decide, brings it."""
+    return bool(post in live.search(vector[None, :] * np.float32(10), k)[1][0])
 
 
 def _search(live: LiveIndex, queries: Floats, k: int, there: _There, seen: _Seen, stop: threading.Event) -> None:
