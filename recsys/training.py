@@ -186,11 +186,12 @@ def learn(config: Config, material: Material, progress: Progress, checkpoints: P
 
 
 def some_users(catalogue: Catalogue, events: Events, towers: Towers, now: int, config: Config) -> Floats:
-    """Vectors of users as a request at `now` would know them, drawn by how much they did, (M, D)."""
-    n = min(config.retrieval.index.n_tuning_queries, len(events))
-    chosen = np.random.default_rng(0).permutation(len(events))[:n]
-    seen, times = np.full(n, len(events)), np.full(n, now, np.int64)
-    users = user_batch(catalogue, events, events.user_row[chosen], times, seen, config.online.history_size)
+    """Vectors of different users as a request at `now` would know them, drawn by how much they did, (M, D)."""
+    drawn = events.user_row[np.random.default_rng(0).permutation(len(events))]
+    _, first = np.unique(drawn, return_index=True)
+    chosen = drawn[np.sort(first)[: config.retrieval.index.n_tuning_queries]]
+    seen, times = np.full(len(chosen), len(events)), np.full(len(chosen), now, np.int64)
+    users = user_batch(catalogue, events, chosen, times, seen, config.online.history_size)
     return towers.user_vectors(catalogue, users)
 
 

@@ -284,6 +284,7 @@ def _build(url: str, segments: Path, users: Floats, k: int, settings: IndexConfi
             while not told:
                 told = changes.read(segment.position, count=1_000_000, block_ms=1000)
             segment.with_changes(told, users, k, settings).publish(segments)
+            changes.trim(segment.position)  # whoever is behind the segment before the current one takes the current one
             time.sleep(2 * _POLL_S)  # so that each segment is searched before the next one comes
 
 

@@ -104,7 +104,7 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         },
         "trials": trials,
     }
-    figures["one_language"] = _with_filter(chosen, exact, posts, queries, k)
+    figures["filtered"] = _with_filter(chosen, exact, posts, queries, k)
     small = len(posts) <= LARGEST_FOR_PEERS
     with progress.stage("FAISS"):
         figures["faiss"] = faiss_curves(posts, allowed, truth, _PLOT_QUERIES) if small else None
@@ -113,13 +113,15 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     figures["peers"] = {name: None if curve is None else at_recall(curve, at, k) for name, curve in curves.items()}
     best = [peer["qps_1_core"] for peer in figures["peers"].values() if peer and peer["qps_1_core"]]
     figures["ratio_to_best_peer"] = _rounded(figures["chosen"]["qps_1_core"] / max(best)) if best else None
+    # Said at once: what follows takes as long again, and may be interrupted.
+    progress.say(f"{vectors.name}: {figures['chosen']}, ratio to the best peer {figures['ratio_to_best_peer']}")
     return figures
 
 
 def _with_filter(
     chosen: tuning.Trial, exact: tuning.Trial, posts: Floats, queries: Floats, k: int, share: float = 0.2
 ) -> dict[str, Any]:
-    """The chosen index where only a fifth of the posts may appear, as when a user reads one language of five."""
+    """The chosen index where only a fifth of the posts, drawn at random, may appear."""
     allowed = Bitmap.of(np.random.default_rng(2).random(len(posts)) < share)
     some = queries[:_PLOT_QUERIES]
     truth = tuning.Truth.of(exact.index, some, k, allowed)

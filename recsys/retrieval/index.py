@@ -114,7 +114,7 @@ class PostIndex:
 
     @property
     def name(self) -> str:
-        """What it is, as `exact` or `lists 4096 x 24 B, 300 visited, x 1.7`."""
+        """What it is, as `exact` or `4000 lists of 24 B codes, 351 visited, 2 rescored per result`."""
         if isinstance(self.segment, Exact):
             return "exact"
         return (

@@ -215,6 +215,9 @@ class InvertedFile:
 
     def search(self, queries: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Floats, Rows]:
         """As `PostIndex.search`, of the lists visited."""
+        # Freshness far from the build makes a query's numbers so large that products would leave float32.
+        largest = np.maximum(np.abs(queries).max(axis=1, keepdims=True), np.float32(1e-30))
+        queries = queries / largest
         seen = queries @ self.to_seen
         coarse, steps = seen @ self.centres.T, seen[:, self.number_of] * self.step
         by_byte, base = queries * self.kept_scale[0], queries @ self.kept_scale[1]
@@ -231,7 +234,7 @@ class InvertedFile:
             )  # fmt: skip
             best = np.argsort(-score)[:k]
             rows[i, : len(best)], scores[i, : len(best)] = found[best], score[best]
-        return scores, rows
+        return scores * largest, rows
 
     def visited(self, queries: Floats, effort: Effort) -> float:
         """Lanes that a search reads on average."""

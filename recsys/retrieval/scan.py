@@ -92,6 +92,8 @@ def search(  # type: ignore[no-untyped-def]
     score, best_of_block = _score_blocks(codes, blocks, bias, lanes, weight, np.int64(np.floor(7.5 * middle)))
     ask = int(wanted / max(expected_share, 0.01)) + 1
     while True:
+        if 2 * ask > n_near * LANES:
+            n_near = len(blocks)  # a few near lists say too little
         lowest = _least_of_best(score[: n_near * LANES], ask)
         lane = _lanes_at_least(score, best_of_block, lowest)
         found, found_score = _allowed_rows(lane, score, blocks, rows, allowed)
@@ -99,37 +101,38 @@ def search(  # type: ignore[no-untyped-def]
             break
         # Filters left too few of the best: the next best are read out too.
         ask *= 4
-        if ask > n_near * LANES:
-            n_near = len(blocks)
     lowest = _least_of_best(found_score, wanted)
     return _exact(kept, found, found_score, lowest, query, base)
 
 
 @JIT
 def _nth_best(values, n):  # type: ignore[no-untyped-def]
-    """A number that at least n of these reach, and few more do but those that equal it."""
+    """One of these numbers, that at least n of them reach, and few more do but those that equal it."""
     low = high = values[0]
     for i in range(len(values)):
         low, high = min(low, values[i]), max(high, values[i])
-    reached, narrowed = 0, False
+    above = 0
     while True:
+        # Of the numbers from low to high, which are among the given ones, so that rounding moves none in or out.
         width = (high - low) / np.float32(_BINS)
-        if not width > 0 or low + width == low:
+        if not width > 0:
             return low
-        count = np.zeros(_BINS + 1, np.int32)
+        count = np.zeros(_BINS, np.int32)
+        least, most = np.full(_BINS, high), np.full(_BINS, low)
         for i in range(len(values)):
-            if low <= values[i] and (values[i] < high or not narrowed):
-                count[int((values[i] - low) / width)] += 1
-        count[_BINS - 1] += count[_BINS]
-        place = _BINS
+            if low <= values[i] <= high:
+                place = min(int((values[i] - low) / width), _BINS - 1)
+                count[place] += 1
+                least[place], most[place] = min(least[place], values[i]), max(most[place], values[i])
+        place, reached = _BINS, above
         while place > 0 and reached < n:
             place -= 1
             reached += count[place]
-        if count[place] * 8 <= max(n, 64) or (place == 0 and reached < n):
-            return low + place * width
+        if count[place] * 8 <= max(n, 64) or (least[place] == low and most[place] == high):
+            return least[place]
         # Too many of them lie together: look into that bin again.
-        reached -= count[place]
-        low, high, narrowed = low + place * width, low + (place + 1) * width, True
+        above = reached - count[place]
+        low, high = least[place], most[place]
 
 
 @JIT

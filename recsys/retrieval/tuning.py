@@ -178,15 +178,14 @@ def _is_small(n_posts: int, k: int, config: IndexConfig) -> bool:
     return n_posts < config.exact_below or n_posts <= k
 
 
-def measure(trial: Trial, queries: Floats, k: int, allowed: Bitmap | None, rounds: int = 1) -> Trial:
+def measure(trial: Trial, queries: Floats, k: int, allowed: Bitmap | None) -> Trial:
     """The same trial with times of single queries through the index."""
     trial.index.search(queries[:3], k, allowed)
     times = []
-    for _ in range(rounds):
-        for i in range(len(queries)):
-            start = time.perf_counter()
-            trial.index.search(queries[i : i + 1], k, allowed)
-            times.append(time.perf_counter() - start)
+    for i in range(len(queries)):
+        start = time.perf_counter()
+        trial.index.search(queries[i : i + 1], k, allowed)
+        times.append(time.perf_counter() - start)
     p50, p99 = np.percentile(times, [50, 99]) * 1e3
     return replace(trial, p50_ms=float(p50), p99_ms=float(p99), queries_per_s=len(times) / sum(times))
 
@@ -214,17 +213,14 @@ def _cheapest(vectors: Floats, lists: InvertedFile, refine: float, truth: Truth,
     low, high = 0, len(SHARES) - 1
     while low <= high:
         middle = (low + high) // 2
-        trials.append(trial := try_out(vectors, lists, SHARES[middle], refine, truth))
+        effort = Effort(max(1, round(SHARES[middle] * lists.n_lists)), refine)
+        trials.append(trial := _tried(vectors, lists, effort, truth))
         low, high = (low, middle - 1) if trial.surely >= target else (middle + 1, high)
     return trials
 
 
-def try_out(vectors: Floats, lists: InvertedFile, share: float, refine: float, truth: Truth) -> Trial:
-    """What these lists find with this effort."""
-    return _tried(vectors, lists, Effort(max(1, round(share * lists.n_lists)), refine), truth)
-
-
 def _tried(vectors: Floats, lists: InvertedFile, effort: Effort, truth: Truth) -> Trial:
+    """What these lists find with this effort."""
     index = PostIndex(lists, effort)
     cost_ns = (
         _PER_SEARCH

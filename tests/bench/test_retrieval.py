@@ -88,7 +88,7 @@ def test_a_whole_run_of_outside_vectors_has_every_figure(tiny_world, tmp_path):
         assert part["chosen"]["qps_1_core"] > 0
         assert part["peers"] == {"hnswlib": None, "usearch": None, "scann": None}
         assert part["ratio_to_best_peer"] is None
-        assert part["one_language"]["recall@50"] > 0.5
+        assert part["filtered"]["recall@50"] > 0.5
         assert {len(curve) for curve in part["faiss"].values()} == {7}
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
     json.dumps(figures, allow_nan=False)

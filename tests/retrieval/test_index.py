@@ -218,6 +218,14 @@ def test_posts_far_outside_of_all_others_are_found():
     assert recall(harmed.search(QUERIES, 50)[1], brute_force(50)) > 0.95
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e25])
+def test_how_long_a_query_is_changes_nothing_but_the_scale_of_its_scores(index, scale):
+    scores, rows = index.search(QUERIES, 20)
+    other_scores, other_rows = index.search(QUERIES * np.float32(scale), 20)
+    np.testing.assert_array_equal(other_rows, rows)
+    np.testing.assert_allclose(other_scores, scores * np.float32(scale), rtol=1e-4)
+
+
 def test_vectors_too_large_to_compare_are_refused():
     with pytest.raises(DataError, match=r"must mostly lie within 1e\+15, got"):
         lists(POSTS * np.float32(1e20))

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.retrieval import scan
 
@@ -92,3 +94,22 @@ def test_empty_lanes_are_never_found_however_good_their_code_is():
     found, _ = scan.search(coarse, 6, step, starts, sizes, codes.reshape(-1), rows, kept, query, 0.0, 10, ALL, 1.0)
     assert len(found) >= 10
     assert (found >= 0).all()
+
+
+close = st.floats(-1e3, 1e3, width=32)
+values = st.one_of(
+    st.lists(close, min_size=1, max_size=300),
+    st.lists(st.sampled_from([0.1, 0.1 + 1e-7, 0.3, 7.0]), min_size=1, max_size=300),
+    st.lists(st.one_of(close, st.sampled_from([1e15, -1e15])), min_size=1, max_size=300),
+)
+
+
+@given(values, st.integers(1, 400))
+def test_at_least_so_many_reach_the_nth_best_and_not_many_more(values, n):
+    values = np.array(values, np.float32)
+    cut = scan._nth_best(values, n)
+    assert cut in values
+    reach = int((values >= cut).sum())
+    assert reach >= min(n, len(values))
+    exact = np.sort(values)[-min(n, len(values))]
+    assert reach <= (values >= exact).sum() + max(n, 64) / 8
