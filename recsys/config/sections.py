@@ -73,6 +73,8 @@ class FitConfig(Section):
     """Divides the cosine in the softmax."""
     seed: int = Field(0, ge=0)
     """Seed of initial weights, batches and negatives."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train: `auto` takes a CUDA GPU where there is one. Draws are the same on both, rounding is not."""
 
 
 class TowersConfig(FitConfig):

@@ -1,7 +1,8 @@
 """The training loop of retrieval models: batches, learning rate, early stopping, checkpoints.
 
-Takes a model as its loss, its dense parameters and its tables; changes them in place. The same seed, thread count and
-data give the same bytes, also when a run is stopped and resumed. It does not know what a model computes.
+Takes a model as its loss, its dense parameters and its tables; changes them in place. The same seed, device, thread
+count and data give the same bytes, also when a run is stopped and resumed. It does not know what a model computes, nor
+on which device: batches and draws are the processor's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from recsys.config import FitConfig
 from recsys.errors import DataError
+from recsys.retrieval.device import CPU
 from recsys.retrieval.tables import RowTable
 
 Progress = Callable[[int, int], None]
@@ -39,7 +41,11 @@ class Model(Protocol):
         """Tables from which every loss takes rows; may be none."""
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean loss of these examples, (B,)."""
+        """Mean loss of these examples, (B,).
+
+        Args:
+            batch: places of the examples, on the processor as is `generator`.
+        """
 
 
 class Fitted(NamedTuple):
@@ -72,7 +78,7 @@ def fit(
     """
     run = _Run(model, config)
     if checkpoint is not None and checkpoint.exists():
-        run.restore(torch.load(checkpoint, weights_only=True))
+        run.restore(torch.load(checkpoint, weights_only=True, map_location=CPU))
     n_steps = config.epochs * math.ceil(model.n_examples / config.batch_size)
     with _deterministic():
         while run.epoch < config.epochs and not run.is_over(config.patience):

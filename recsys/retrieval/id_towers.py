@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys.config import IdTowersConfig
+from recsys.retrieval.device import training_device
 from recsys.retrieval.fitting import Fitted, Progress, fit
 from recsys.retrieval.metric import similarity
 from recsys.retrieval.softmax import log_expected, sampled_softmax
@@ -77,24 +78,26 @@ class IdTowers:
         """
         Args:
             log: at least one click; each is an example.
+        Raises: ConfigError when a GPU is asked for that is not there.
         """
+        self._device = training_device(config.device, "retrieval.id_towers")
         generator = torch.Generator().manual_seed(config.seed)
 
         def table(n_rows: int) -> RowTable:
-            return RowTable(n_rows, config.embedding_size, _SPREAD, config.weight_decay, generator)
+            return RowTable(n_rows, config.embedding_size, _SPREAD, config.weight_decay, generator, self._device)
 
         self.n_examples = len(log.post)
         self._log, self._config, self._n_posts = log, config, n_posts
         self._user = log.user
         self._posts = table(n_posts)
         self._users = table(log.n_users) if config.user_ids else None
-        self._popularity = RowTable(n_posts, 1, 0.0, config.weight_decay, generator)
+        self._popularity = RowTable(n_posts, 1, 0.0, config.weight_decay, generator, self._device)
         people = [] if self._users is None else [self._users]
         self.tables: Sequence[RowTable] = [self._posts, self._popularity, *people]
-        self._recency = nn.Parameter(torch.zeros(max(config.history_size, 1)))
+        self._recency = nn.Parameter(torch.zeros(max(config.history_size, 1), device=self._device))
         self.dense: Sequence[nn.Parameter] = [self._recency] if log.ordered and config.history_size else []
         share = np.bincount(log.post, minlength=n_posts) / len(log.post)
-        self._share = torch.from_numpy(share.astype(np.float32))
+        self._share = self._tensor(share.astype(np.float32))
 
     def fit(self, progress: Progress, judge: Callable[[], float] | None = None) -> Fitted:
         """Learn from the log; see `fitting.fit`."""
@@ -107,15 +110,15 @@ class IdTowers:
         candidates = np.concatenate([positive, drawn])
         histories = self._before(examples, generator)
         posts, place = np.unique(np.concatenate([candidates, histories.post]), return_inverse=True)
-        rows = self._posts.take(torch.from_numpy(posts))
+        rows = self._posts.take(self._tensor(posts))
         people = self._of_users(user, histories, rows, place[len(candidates) :])
         # Gathered before they are scaled: the histories' rows are many more.
-        offered = functional.normalize(functional.embedding(torch.from_numpy(place[: len(candidates)]), rows), dim=1)
+        offered = functional.normalize(functional.embedding(self._tensor(place[: len(candidates)]), rows), dim=1)
         logit = similarity(people / self._config.temperature, offered)
         once, of_candidate = np.unique(candidates, return_inverse=True)
-        popularity = self._popularity.take(torch.from_numpy(once))
-        logit = logit + functional.embedding(torch.from_numpy(of_candidate), popularity)[:, 0]
-        post = torch.from_numpy(candidates)
+        popularity = self._popularity.take(self._tensor(once))
+        logit = logit + functional.embedding(self._tensor(of_candidate), popularity)[:, 0]
+        post = self._tensor(candidates)
         wrong = post[None, :] == post[: len(batch), None]
         often = log_expected(self._share[post[: len(batch)]], len(drawn), self._n_posts)
         return sampled_softmax(logit, often, wrong)
@@ -123,7 +126,7 @@ class IdTowers:
     def post_vectors(self) -> Floats:
         """(N, D + 1)."""
         unit = functional.normalize(self._posts.weight, dim=1)
-        vectors: Floats = torch.cat([unit, self._config.temperature * self._popularity.weight], dim=1).numpy()
+        vectors: Floats = torch.cat([unit, self._config.temperature * self._popularity.weight], dim=1).cpu().numpy()
         return vectors
 
     def user_vectors(self, users: Rows, log: Log) -> Floats:
@@ -137,8 +140,11 @@ class IdTowers:
         with torch.no_grad():
             place = histories.post.astype(np.int64)
             unit = self._of_users(users.astype(np.int64), histories, self._posts.weight, place)
-            vectors: Floats = torch.cat([unit, torch.ones(len(users), 1)], dim=1).numpy()
+            vectors: Floats = functional.pad(unit, (0, 1), value=1.0).cpu().numpy()
         return vectors
+
+    def _tensor(self, column: np.ndarray) -> Tensor:
+        return torch.from_numpy(column).to(self._device)
 
     def _most_remembered(self, log: Log) -> int:
         """A set is read whole, a sequence from its end."""
@@ -164,23 +170,23 @@ class IdTowers:
             rows: vectors that `place` points into, not normalised.
             place: of each post of the histories.
         """
-        summed = torch.zeros(len(user), rows.shape[1])
+        summed = torch.zeros(len(user), rows.shape[1], device=self._device)
         if self._config.history_size:
-            weight = torch.from_numpy(histories.keep.astype(np.float32))
+            weight = self._tensor(histories.keep.astype(np.float32))
             if self.dense:
-                weight = weight * torch.exp(self._recency[torch.from_numpy(histories.distance)])
-            start = torch.from_numpy(histories.start[:-1])
+                weight = weight * torch.exp(self._recency[self._tensor(histories.distance)])
+            start = self._tensor(histories.start[:-1])
             pooled = functional.embedding_bag(
-                torch.from_numpy(place), rows, start, mode="sum", per_sample_weights=weight
+                self._tensor(place), rows, start, mode="sum", per_sample_weights=weight
             )  # fmt: skip
-            of_user = torch.from_numpy(np.repeat(np.arange(len(user)), np.diff(histories.start)))
-            total = torch.zeros(len(user)).index_add(0, of_user, weight)
+            of_user = self._tensor(np.repeat(np.arange(len(user)), np.diff(histories.start)))
+            total = torch.zeros(len(user), device=self._device).index_add(0, of_user, weight)
             summed = pooled / total.clamp(min=_LEAST).sqrt()[:, None]
         if self._users is not None:
             people, whose = np.unique(user, return_inverse=True)
-            who = torch.from_numpy(people)
+            who = self._tensor(people)
             known = self._users.take(who) if torch.is_grad_enabled() else self._users.weight[who]
-            summed = summed + functional.embedding(torch.from_numpy(whose), known)
+            summed = summed + functional.embedding(self._tensor(whose), known)
         return functional.normalize(summed, dim=1)
 
 

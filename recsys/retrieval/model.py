@@ -144,5 +144,5 @@ class TowersModel(nn.Module):
         Args:
             post_place: row in `post` of each post of the catalogue, (N,).
         """
-        tables = {name: parameter.detach().numpy().copy() for name, parameter in self.named_parameters()}
+        tables = {name: parameter.detach().cpu().numpy().copy() for name, parameter in self.named_parameters()}
         return Towers(**tables, post_place=post_place, temperature=self.temperature, reference=reference)

@@ -30,7 +30,7 @@ def log_expected(share: Tensor, n_uniform: int, n_pool: int) -> Tensor:
         n_pool: posts that they are drawn from.
     """
     in_batch = (len(share) - 1) * share
-    uniform = torch.full((n_uniform,), n_uniform / max(n_pool, 1))
+    uniform = torch.full((n_uniform,), n_uniform / max(n_pool, 1), device=share.device)
     expected = torch.cat([in_batch, uniform]) * (2 if n_uniform else 1)
     return torch.log(expected.clamp(min=_RAREST))
 
@@ -50,4 +50,4 @@ def sampled_softmax(logit: Tensor, log_expected: Tensor, wrong: Tensor) -> Tenso
     plain.sub_(log_expected)
     plain.masked_fill_(wrong, -math.inf)
     plain.diagonal().copy_(diagonal)
-    return functional.cross_entropy(logit, torch.arange(n_batch))
+    return functional.cross_entropy(logit, torch.arange(n_batch, device=logit.device))

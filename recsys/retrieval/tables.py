@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recsys.retrieval.device import CPU
+
 _FIRST, _SECOND = 0.9, 0.99
 _SMALLEST = 1e-8
 
@@ -20,16 +22,20 @@ _SMALLEST = 1e-8
 class RowTable:
     """N embeddings of D numbers."""
 
-    def __init__(self, n_rows: int, size: int, spread: float, weight_decay: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, n_rows: int, size: int, spread: float, weight_decay: float, generator: torch.Generator,
+        device: torch.device = CPU,
+    ) -> None:  # fmt: skip
         """
         Args:
             spread: standard deviation at the start.
             weight_decay: pull towards zero, added to a row's gradient at each step that touches it.
+            generator: of the processor, whatever the device, so that the start is the same everywhere.
         """
-        self.weight = torch.randn(n_rows, size, generator=generator) * spread
+        self.weight = (torch.randn(n_rows, size, generator=generator) * spread).to(device)
         self._weight_decay = weight_decay
         self._first = torch.zeros_like(self.weight)
-        self._second = torch.zeros(n_rows)
+        self._second = torch.zeros(n_rows, device=device)
         self._n_steps = 0
         self._rows: Tensor | None = None
         self._leaf: Tensor | None = None

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from recsys.errors import DataError
 from recsys.features.histories import Clicks, histories_at
 from recsys.offline.catalogue import Catalogue
 from recsys.retrieval import freshness
+from recsys.retrieval.device import training_device
 from recsys.retrieval.fitting import Fitted, Progress, fit
 from recsys.retrieval.metric import similarity
 from recsys.retrieval.model import PostInput, Sizes, TowersModel, UserInput
@@ -43,13 +45,14 @@ MAX_SPAN = 300 * DAY
 def train_towers(
     catalogue: Catalogue, clicks: Clicks, config: TowersConfig, progress: Progress, checkpoints: Path | None = None
 ) -> Towers:
-    """Train on these clicks alone; the same seed, thread count and data give the same bytes.
+    """Train on these clicks alone; the same seed, device, thread count and data give the same bytes.
 
     Args:
         clicks: in order of time. A click's history is what the same user clicked strictly earlier in the same log.
         checkpoints: folder for what is learned so far; a run on the same data that was stopped goes on from there.
     Returns: towers whose reference is the last click; call `with_reference` with the time of the index build.
-    Raises: DataError when there is nothing to learn from, clicks are out of order, or the loss stops being a number.
+    Raises: DataError when there is nothing to learn from, clicks are out of order, or the loss stops being a number;
+        ConfigError when a GPU is asked for that is not there.
     """
     clicks = _usable(catalogue, clicks)
     if config.held_share:
@@ -58,19 +61,21 @@ def train_towers(
         config = config.model_copy(update={"epochs": fitted.epochs, "held_share": 0.0})
     lessons, _ = _fitted(catalogue, clicks, config, progress, checkpoints)
     model, data = lessons.model, lessons.data
-    _forget_untrained_authors(model, catalogue, data.pool.numpy())
-    return model.export(int(clicks.time[-1]), data.posts.post.numpy().astype(np.int32))
+    _forget_untrained_authors(model, catalogue, data.pool.cpu().numpy())
+    return model.export(int(clicks.time[-1]), data.posts.post.cpu().numpy().astype(np.int32))
 
 
 def _fitted(
     catalogue: Catalogue, clicks: Clicks, config: TowersConfig, progress: Progress, checkpoints: Path | None
 ) -> tuple[_Lessons, Fitted]:
-    data = TrainingData.build(catalogue, clicks, config)
+    device = training_device(config.device, "retrieval.towers")
+    data = TrainingData.build(catalogue, clicks, config).to(device)
     generator = torch.Generator().manual_seed(config.seed)
-    model = TowersModel(Sizes.of(catalogue, int(data.posts.post.max())), config, generator)
+    model = TowersModel(Sizes.of(catalogue, int(data.posts.post.max())), config, generator).to(device)
     lessons = _Lessons(model, data, config)
     judge = lessons.judge if data.n_learned < len(clicks) else None
-    checkpoint = None if checkpoints is None else checkpoints / f"towers-{_fingerprint(catalogue, clicks, config)}.pt"
+    name = f"towers-{_fingerprint(catalogue, clicks, config, device)}.pt"
+    checkpoint = None if checkpoints is None else checkpoints / name
     return lessons, fit(lessons, config, "retrieval.towers", progress, judge, checkpoint)
 
 
@@ -138,6 +143,12 @@ class TrainingData:
             share=torch.from_numpy((count / n_learned).astype(np.float32)),
         )
 
+    def to(self, device: torch.device) -> TrainingData:
+        """The same with all tensors on this device."""
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in columns.items() if isinstance(value, Tensor)}
+        return replace(self, posts=PostInput(*(column.to(device) for column in self.posts)), **moved)
+
 
 class _Lessons:
     """The model and what it learns from, as `fit` wants them."""
@@ -168,15 +179,17 @@ def batch_loss(
     model: TowersModel, data: TrainingData, batch: Tensor, config: TowersConfig, generator: torch.Generator
 ) -> Tensor:
     """Mean cross entropy of the batch's positives among its candidates."""
-    drawn = torch.randint(len(data.pool), (config.n_uniform_negatives,), generator=generator)
-    candidates = torch.cat([data.post[batch], data.pool[drawn]])  # (C,)
+    device = data.post.device
+    drawn = torch.randint(len(data.pool), (config.n_uniform_negatives,), generator=generator).to(device)
     users = _users(data, batch, config.history_cut, generator)
+    batch = batch.to(device)
+    candidates = torch.cat([data.post[batch], data.pool[drawn]])  # (C,)
     # Each post's content is computed once a batch, be it candidate or part of many histories.
     seen = users.history >= 0
     posts, place = torch.unique(torch.cat([candidates, users.history[seen]]), return_inverse=True)
     read = data.posts.take(posts)
     author, own = (
-        rows.masked_fill(torch.rand(len(posts), generator=generator) < dropout, 0)
+        rows.masked_fill((torch.rand(len(posts), generator=generator) < dropout).to(device), 0)
         for rows, dropout in ((read.author, config.author_dropout), (read.post, config.post_dropout))
     )
     content = model.content(read._replace(author=author, post=own))
@@ -202,13 +215,14 @@ def _users(data: TrainingData, batch: Tensor, cut_share: float, generator: torch
     history = torch.from_numpy(users.history.astype(np.int64))
     if cut_share:
         history = _cut(history, cut_share, generator)
-    return UserInput(
+    columns = UserInput(
         history=history,
         language=torch.from_numpy(users.language.astype(np.int64) + 1).masked_fill(hidden, 0),
         country=torch.from_numpy(users.country.astype(np.int64) + 1).masked_fill(hidden, 0),
         follows_start=torch.from_numpy(users.follows_start.astype(np.int64)),
         follows=torch.from_numpy(users.follows.astype(np.int64) + 1),
     )
+    return UserInput(*(column.to(data.post.device) for column in columns))
 
 
 def _cut(history: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -220,9 +234,10 @@ def _cut(history: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return history.masked_fill(torch.arange(history.shape[1])[None, :] >= left[:, None], -1)
 
 
-def _fingerprint(catalogue: Catalogue, clicks: Clicks, config: TowersConfig) -> str:
+def _fingerprint(catalogue: Catalogue, clicks: Clicks, config: TowersConfig, device: torch.device) -> str:
     """Of all that decides what is learned: a checkpoint of anything else is another run's."""
-    found = hashlib.blake2b(f"{config.model_dump_json()} {torch.get_num_threads()}".encode(), digest_size=8)
+    run = f"{config.model_dump_json()} {device} {torch.get_num_threads()}"
+    found = hashlib.blake2b(run.encode(), digest_size=8)
     columns = (catalogue.topic, catalogue.author, catalogue.language, catalogue.media, catalogue.tokens)
     more = (catalogue.created_at, catalogue.group, catalogue.visible, catalogue.user_language, catalogue.user_country)
     for column in (*columns, *more, catalogue.follows_start, catalogue.follows, *astuple(clicks)):
@@ -251,4 +266,4 @@ def _forget_untrained_authors(model: TowersModel, catalogue: Catalogue, pool: np
     trained = np.zeros(catalogue.n_authors + 1, bool)
     trained[catalogue.author[pool] + 1] = True
     with torch.no_grad():
-        model.author[torch.from_numpy(~trained)] = model.author[0].clone()
+        model.author[torch.from_numpy(~trained).to(model.author.device)] = model.author[0].clone()
