@@ -30,8 +30,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from recsys.errors import ReleaseError
 from recsys.features import spec
 
-FORMAT = 4
-"""Version of the folder's layout. 4 has `sources/`, lists as plain arrays in `index/`, and towers with attention."""
+FORMAT = 5
+"""Version of the folder's layout. Since 5 an index says which vectors it was built from."""
 
 LIBRARIES = ("faiss-cpu", "lightgbm", "numpy", "pyarrow", "torch")
 MANIFEST = "manifest.json"

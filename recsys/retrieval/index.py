@@ -7,6 +7,7 @@ thorough the search is. It does not know what vectors mean, nor which kind of in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, replace
@@ -99,6 +100,8 @@ class PostIndex:
     segment: Exact | InvertedFile
     effort: Effort
     """How thorough a search is unless it says otherwise; an exact one has no choice."""
+    built_from: str
+    """`digest` of its vectors: an index of other posts, or of the same ones by other towers, has another."""
 
     @property
     def n_posts(self) -> int:
@@ -128,7 +131,8 @@ class PostIndex:
 
         Raises: DataError when there is none or one is not finite.
         """
-        return cls(Exact.build(checked(vectors)), NO_EFFORT)
+        vectors = checked(vectors)
+        return cls(Exact.build(vectors), NO_EFFORT, digest(vectors))
 
     @classmethod
     def lists(cls, vectors: Floats, queries: Floats, config: IndexConfig) -> Self:
@@ -138,9 +142,11 @@ class PostIndex:
             queries: a sample of those to come, (M, D), finite.
         Raises: DataError when there is no vector or one is not finite.
         """
-        n_lists = number_of_lists(len(checked(vectors)), config)
+        vectors = checked(vectors)
+        n_lists = number_of_lists(len(vectors), config)
         lists = InvertedFile.build(vectors, queries, n_lists, config.code_bytes)
-        return cls(lists, Effort(max(1, round(config.nprobe_share * n_lists)), config.refine_factor))
+        effort = Effort(max(1, round(config.nprobe_share * n_lists)), config.refine_factor)
+        return cls(lists, effort, digest(vectors))
 
     def search(
         self, queries: Floats, k: int, allowed: Bitmap | None = None, effort: Effort | None = None
@@ -152,21 +158,30 @@ class PostIndex:
             allowed: posts that may appear; None allows all.
             effort: of this search; an exact index has none.
         Returns: scores (B, k), -inf padded, and rows (B, k), -1 padded where fewer posts are allowed. Lists' scores are
-            rounded to a byte per dimension.
-        Raises: DataError when a shape is wrong or a query is not finite.
+            rounded to a byte per dimension, and count a post far outside of nearly all others as one nearer to them.
+        Raises: DataError when a shape is wrong, a query is not finite as float32, or k is below 1.
         """
+        queries = _as_float32(queries)
         if queries.ndim != 2 or queries.shape[1] != self.embedding_size:
-            raise DataError(f"queries must have {self.embedding_size} dimensions, got shape {queries.shape}")
-        if not np.isfinite(queries).all():
-            raise DataError("user vectors must be finite; " + _AGAIN)
+            raise DataError(
+                f"queries must have shape (queries, {self.embedding_size}) as the index, got {queries.shape}; "
+                "take users and posts from one release"
+            )
+        if len(bad := np.argwhere(~np.isfinite(queries))):
+            row, column = bad[0]
+            raise DataError(f"user vectors must be finite, got {queries[row, column]} (row {row}); {_AGAIN}")
+        if k < 1:
+            raise DataError(f"a search must ask for at least 1 post, got k = {k}; raise it")
         if allowed is not None and allowed.n_posts != self.n_posts:
-            raise DataError(f"the bitmap must cover the index's {self.n_posts} posts, got {allowed.n_posts}")
-        queries = np.ascontiguousarray(queries, np.float32)
+            raise DataError(
+                f"the bitmap must cover the index's {self.n_posts} posts, got {allowed.n_posts}; make it from the "
+                "catalogue of the same release"
+            )
         effort = effort or self.effort
         scores, rows = self.segment.search(queries, k, allowed, effort)
         # The visited lists may hold too few allowed posts; then more are visited.
         while effort.lists < self.segment.n_lists and len(short := np.flatnonzero(rows[:, -1] < 0)):
-            effort = replace(effort, lists=4 * effort.lists)
+            effort = replace(effort, lists=4 * max(effort.lists, 1))
             scores[short], rows[short] = self.segment.search(queries[short], k, allowed, effort)
         return scores, rows
 
@@ -180,6 +195,7 @@ class PostIndex:
             "n_posts": self.n_posts,
             "embedding_size": self.embedding_size,
             "effort": asdict(self.effort),
+            "built_from": self.built_from,
             "bytes": {name: (folder / name).stat().st_size for name in names},
         }
         (folder / "index.json").write_text(json.dumps(about, indent=1))
@@ -198,7 +214,7 @@ class PostIndex:
             for name, size in about["bytes"].items():
                 if (got := (folder / name).stat().st_size) != size:
                     raise ReleaseError(f"{folder / name} must have {size} bytes, got {got}; {_AGAIN}")
-            index = cls(_KINDS[about["kind"]].load(folder), Effort(**about["effort"]))
+            index = cls(_KINDS[about["kind"]].load(folder), Effort(**about["effort"]), str(about["built_from"]))
         except ReleaseError as error:
             raise ReleaseError(str(error) if _AGAIN in str(error) else f"{error}; {_AGAIN}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -213,19 +229,32 @@ class PostIndex:
         return index
 
 
+def digest(vectors: Floats) -> str:
+    """What tells an index's vectors from others: a hash of about a thousand rows, evenly spread, and of the shape."""
+    some = np.ascontiguousarray(vectors[:: max(1, len(vectors) // 1000)], np.float32)
+    return hashlib.blake2b(some.tobytes() + str(vectors.shape).encode(), digest_size=8).hexdigest()
+
+
 def number_of_lists(n_posts: int, config: IndexConfig) -> int:
     """So many per square root of the catalogue's size."""
     return max(1, min(round(config.nlist_factor * math.sqrt(n_posts)), n_posts))
 
 
 def checked(vectors: Floats) -> Floats:
-    """The vectors of posts.
+    """The vectors of posts, as float32.
 
-    Raises: DataError when there is none or one is not finite.
+    Raises: DataError when there is none or one is not finite as float32.
     """
+    vectors = _as_float32(vectors)
     if not len(vectors):
         raise DataError("an index needs at least one post, got 0; run `recsys simulate` or import posts")
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise DataError(f"post vectors must be finite, got {len(bad)} that are not (first: row {bad[0]}); {_AGAIN}")
     return vectors
+
+
+def _as_float32(numbers: np.ndarray) -> Floats:
+    """What lies beyond float32 becomes infinite, without a warning: whoever asks refuses it by name."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(numbers, np.float32)

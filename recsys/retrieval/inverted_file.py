@@ -66,6 +66,10 @@ class Effort:
     refine: float
     """Posts scored exactly for each result asked for."""
 
+    def __post_init__(self) -> None:
+        if self.lists < 0 or not 1 <= self.refine < math.inf:
+            raise ValueError(f"an effort must have lists >= 0 and refine >= 1, got {self.lists} and {self.refine}")
+
 
 @dataclass(frozen=True, slots=True)
 class _Space:
@@ -181,7 +185,7 @@ class InvertedFile:
         sizes = np.bincount(list_of, minlength=n_lists).astype(np.int32)
         starts = np.concatenate([[0], np.cumsum(-(-sizes // scan.LANES), dtype=np.int64)])
         order = np.argsort(list_of, kind="stable").astype(np.int32)
-        lane = np.arange(n) + np.repeat(starts[:-1] * scan.LANES - (np.cumsum(sizes, dtype=np.int64) - sizes), sizes)
+        lane = _filled_lanes(starts, sizes)
         rows = np.full(starts[-1] * scan.LANES, -1, np.int32)
         rows[lane] = order
         kept, kept_scale = _in_bytes(vectors, space)
@@ -225,7 +229,7 @@ class InvertedFile:
         wanted = max(round(k * effort.refine), k)
         # The fewer may appear, the further away the best of them lie: without more lists a fifth costs 1.5 to 18% of
         # recall, with these nothing.
-        lists = round(effort.lists / math.sqrt(max(share, _LEAST_SHARE)))
+        lists = max(1, round(effort.lists / math.sqrt(max(share, _LEAST_SHARE))))
         scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int32)
         for i in range(len(queries)):
             found, score = scan.search(
@@ -235,6 +239,11 @@ class InvertedFile:
             best = np.argsort(-score)[:k]
             rows[i, : len(best)], scores[i, : len(best)] = found[best], score[best]
         return scores * largest, rows
+
+    def moved(self, vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:
+        """Posts and queries in the space in which lists are made, with the same inner products, (N, D) and (M, D)."""
+        to_place = np.linalg.inv(self.to_seen.astype(np.float64)).T
+        return vectors @ to_place.astype(np.float32), queries @ self.to_seen
 
     def visited(self, queries: Floats, effort: Effort) -> float:
         """Lanes that a search reads on average."""
@@ -282,14 +291,28 @@ class InvertedFile:
                     f"{name} of the index in {folder} must be {np.dtype(kind)} {shape}, got {array.dtype} {array.shape}"
                 )
         inside = {
-            "starts": np.all(np.diff(self.starts) == -(-self.sizes // scan.LANES)) and self.starts[-1] == blocks,
             "sizes": self.sizes.min(initial=0) >= 0 and self.sizes.sum() == n,
+            "starts": self.starts[0] == 0
+            and self.starts[-1] == blocks
+            and np.all(np.diff(self.starts) == -(-self.sizes // scan.LANES)),
             "number_of": self.number_of.min(initial=0) >= 0 and self.number_of.max(initial=0) < size,
             "step": numbers > 0 and numbers % (2 * scan.PAIRS) == 0,
-            "rows": self.rows.min(initial=0) >= -1 and self.rows.max(initial=0) < n,
         }
         if bad := [name for name, fits in inside.items() if not fits]:
             raise ReleaseError(f"{bad[0]} of the index in {folder} must lie within its {n} posts and {blocks} blocks")
+        posts = np.sort(self.rows[_filled_lanes(self.starts, self.sizes)])
+        if not np.array_equal(posts, np.arange(n)) or np.count_nonzero(self.rows >= 0) != n:
+            raise ReleaseError(f"rows of the index in {folder} must hold each of its {n} posts once")
+        for name in ("to_seen", "centres", "step", "kept_scale"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ReleaseError(f"{name} of the index in {folder} must be finite, got NaN or infinity")
+
+
+def _filled_lanes(starts: Ids, sizes: Rows) -> Ids:
+    """Places of the posts, list by list, (N,)."""
+    before = np.cumsum(sizes, dtype=np.int64) - sizes
+    lanes: Ids = np.arange(int(sizes.sum())) + np.repeat(starts[:-1] * scan.LANES - before, sizes)
+    return lanes
 
 
 def _parts(n: int) -> Iterator[slice]:

@@ -1,7 +1,7 @@
 """The one measure of how well a post suits a user: the inner product of their vectors.
 
-Training, the index and exact search take it from here, so that none of them can drift to another geometry. It does not
-know where vectors come from.
+Training and exact search compute it by this function; lists compute it from their codes, which a test holds against it,
+and every saved index names it. It does not know where vectors come from.
 """
 
 from __future__ import annotations

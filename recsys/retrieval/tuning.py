@@ -63,7 +63,7 @@ class Truth:
         post was found."""
         found = np.empty(len(self.queries))
         for i, (query, kth, row) in enumerate(zip(self.queries, self.kth, rows, strict=True)):
-            scores = vectors[row[row >= 0]] @ query
+            scores = vectors[np.unique(row[row >= 0])] @ query
             found[i] = min(int(np.count_nonzero(scores >= kth - _TIED * abs(kth))), self.k) / self.k
         return found
 
@@ -120,27 +120,27 @@ def tune(
 
     Args:
         vectors: (N, D).
-        queries: a sample of those to come, (M, D), M >= 2: every other one shapes the lists, the others tell.
+        queries: a sample of those to come, (M, D), M >= 4: every other one shapes the lists, the others tell.
         k: results of a search.
         thorough: try lists also where the catalogue is small enough for an exact scan.
-    Raises: DataError when there is no vector, one is not finite or there are fewer than two queries.
+    Raises: DataError when there is no vector, one is not finite or there are fewer than four queries.
     """
-    n, size = checked(vectors).shape
+    vectors = checked(vectors)
+    n, size = vectors.shape
     exact = PostIndex.exact(vectors)
     trials = [Trial(exact, 1.0, 1.0, (_PER_SEARCH + _PER_EXACT_BYTE * 4 * n * size) / 1e6, exact.segment.n_bytes / n)]
     if config.kind != "lists" and not thorough and (config.kind == "exact" or _is_small(n, k, config)):
         return choose(trials, n, k, config)
-    if len(queries) < 2:
-        raise DataError(f"an index is tuned with at least 2 queries, got {len(queries)}; simulate or import more users")
+    if len(queries) < 4:
+        raise DataError(f"an index is tuned with at least 4 queries, got {len(queries)}; simulate or import more users")
     shaping, telling = queries[0::2], queries[1::2]
     truth = Truth.of(exact, telling, k)
     if config.kind == "lists":
-        lists = PostIndex.lists(vectors, shaping, config)
-        assert isinstance(lists.segment, InvertedFile)
-        return choose([_tried(vectors, lists.segment, lists.effort, truth)], n, k, config)
+        as_set = PostIndex.lists(vectors, shaping, config)
+        return choose([_tried(vectors, as_set, truth), *trials], n, k, config)
     for coded, build_s in _candidates(vectors, shaping, config, report):
         for refine in REFINES:
-            found = _cheapest(vectors, coded, refine, truth, config.target_recall)
+            found = _cheapest(vectors, coded, exact.built_from, refine, truth, config.target_recall)
             trials += [replace(trial, build_s=build_s) for trial in found]
     return choose(trials, n, k, config)
 
@@ -207,21 +207,25 @@ def _candidates(
             yield lists, lists_s + time.perf_counter() - start
 
 
-def _cheapest(vectors: Floats, lists: InvertedFile, refine: float, truth: Truth, target: float) -> list[Trial]:
+def _cheapest(
+    vectors: Floats, lists: InvertedFile, built_from: str, refine: float, truth: Truth, target: float
+) -> list[Trial]:
     """Trials on the way to the smallest share of lists that reaches the target; recall grows with the share."""
     trials = []
     low, high = 0, len(SHARES) - 1
     while low <= high:
         middle = (low + high) // 2
         effort = Effort(max(1, round(SHARES[middle] * lists.n_lists)), refine)
-        trials.append(trial := _tried(vectors, lists, effort, truth))
+        trials.append(trial := _tried(vectors, PostIndex(lists, effort, built_from), truth))
         low, high = (low, middle - 1) if trial.surely >= target else (middle + 1, high)
     return trials
 
 
-def _tried(vectors: Floats, lists: InvertedFile, effort: Effort, truth: Truth) -> Trial:
-    """What these lists find with this effort."""
-    index = PostIndex(lists, effort)
+def _tried(vectors: Floats, index: PostIndex, truth: Truth) -> Trial:
+    """What these lists find with their effort."""
+    lists, effort = index.segment, index.effort
+    if not isinstance(lists, InvertedFile):
+        raise TypeError(f"only lists are tried, got {index.name}")
     cost_ns = (
         _PER_SEARCH
         + _PER_CENTRE_BYTE * lists.centres.nbytes

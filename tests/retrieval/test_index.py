@@ -171,22 +171,49 @@ def test_an_index_without_posts_is_refused(kind):
 
 
 @pytest.mark.parametrize("kind", [exact, lists])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_vectors_that_are_not_finite_are_refused(kind, bad):
-    harmed = POSTS[:10].copy()
+    harmed = POSTS[:10].astype(np.float64)
     harmed[7, 2] = bad
     with pytest.raises(DataError, match=r"must be finite, got 1 .*row 7"):
         kind(harmed)
 
 
-def test_queries_that_are_not_finite_are_refused(index):
-    with pytest.raises(DataError, match="user vectors must be finite"):
-        index.search(np.full((1, 16), np.nan, np.float32), 5)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_queries_that_are_not_finite_are_refused(index, bad):
+    queries = QUERIES.astype(np.float64)
+    queries[3, 1] = bad
+    with pytest.raises(DataError, match=r"user vectors must be finite, got .* \(row 3\)"):
+        index.search(queries, 5)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_a_search_for_nothing_is_refused(index, k):
+    with pytest.raises(DataError, match=f"at least 1 post, got k = {k}"):
+        index.search(QUERIES, k)
+
+
+def test_an_effort_that_is_none_is_refused():
+    for lists_visited, refine in ((-1, 2), (3, 0.5), (3, np.nan), (3, np.inf)):
+        with pytest.raises(ValueError, match="lists >= 0 and refine >= 1"):
+            Effort(lists_visited, refine)
+
+
+def test_an_effort_of_no_list_visits_one_and_more_where_that_holds_too_few():
+    _, rows = lists().search(QUERIES, 3000, effort=Effort(0, 1))
+    assert (np.sort(rows, axis=1)[:, 0] >= 0).all()
+
+
+def test_an_index_says_which_vectors_it_was_built_from(index, tmp_path):
+    index.save(tmp_path)
+    assert PostIndex.load(tmp_path).built_from == index.built_from == exact().built_from == lists().built_from
+    assert exact(POSTS[:3999]).built_from != index.built_from
+    assert exact(POSTS + np.float32(0.1)).built_from != index.built_from
 
 
 @pytest.mark.parametrize("shape", [(2, 15), (16,)])
 def test_queries_of_another_dimension_are_refused(index, shape):
-    with pytest.raises(DataError, match="must have 16 dimensions"):
+    with pytest.raises(DataError, match=r"must have shape \(queries, 16\)"):
         index.search(np.zeros(shape, np.float32), 5)
 
 
@@ -275,6 +302,13 @@ def array(name, change):
     return harm
 
 
+def with_an_empty_lane(rows):
+    """One post is gone, another stands at a lane that belongs to nobody."""
+    first, empty = np.flatnonzero(rows >= 0)[0], np.flatnonzero(rows < 0)[0]
+    rows[empty], rows[first] = rows[first], -1
+    return rows
+
+
 def changed(place, value):
     def change(array):
         array[place] = value
@@ -288,6 +322,7 @@ HARMS = [
     (edit(n_posts=4001), "must hold 4001 posts"),
     (edit(embedding_size=64), "of 64 dimensions, got 4000 of 16"),
     (edit(kind="hnsw"), "cannot be read"),
+    (edit(effort={"lists": 2, "refine": 0.5}), "refine >= 1"),
     (lambda folder: (folder / "index.json").write_text("[]"), "cannot be read"),
 ]
 
@@ -330,6 +365,13 @@ def test_an_exact_index_that_is_not_what_it_should_be_is_refused(tmp_path, harm,
         (array("step", lambda step: step[:6]), "number_of of the index"),
         (array("rows", changed(5, 4000)), "rows of the index"),
         (array("rows", changed(5, -2)), "rows of the index"),
+        (array("rows", changed(0, -1)), "rows of the index"),
+        (array("rows", lambda rows: np.where(rows == 7, 8, rows)), "rows of the index"),
+        (array("rows", with_an_empty_lane), "rows of the index"),
+        (array("rows", lambda rows: np.where(np.arange(len(rows)) == np.flatnonzero(rows < 0)[0], 3, rows)), "rows of"),
+        (array("starts", changed(0, 1)), "starts of the index"),
+        (array("centres", changed((1, 1), np.nan)), "centres of the index"),
+        (array("kept_scale", changed((0, 1), np.inf)), "kept_scale of the index"),
         (array("starts", changed(-1, 10**6)), "starts of the index"),
         (array("sizes", changed(0, 5000)), "of the index"),
         (array("number_of", changed(0, 16)), "number_of of the index"),
