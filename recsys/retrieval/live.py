@@ -1,8 +1,11 @@
 """An index that forgets and learns: a trained segment, posts that came since, and what is gone.
 
 Takes changes of posts in the order of their stream, and new segments as they are built; answers searches meanwhile.
-Searches wait for nobody: each reads one state, and a state only grows (fresh posts are written first and counted then)
-or loses bits. The fresh posts are few and searched exactly. It does not know where changes come from.
+The fresh posts are few and searched exactly. It does not know where changes come from.
+
+Searches wait for nobody and see every post once, as it was at some moment of the search. What makes it so: of a post
+that changes, the new is written before the old is taken away; a search reads the segment first and the fresh posts
+then, and of what it sees twice takes the newer.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from recsys.errors import DataError, ReleaseError
-from recsys.online.post_changes import PostChange, is_after
+from recsys.errors import ReleaseError
+from recsys.online.post_changes import NO_POST, PostChange, is_after
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.metric import similarity
 from recsys.retrieval.segment import Segment
@@ -40,6 +43,17 @@ class _Fresh:
             np.zeros(capacity, bool),
         )  # fmt: skip
 
+    def places(self) -> Rows:
+        """Places of the posts that are alive; a post that is being changed may have two, the newer one behind."""
+        # Before they are counted: what is not alive any more by now was replaced by one that counts.
+        alive = self.alive.copy()
+        return np.flatnonzero(alive[: self.n]).astype(np.int32)
+
+    def newest(self, places: Rows) -> Rows:
+        """Of these places the last of each post."""
+        _, last = np.unique(self.post_id[places][::-1], return_index=True)
+        return np.sort(places[len(places) - 1 - last])
+
     def grown(self) -> _Fresh:
         """A copy with twice the room."""
         larger = _Fresh.empty(2 * len(self.post_id), self.vectors.shape[1])
@@ -49,15 +63,19 @@ class _Fresh:
         return larger
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _State:
-    """What one search sees."""
+    """What one search sees: a segment, and what became of its posts since."""
 
     segment: Segment
     alive: Bitmap
     """Posts of the segment that are not gone; its bits are cleared in place."""
+    n_alive: int
     of_language: dict[int, Bitmap]
     fresh: _Fresh
+    """Replaced by a larger one when it is full."""
+    n_steps: int = 0
+    """Two per change: odd while one is being made."""
     place: dict[int, int] = field(default_factory=dict)
     """Of every fresh post that is alive; only the writer looks."""
 
@@ -67,6 +85,7 @@ class _State:
         return cls(
             segment,
             Bitmap.of(np.ones(len(language), bool)),
+            len(language),
             {int(code): Bitmap.of(language == code) for code in np.unique(language)},
             _Fresh.empty(_FIRST_CAPACITY, segment.index.embedding_size),
         )
@@ -100,26 +119,31 @@ class LiveIndex:
             queries: (B, D), finite.
             language: only posts in this one; None takes all.
             exclude: ids of posts to leave out; unknown ones are ignored.
-        Returns: scores (B, k), -inf padded, and post ids (B, k), -1 padded.
-        Raises: DataError when a shape is wrong or a query is not finite.
+        Returns: scores (B, k), -inf padded, and post ids (B, k), `NO_POST` padded.
+        Raises: DataError when a shape is wrong, a query is not finite, or k is below 1.
         """
         state = self._state
-        n = state.fresh.n  # before the search: what was replaced by posts counted here is gone by then
-        allowed = state.alive
+        n_steps = state.n_steps
+        allowed = replace(state.alive, share=state.n_alive / state.alive.n_posts)
         if language is not None:
             spoken = state.of_language.get(language)
             allowed = allowed & spoken if spoken is not None else Bitmap.of(np.zeros(allowed.n_posts, bool))
         if exclude is not None and len(exclude):
             allowed = allowed.without(_rows_of(state.segment, exclude))
         scores, rows = state.segment.index.search(queries, k, allowed)
-        ids = np.where(rows >= 0, state.segment.post_id[rows], -1)
-        if not n:
-            return scores, ids
+        ids = np.where(rows >= 0, state.segment.post_id[rows], NO_POST)
         fresh = state.fresh
-        fits = fresh.alive[:n] if language is None else fresh.alive[:n] & (fresh.language[:n] == language)
+        few = fresh.places()
+        if n_steps % 2 or state.n_steps != n_steps:
+            few = fresh.newest(few)
+            again = np.isin(ids, fresh.post_id[few])
+            scores, ids = np.where(again, -np.inf, scores).astype(np.float32), np.where(again, NO_POST, ids)
+        if not len(few):
+            return scores, ids
+        if language is not None:
+            few = few[fresh.language[few] == language]
         if exclude is not None and len(exclude):
-            fits = fits & ~np.isin(fresh.post_id[:n], exclude)
-        few = np.flatnonzero(fits)
+            few = few[~np.isin(fresh.post_id[few], exclude)]
         of_fresh = similarity(np.asarray(queries, np.float32), fresh.vectors[few])
         scores = np.concatenate([scores, of_fresh], axis=1)
         ids = np.concatenate([ids, np.broadcast_to(fresh.post_id[few], of_fresh.shape)], axis=1)
@@ -129,32 +153,33 @@ class LiveIndex:
     def there(self) -> tuple[Ids, Floats]:
         """Every post that is there now, in no order: ids (N,) and vectors (N, D), copied."""
         state = self._state
-        n = state.fresh.n
         alive = state.alive.has(np.arange(state.alive.n_posts, dtype=np.int32))
-        fresh = np.flatnonzero(state.fresh.alive[:n])
+        fresh = state.fresh
+        few = fresh.newest(fresh.places())
+        alive &= ~np.isin(state.segment.post_id, fresh.post_id[few])
         return (
-            np.concatenate([state.segment.post_id[alive], state.fresh.post_id[fresh]]),
-            np.concatenate([state.segment.vectors[alive], state.fresh.vectors[fresh]]),
+            np.concatenate([state.segment.post_id[alive], fresh.post_id[few]]),
+            np.concatenate([state.segment.vectors[alive], fresh.vectors[few]]),
         )
 
     def apply(self, change: PostChange) -> None:
         """A post comes, changes or goes; a change that was applied already is skipped, an unknown post that goes too.
 
-        Raises: DataError when the vector has another length or is not finite; the change counts as read, the post
-        stays as it was.
+        Raises: DataError when no index can hold it (`PostChange.check`); it counts as read, the post stays as it was.
         """
         with self._writing:
             if not is_after(change.position, self.position):
                 return
             self.position = change.position
-            self._check(change)
+            change.check(self._state.segment.index.embedding_size)
+            _apply(self._state, change)
             self._changes.append(change)
-            self._state = _applied(self._state, change)
 
     def swap(self, segment: Segment) -> None:
         """Search this segment from now on, with every change that it does not hold yet.
 
-        Raises: ReleaseError when it is older than the one in use, or of another length of vectors.
+        Raises: ReleaseError when it is older than the one in use, or of another release: what came since has vectors of
+            that one's towers.
         """
         with self._writing:
             old = self._state.segment
@@ -163,53 +188,39 @@ class LiveIndex:
                     f"a segment must not be older than the one in use, got {segment.position} after {old.position}; "
                     "build it from the current one"
                 )
-            if segment.index.embedding_size != old.index.embedding_size:
+            if segment.release != old.release:
                 raise ReleaseError(
-                    f"a segment must have vectors of {old.index.embedding_size} dimensions as the one in use, "
-                    f"got {segment.index.embedding_size}; take all from one release"
+                    f"a segment must be of release {old.release} as the one in use, got {segment.release}; "
+                    "open an index of its own for another release"
                 )
             self._changes = [change for change in self._changes if is_after(change.position, segment.position)]
             state = _State.of(segment)
             for change in self._changes:
-                state = _applied(state, change)
+                _apply(state, change)
             if is_after(segment.position, self.position):
                 self.position = segment.position
             self._state = state
 
-    def _check(self, change: PostChange) -> None:
-        size = self._state.segment.index.embedding_size
-        if change.vector is None:
-            return
-        if change.vector.shape != (size,):
-            raise DataError(
-                f"post {change.post_id} must come with a vector of {size} dimensions, got shape {change.vector.shape}; "
-                "use the post tower of the release that serves"
-            )
-        if not np.isfinite(change.vector).all():
-            raise DataError(f"post {change.post_id} must come with a finite vector, got NaN or infinity; send it again")
 
-
-def _applied(state: _State, change: PostChange) -> _State:
-    """The state with this change: the same one, changed where no search looks yet, or one with more room.
-
-    What was there of the post goes first: a search that counts the new one then cannot find the old one too.
-    """
-    row = int(_rows_of(state.segment, np.array([change.post_id]))[0])
-    if row >= 0:
-        state.alive.bits[row >> 3] &= ~np.uint8(1 << (row & 7))
+def _apply(state: _State, change: PostChange) -> None:
+    """Make this change: first what is new of the post, then what was there of it."""
+    state.n_steps += 1
     before = state.place.pop(change.post_id, None)
+    if change.vector is not None:
+        if state.fresh.n == len(state.fresh.post_id):
+            state.fresh = state.fresh.grown()
+        fresh = state.fresh
+        fresh.vectors[fresh.n], fresh.post_id[fresh.n] = change.vector, change.post_id
+        fresh.language[fresh.n], fresh.alive[fresh.n] = change.language, True
+        state.place[change.post_id] = fresh.n
+        fresh.n += 1
     if before is not None:
         state.fresh.alive[before] = False
-    if change.vector is None:
-        return state
-    if state.fresh.n == len(state.fresh.post_id):
-        state = replace(state, fresh=state.fresh.grown())
-    fresh = state.fresh
-    fresh.vectors[fresh.n], fresh.post_id[fresh.n] = change.vector, change.post_id
-    fresh.language[fresh.n], fresh.alive[fresh.n] = change.language, True
-    state.place[change.post_id] = fresh.n
-    fresh.n += 1
-    return state
+    row = int(_rows_of(state.segment, np.array([change.post_id]))[0])
+    if row >= 0 and state.alive.has(np.array([row]))[0]:
+        state.alive.bits[row >> 3] &= ~np.uint8(1 << (row & 7))
+        state.n_alive -= 1
+    state.n_steps += 1
 
 
 def _rows_of(segment: Segment, post_id: Ids) -> Rows:

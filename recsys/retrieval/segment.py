@@ -1,7 +1,7 @@
 """A trained segment on disk: an index, the ids of its posts, and how far it follows the changes of posts.
 
-    <folder>/s-1732665600000-0/    index/, vectors.npy, post_id.npy, language.npy, segment.json
-    <folder>/current               one line: the segment that workers search
+    <folder>/s-r-ce8f3dcb5b5d-1732665600000-0/    index/, vectors.npy, post_id.npy, language.npy, segment.json
+    <folder>/current                              one line: the segment that workers search
 
 Takes vectors with ids, gives a segment that exists whole or not at all; all workers map the same files. It does not
 know who searches it.
@@ -10,6 +10,7 @@ know who searches it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable
@@ -24,8 +25,10 @@ from recsys.errors import DataError, ReleaseError
 from recsys.online.post_changes import START, PostChange, is_after
 from recsys.progress import Report
 from recsys.retrieval import tuning
-from recsys.retrieval.index import PostIndex
+from recsys.retrieval.index import PostIndex, digest
 from recsys.types import Floats, Ids, Rows
+
+log = logging.getLogger(__name__)
 
 _KEPT = 2
 """Segments on disk: the current one and the one before, which a worker may be opening."""
@@ -42,12 +45,14 @@ class Segment:
     """Ascending, (N,)."""
     language: Rows
     """(N,), -1 unknown."""
+    release: str
+    """Whose post tower the vectors are of."""
     position: str = START
     """It holds every change of posts up to this one."""
 
     @classmethod
     def build(
-        cls, post_id: Ids, vectors: Floats, language: Rows, users: Floats, k: int, config: IndexConfig,
+        cls, post_id: Ids, vectors: Floats, language: Rows, users: Floats, k: int, config: IndexConfig, release: str,
         position: str = START, report: Report = lambda done, total: None,
     ) -> Self:  # fmt: skip
         """Index these posts, of whatever kind the tuner chooses.
@@ -55,6 +60,7 @@ class Segment:
         Args:
             post_id: (N,), each once.
             users: a sample of the queries to come.
+            release: whose towers the vectors are of.
         Raises: DataError when there is no post, an id repeats, or a vector is not finite.
         """
         order = np.argsort(post_id, kind="stable")
@@ -62,7 +68,7 @@ class Segment:
         if len(twice := np.flatnonzero(np.diff(post_id) == 0)):
             raise DataError(f"a segment holds a post once, got post {post_id[twice[0]]} twice; keep its last vector")
         index = tuning.tune(vectors, users, k, config, report).chosen.index
-        return cls(index, vectors, post_id, language.astype(np.int32), position)
+        return cls(index, vectors, post_id, language.astype(np.int32), release, position)
 
     def with_changes(
         self, changes: Iterable[PostChange], users: Floats, k: int, config: IndexConfig,
@@ -71,22 +77,29 @@ class Segment:
         """A new segment of these posts and what became of them since.
 
         Args:
-            changes: in order of the stream; those this segment already holds are skipped.
+            changes: in order of the stream; those this segment already holds are skipped, and so are, with a word in
+                the log, those that no segment can hold: one bad vector must not end all rebuilding.
         Raises: as `build`.
         """
         last: dict[int, PostChange] = {}
-        position = self.position
+        position, size = self.position, self.vectors.shape[1]
         for change in changes:
-            if is_after(change.position, position):
-                last[change.post_id], position = change, change.position
+            if not is_after(change.position, position):
+                continue
+            position = change.position
+            try:
+                change.check(size)
+            except DataError as error:
+                log.warning("change %s of a post is passed over: %s", change.position, error)
+            else:
+                last[change.post_id] = change
         stays = ~np.isin(self.post_id, np.fromiter(last, np.int64, len(last)))
         come = [change for change in last.values() if change.vector is not None]
-        size = self.vectors.shape[1]
         return type(self).build(
             np.concatenate([self.post_id[stays], np.array([change.post_id for change in come], np.int64)]),
             np.concatenate([self.vectors[stays], np.array([c.vector for c in come], np.float32).reshape(-1, size)]),
             np.concatenate([self.language[stays], np.array([change.language for change in come], np.int32)]),
-            users, k, config, position, report,
+            users, k, config, self.release, position, report,
         )  # fmt: skip
 
     def publish(self, folder: Path) -> Path:
@@ -97,8 +110,8 @@ class Segment:
         self.index.save(staging / "index")
         for name in ("vectors", "post_id", "language"):
             np.save(staging / f"{name}.npy", getattr(self, name))
-        (staging / "segment.json").write_text(json.dumps({"position": self.position}))
-        target = folder / f"s-{self.position}"
+        (staging / "segment.json").write_text(json.dumps({"release": self.release, "position": self.position}))
+        target = folder / f"s-{self.release}-{self.position}"
         if target.exists():
             shutil.rmtree(staging)
         else:
@@ -118,7 +131,8 @@ class Segment:
         """
         try:
             index = PostIndex.load(path / "index")
-            position = str(json.loads((path / "segment.json").read_text())["position"])
+            about = json.loads((path / "segment.json").read_text())
+            release, position = str(about["release"]), str(about["position"])
             vectors, post_id, language = (
                 np.asarray(np.load(path / f"{name}.npy", mmap_mode="r")) for name in ("vectors", "post_id", "language")
             )
@@ -131,7 +145,9 @@ class Segment:
                 f"vectors, ids (ascending) and languages of the segment in {path} must be {wanted} as its index, "
                 f"got {shapes}; build it again"
             )
-        return cls(index, vectors, post_id, language, position)
+        if index.built_from != digest(vectors):
+            raise ReleaseError(f"the index of the segment in {path} must be built from its vectors; build it again")
+        return cls(index, vectors, post_id, language, release, position)
 
 
 def current(folder: Path) -> Path | None:

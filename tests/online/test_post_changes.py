@@ -5,7 +5,7 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.online.keys import POST_CHANGES
-from recsys.online.post_changes import START, PostChanges, is_after
+from recsys.online.post_changes import NO_POST, START, PostChange, PostChanges, is_after
 
 
 def test_changes_come_back_as_they_were_in_order(client):
@@ -43,10 +43,29 @@ def test_changes_before_a_position_can_be_forgotten(client):
 @pytest.mark.parametrize(
     "fields", [{"post_id": 1}, {"post_id": "x", "language": 0}, {"vector": b"123", "post_id": 1, "language": 0}]
 )
-def test_a_change_that_cannot_be_read_is_named(client, fields):
+def test_a_change_that_cannot_be_read_is_named_and_does_not_hold_up_the_next(client, fields, caplog):
     name = client.xadd(POST_CHANGES, fields).decode()
-    with pytest.raises(DataError, match=f"change {name} of recsys:post_changes must have"):
-        PostChanges(client).read(START)
+    changes = PostChanges(client)
+    changes.append(7, None)
+    bad, good = changes.read(START)
+    assert (bad, good.post_id) == (PostChange(name, NO_POST, None), 7)
+    assert f"change {name} of recsys:post_changes must have" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("post_id", "vector", "language", "rule"),
+    [
+        (2**63, None, -1, "the id of a post must be a number of 64 bits"),
+        (1, np.ones(4), 2**31, "the language of a post must be a number of 32 bits"),
+        (NO_POST, np.ones(4), 0, "an id other than -1"),
+        (1, np.ones(5), 0, r"4 dimensions, got shape \(5,\)"),
+        (1, np.array([1, 2, np.nan, 4]), 0, "finite vector"),
+        (1, np.full(4, 1e300), 0, "finite vector"),
+    ],
+)
+def test_a_change_that_no_index_can_hold_is_told_apart(post_id, vector, language, rule):
+    with pytest.raises(DataError, match=rule):
+        PostChange("1-0", post_id, vector, language).check(4)
 
 
 def test_another_type_under_the_key_is_named(client):

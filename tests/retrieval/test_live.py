@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
 from recsys.online.post_changes import START, PostChange
+from recsys.retrieval.index import PostIndex
 from recsys.retrieval.live import LiveIndex
 from recsys.retrieval.segment import Segment, current
 
@@ -25,10 +26,10 @@ def vector(seed):
     return np.random.default_rng(seed).normal(size=SIZE).astype(np.float32)
 
 
-def segment(ids=IDS, language=None, config=EXACT):
+def segment(ids=IDS, language=None, config=EXACT, release="r-1"):
     vectors = np.array([vector(post_id) for post_id in ids.tolist()])
     language = np.zeros(len(ids), np.int32) if language is None else np.array(language, np.int32)
-    return Segment.build(ids, vectors, language, USERS, 3, config)
+    return Segment.build(ids, vectors, language, USERS, 3, config, release)
 
 
 def come(position, post_id, seed=None, language=0):
@@ -147,17 +148,16 @@ def test_an_older_segment_is_refused():
         index.swap(older)
 
 
-def test_a_segment_of_other_dimensions_is_refused():
-    other = Segment.build(np.array([1]), np.ones((1, 4), np.float32), np.zeros(1), USERS[:, :4], 1, EXACT)
-    with pytest.raises(ReleaseError, match="8 dimensions as the one in use, got 4"):
-        LiveIndex(segment()).swap(other)
+def test_a_segment_of_another_release_is_refused():
+    with pytest.raises(ReleaseError, match="must be of release r-1 as the one in use, got r-2"):
+        LiveIndex(segment()).swap(segment(release="r-2"))
 
 
 @pytest.mark.parametrize(
     ("bad", "rule"),
     [
         (np.ones(4, np.float32), "8 dimensions, got shape"),
-        (np.full(SIZE, np.nan, np.float32), "finite vector, got NaN"),
+        (np.full(SIZE, np.nan, np.float32), "finite vector, got nan"),
     ],
 )
 def test_a_bad_vector_is_refused_and_the_post_stays_as_it_was(bad, rule):
@@ -170,6 +170,34 @@ def test_a_bad_vector_is_refused_and_the_post_stays_as_it_was(bad, rule):
     assert 7 not in found(index, 20)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        come(2, 7)._replace(vector=np.ones(4, np.float32)),
+        come(2, 7)._replace(vector=np.full(SIZE, np.nan, np.float32)),
+        come(2, 7)._replace(post_id=2**63),
+        come(2, 7)._replace(language=2**31),
+        gone(2, 2**70),
+    ],
+)
+def test_a_bad_change_holds_up_neither_later_ones_nor_rebuilding(bad, caplog):
+    index = LiveIndex(segment())
+    changes = [come(1, 8), bad, come(3, 9)]
+    for change in changes:
+        try:
+            index.apply(change)
+        except DataError:
+            assert change is bad
+    rebuilt = index.segment.with_changes(changes, USERS, 3, EXACT)
+    expected = sorted([*IDS.tolist(), 8, 9])
+    assert rebuilt.post_id.tolist() == expected
+    assert rebuilt.position == "3-0"
+    assert "change 2-0 of a post is passed over" in caplog.text
+    for newer in (index.segment, rebuilt):
+        index.swap(newer)
+        assert sorted(post for post in found(index, 20) if post >= 0) == expected
+
+
 def test_a_post_that_nobody_knows_may_go():
     index = LiveIndex(segment())
     index.apply(gone(1, 123_456))
@@ -177,7 +205,7 @@ def test_a_post_that_nobody_knows_may_go():
 
 
 def test_a_segment_without_a_post_is_refused():
-    only = Segment.build(np.array([1]), vector(1)[None], np.zeros(1), USERS, 1, EXACT)
+    only = Segment.build(np.array([1]), vector(1)[None], np.zeros(1), USERS, 1, EXACT, "r-1")
     with pytest.raises(DataError, match="at least one post, got 0"):
         only.with_changes([gone(1, 1)], USERS, 1, EXACT)
 
@@ -189,14 +217,16 @@ def test_an_id_that_repeats_is_refused():
 
 def test_searches_during_changes_and_swaps_see_each_post_once_and_none_that_was_gone_before():
     many = np.arange(3000, dtype=np.int64)
-    index = LiveIndex(segment(many, config=IndexConfig(kind="lists", code_bytes=8, nprobe_share=1)))
-    failures, stop = [], threading.Event()
+    config = IndexConfig(kind="lists", code_bytes=8, nprobe_share=1)
+    index = LiveIndex(segment(many, config=config))
+    searches, failures, stop = [0], [], threading.Event()
     gone_before = set()
 
     def search():
         while not stop.is_set():
             had_gone = set(gone_before)
             ids = [post for post in found(index, 300) if post >= 0]
+            searches[0] += 1
             if len(ids) != len(set(ids)) or had_gone & set(ids) or len(ids) < 300:
                 failures.append((len(ids), had_gone & set(ids)))
 
@@ -211,11 +241,94 @@ def test_searches_during_changes_and_swaps_see_each_post_once_and_none_that_was_
         if number % 2 and number != 5:
             gone_before.add(number)
         if number % 100 == 0:
-            index.swap(index.segment.with_changes(changes, USERS, 3, EXACT))
+            index.swap(index.segment.with_changes(changes, USERS, 3, config))
     stop.set()
     for thread in threads:
         thread.join()
+    assert searches[0] > 10
     assert not failures
+
+
+def test_a_post_that_changes_over_and_over_is_found_in_every_search():
+    """Whether it was in the segment or came later, and while the room for fresh posts grows."""
+    index = LiveIndex(segment())
+    best = {7: USERS[0] * 100, 8: USERS[0] * 99}
+    index.apply(PostChange("1-0", 8, best[8]))
+    searches, failures, stop = [0], [], threading.Event()
+
+    def search():
+        while not stop.is_set():
+            ids = found(index, 3)
+            searches[0] += 1
+            if index_has_begun.is_set() and sorted(ids[:2]) != [7, 8]:
+                failures.append(ids)
+
+    index_has_begun = threading.Event()
+    index.apply(PostChange("2-0", 7, best[7]))
+    index_has_begun.set()
+    thread = threading.Thread(target=search)
+    thread.start()
+    for number in range(3, 6000):
+        post = 7 + number % 2
+        index.apply(PostChange(f"{number}-0", post, best[post]))
+    stop.set()
+    thread.join()
+    assert searches[0] > 10
+    assert not failures
+
+
+class Reading:
+    """In the index's place: makes a change in the middle of a search, before or after the segment is read."""
+
+    def __init__(self, inner, change, before):
+        self.inner, self.change, self.before = inner, change, before
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def search(self, *args):
+        if self.before:
+            self.change()
+        result = self.inner.search(*args)
+        if not self.before:
+            self.change()
+        return result
+
+
+@pytest.mark.parametrize("changed", [7, 8])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_post_that_changes_during_a_search_is_found_once_as_it_was_or_as_it_is(changed, before):
+    made = segment()
+    index = LiveIndex(made)
+    index.apply(come(1, 8))
+    object.__setattr__(made, "index", Reading(made.index, lambda: index.apply(come(2, changed, seed=77)), before))
+    ids = [post for post in found(index, 20) if post >= 0]
+    assert sorted(ids) == sorted([*IDS.tolist(), 8])
+    scores, ids = index.search(USERS[:1], 20)
+    assert scores[0, ids[0] == changed] == pytest.approx([USERS[0] @ vector(77)], rel=1e-4)
+
+
+def test_where_most_of_a_segment_is_gone_more_lists_are_visited():
+    many = np.arange(20_000, dtype=np.int64)
+    index = LiveIndex(segment(many, config=IndexConfig(kind="lists", code_bytes=8, nprobe_share=0.05)))
+    left = set(np.random.default_rng(1).permutation(many)[:1000].tolist())
+    for number, post in enumerate(many.tolist(), 1):
+        if post not in left:
+            index.apply(gone(number, post))
+    seen = []
+    inner = index.segment.index
+    object.__setattr__(index.segment, "index", Watched(inner, seen))
+    index.search(USERS[:1], 5)
+    assert seen == [pytest.approx(0.05)]
+
+
+class Watched(Reading):
+    def __init__(self, inner, seen):
+        self.inner, self.seen = inner, seen
+
+    def search(self, queries, k, allowed):
+        self.seen.append(allowed.share)
+        return self.inner.search(queries, k, allowed)
 
 
 def test_a_published_segment_is_found_and_searches_as_before(tmp_path):
@@ -233,12 +346,23 @@ def test_only_the_last_two_segments_stay_on_disk(tmp_path):
     for number in range(1, 5):
         made = made.with_changes([come(number, 100 + number)], USERS, 3, EXACT)
         made.publish(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("s-*")) == ["s-3-0", "s-4-0"]
-    assert current(tmp_path).name == "s-4-0"
+    assert sorted(path.name for path in tmp_path.glob("s-*")) == ["s-r-1-3-0", "s-r-1-4-0"]
+    assert current(tmp_path).name == "s-r-1-4-0"
+
+
+def test_a_segment_of_a_new_release_takes_the_place_of_the_old_one(tmp_path):
+    segment().publish(tmp_path)
+    segment(IDS[:3], release="r-2").publish(tmp_path)
+    assert Segment.load(current(tmp_path)).release == "r-2"
+    assert len(Segment.load(current(tmp_path)).post_id) == 3
 
 
 def harm_ids(path):
     np.save(path / "post_id.npy", np.load(path / "post_id.npy")[::-1])
+
+
+def harm_index(path):
+    PostIndex.exact(np.load(path / "vectors.npy") + 1).save(path / "index")
 
 
 def harm_vectors(path):
@@ -250,6 +374,7 @@ def harm_vectors(path):
     [
         (harm_ids, "ids \\(ascending\\)"),
         (harm_vectors, "must be .* as its index"),
+        (harm_index, "must be built from its vectors"),
         (lambda path: (path / "language.npy").unlink(), "cannot be read"),
         (lambda path: (path / "segment.json").write_text(json.dumps([])), "cannot be read"),
         (lambda path: (path / "index" / "index.faiss").write_bytes(b"x"), "must have .* bytes, got 1"),
