@@ -18,7 +18,7 @@ from recsys.config import SourcesConfig
 from recsys.errors import ReleaseError
 from recsys.offline.catalogue import Catalogue
 from recsys.retrieval.bitmap import Bitmap
-from recsys.retrieval.index import PostIndex
+from recsys.retrieval.index import PostIndex, digest
 from recsys.retrieval.learned_sources import LearnedSources
 from recsys.retrieval.sources import Allowed, CandidateSource, Covisited, Followed, Fresh, Trending, TwoTower
 from recsys.retrieval.towers import Towers, tower_scores
@@ -28,6 +28,9 @@ from recsys.types import Candidates, Context, Floats, Rows
 log = logging.getLogger(__name__)
 
 NOTHING: Rows = np.empty(0, np.int32)
+
+_UNKNOWN_SCORE = 0.0
+"""`tower_score`'s default in `features.spec`."""
 
 _N_THREADS = 4
 """Twice the requests that a worker answers at once: sources that hang in some leave others to the next."""
@@ -78,6 +81,10 @@ class Retriever:
                     f"the {name} must hold (posts, dimensions) = {wanted} as catalogue and towers do, got {shape}; "
                     "serve all from one release"
                 )
+        if digest(post_vectors) != index.built_from:
+            raise ReleaseError(
+                "the index must be built from the release's post vectors, got others'; serve one release"
+            )
         self.config = config
         self._catalogue, self._towers, self._post_vectors = catalogue, towers, np.asarray(post_vectors)
         self._allowed = Allowed(catalogue)
@@ -89,6 +96,7 @@ class Retriever:
             (Covisited(learned.neighbours, config), config.covisited),
         )
         """Each with its guaranteed places. The first is asked by the calling thread, the others beside it."""
+        self._of_towers = str(TwoTower.bit.name).lower()
         self._pool = ThreadPoolExecutor(_N_THREADS, "sources")
         self._complained: set[str] = set()
         self._newest = np.argsort(-np.asarray(catalogue.created_at), kind="stable").astype(np.int32)
@@ -102,12 +110,13 @@ class Retriever:
         allowed = self.allowed(context, exclude)
         found, missing = self._ask(context, allowed)
         rows, bits = self.merged(found)
-        if not len(rows) and missing:
-            # Nobody is left who knows the user; the newest posts still make a feed.
-            newest = self._newest[allowed.has(self._newest)][: self.config.budget]
-            rows, bits = newest, np.zeros(len(newest), np.uint16)
+        if missing and len(rows) < self.config.budget:
+            # Whoever would have filled the places is not there; the newest posts still make a feed.
+            newest = self._newest[allowed.has(self._newest)]
+            newest = newest[~np.isin(newest, rows)][: self.config.budget - len(rows)]
+            rows, bits = np.concatenate([rows, newest]), np.concatenate([bits, np.zeros(len(newest), np.uint16)])
         return Candidates(
-            post_row=rows, sources=bits, retrieval_score=self.scores(context, rows), missing_sources=missing
+            post_row=rows, sources=bits, retrieval_score=self._scores(context, rows, missing), missing_sources=missing
         )
 
     def merged(self, found: Sequence[Rows]) -> tuple[Rows, NDArray[np.uint16]]:
@@ -125,11 +134,21 @@ class Retriever:
         now = np.array([context.now], np.int64)
         return tower_scores(self._towers, self._catalogue, user, self._post_vectors, post_row, now)
 
+    def _scores(self, context: Context, post_row: Rows, missing: tuple[str, ...]) -> Floats:
+        """As `scores`; where the two towers have failed, what features hold for a score that is not known."""
+        try:
+            return self.scores(context, post_row)
+        except Exception:
+            if self._of_towers not in missing:
+                raise
+            return np.full(len(post_row), _UNKNOWN_SCORE, np.float32)
+
     def _ask(self, context: Context, allowed: Bitmap) -> tuple[list[Rows], tuple[str, ...]]:
         """Every source's posts, none of one that fails or is late, and the names of those.
 
         One thread beside the caller's asks all but the first, one after the other: a thread for each costs more than
-        their work. Behind one that hangs the rest is late too.
+        their work. Behind one that hangs the rest is late too. The first is waited for: without it there is no feed
+        worth its name, and a search ends by itself.
         """
         deadline = time.monotonic() + self.config.timeout_ms / 1000
         (first, _), *others = self.sources

@@ -161,6 +161,8 @@ def test_parts_that_do_not_belong_together_are_refused(parts):
         Retriever(cat, towers, PostIndex.exact(vectors[:399]), vectors, learned, CONFIG)
     with pytest.raises(ReleaseError, match="post vectors must hold"):
         Retriever(cat, towers, index, vectors[:399], learned, CONFIG)
+    with pytest.raises(ReleaseError, match="must be built from the release's post vectors"):
+        Retriever(cat, towers, PostIndex.exact(vectors + 1), vectors, learned, CONFIG)
     with pytest.raises(ReleaseError, match="topics"):
         Retriever(replace(cat, topics=("cooking",)), towers, index, vectors, learned, CONFIG)
     with pytest.raises(ReleaseError, match=r"sources were learned with .* = \(400, 7\), the catalogue has \(400, 8\)"):
@@ -235,6 +237,32 @@ def test_without_any_source_the_newest_posts_are_left(parts, cat):
     expected = [post for post in range(398, -1, -1) if cat.visible[post]][:60]
     assert candidates.post_row.tolist() == expected
     assert not candidates.sources.any()
+
+
+def test_where_the_others_have_too_little_the_newest_posts_fill_the_places_of_one_that_failed(parts, cat):
+    retriever = with_failing(parts, [Failing(TT), Failing(TR), Failing(Source.FRESH)])
+    candidates = retriever(asked(follows=[1], history=[]))
+    followed = candidates.sources == FO
+    assert 0 < followed.sum() < 60
+    assert not candidates.sources[~followed].any()
+    assert len(set(candidates.post_row.tolist())) == 60
+    newest = [post for post in range(399, -1, -1) if cat.visible[post]]
+    left = [post for post in newest if post not in candidates.post_row[followed]]
+    assert candidates.post_row[~followed].tolist() == left[: (~followed).sum()]
+
+
+def test_towers_that_fail_leave_a_feed_without_their_scores(parts, monkeypatch):
+    def fail(*_):
+        raise IndexError("no such row")
+
+    retriever = Retriever(*parts, CONFIG)
+    monkeypatch.setattr(type(parts[1]), "user_vectors", fail)
+    candidates = retriever(asked())
+    assert candidates.missing_sources == ("two_tower",)
+    assert len(candidates) == 60
+    assert not candidates.retrieval_score.any()
+    with pytest.raises(IndexError):
+        retriever.scores(asked(), candidates.post_row)
 
 
 def test_the_same_request_gets_the_same_candidates(parts):
