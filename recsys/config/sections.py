@@ -68,7 +68,8 @@ class FitConfig(Section):
     final_rate: float = Field(0.1, gt=0, le=1)
     """Step size at the end, relative to the start."""
     weight_decay: float = Field(0.0, ge=0)
-    """Pull of the rows of large tables towards zero."""
+    """Pull towards zero: this part of each weight is added to its gradient; of large tables, of rows that a step
+    reads."""
     temperature: float = Field(0.1, gt=0)
     """Divides the cosine in the softmax."""
     seed: int = Field(0, ge=0)

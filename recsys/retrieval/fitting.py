@@ -106,7 +106,7 @@ class _Run:
     def __init__(self, model: Model, config: FitConfig) -> None:
         self.model = model
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.optimiser = torch.optim.Adam(model.dense, lr=config.learning_rate, fused=True) if model.dense else None
+        self.optimiser = _adam(model.dense, config) if model.dense else None
         self.epoch = 0
         self.losses: list[float] = []
         self.judged: list[float] = []
@@ -154,6 +154,10 @@ class _Run:
             self.optimiser.load_state_dict(state["optimiser"])
 
 
+def _adam(dense: Sequence[nn.Parameter], config: FitConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(dense, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
 def _step(run: _Run, batch: Tensor, rate: float, section: str, step: int, n_steps: int) -> float:
     loss = run.model.loss(batch, run.generator)
     value = float(loss.item())
@@ -174,7 +178,7 @@ def _step(run: _Run, batch: Tensor, rate: float, section: str, step: int, n_step
 
 
 def _rate(config: FitConfig, step: int, n_steps: int) -> float:
-    """From the learning rate to a tenth of it, along a cosine."""
+    """From the learning rate to `final_rate` of it, along a cosine."""
     cosine = (1 + math.cos(math.pi * step / n_steps)) / 2
     return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)
 

@@ -58,6 +58,13 @@ def test_it_learns_both_what_is_dense_and_what_is_in_tables():
     assert fitted.losses[-1] < fitted.losses[0] / 100
 
 
+def test_weight_decay_pulls_what_is_dense_towards_zero():
+    free, pulled = Lines(), Lines()
+    fit(free, CONFIG.model_copy(update={"epochs": 200}), "s", nothing)
+    fit(pulled, CONFIG.model_copy(update={"epochs": 200, "weight_decay": 1.0}), "s", nothing)
+    assert 0 < pulled.slope.item() < free.slope.item() / 2
+
+
 @pytest.mark.parametrize("stopped_after", [1, 5, 11])
 def test_a_run_that_is_stopped_and_resumed_gives_the_same_bytes(tmp_path, stopped_after):
     whole, parted = Lines(), Lines()
