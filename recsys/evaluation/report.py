@@ -26,8 +26,7 @@ def evaluate(config: Config, progress: Progress) -> dict[str, Any]:
     """
     with progress.stage("read release and lake"):
         material = gather(config)
-    with progress.stage("evaluate retrieval") as report:
-        retrieval = retrieval_report(material, report)
+    retrieval = retrieval_report(material, progress)
     with progress.stage("evaluate ranking"):
         ranking = ranking_report(material)
     with progress.stage("evaluate slates") as report:

@@ -1,8 +1,8 @@
 """The retrieval report: of clicks on random-policy impressions after the cut, how many lie among 500 candidates. Where
 the logs name no such policy: of all clicks, which favours what resembles the policy that showed them.
 
-Every row has a budget of exactly `sources.budget` posts, chosen from all posts that existed at the request's time,
-knowing what had arrived by then.
+Every row has a budget of `sources.budget` posts, which a source alone may not fill, chosen from all posts that existed
+at the request's time, knowing what had arrived by then; matrix factorisation, what had arrived before the test share.
 """
 
 from __future__ import annotations
@@ -12,29 +12,35 @@ from typing import Any
 import numpy as np
 
 from recsys.evaluation.material import RANDOM_POLICY, Material
+from recsys.evaluation.matrix_factorisation import MatrixFactorisation
 from recsys.evaluation.metrics import bootstrap_over_users
+from recsys.features.histories import Clicks
 from recsys.offline.labels import CLICK, Exposures
 from recsys.online import trending
-from recsys.progress import Report
+from recsys.progress import Progress, Report
 from recsys.ranking.examples import user_batch
 from recsys.retrieval.retriever import Retriever
 from recsys.types import DAY, Context, Doubles, FeedRequest, Ids, Mask, Rows, Source
 
-ROWS = ("popularity", *(source.name.lower() for source in Source if source.name), "all_sources", "oracle")
+_FACTORS = "matrix_factorisation"
+ROWS = ("popularity", _FACTORS, *(source.name.lower() for source in Source if source.name), "all_sources", "oracle")
 """`oracle`: by the world's truth, which no retrieval knows."""
 _POPULARITY_HALF_LIFE = DAY
 _NOTHING = np.empty(0, np.int32)
 _GROUPS = 10
 
 
-def retrieval_report(material: Material, report: Report) -> dict[str, Any]:
+def retrieval_report(material: Material, progress: Progress) -> dict[str, Any]:
     """`recall@500` by row, and its interval over users; `policy` that showed the posts, None for any.
 
     `by_popularity` has the same for ten groups of as many clicks each, from the posts with the fewest clicks before the
     request to those with the most, and `younger_than_a_day` for posts of that age.
     """
     clicks = _sampled(material)
-    found, n_before = _hits(material, clicks, report)
+    with progress.stage("matrix factorisation") as report:
+        factors = _factors(material, report)
+    with progress.stage("evaluate retrieval") as report:
+        found, n_before = _hits(material, clicks, factors, report)
 
     def recalls(rows: np.ndarray) -> dict[str, float | None]:
         known = len(rows) > 0
@@ -74,7 +80,18 @@ def _sampled(material: Material) -> Exposures:
     return clicks.take(np.isin(clicks.request_id, chosen))
 
 
-def _hits(material: Material, clicks: Exposures, report: Report) -> tuple[dict[str, Mask], Ids]:
+def _factors(material: Material, report: Report) -> MatrixFactorisation:
+    catalogue, events = material.catalogue, material.logs.events
+    told = (events.action == CLICK) & (events.user_row >= 0) & (events.post_row >= 0)
+    told &= events.ingest_time < material.split.bounds("test")[0]
+    clicks = Clicks(events.user_row[told], events.post_row[told], events.time[told])
+    config = material.config.retrieval.id_towers
+    return MatrixFactorisation.learn(clicks, catalogue.n_users, catalogue.n_posts, config, report)
+
+
+def _hits(
+    material: Material, clicks: Exposures, factors: MatrixFactorisation, report: Report
+) -> tuple[dict[str, Mask], Ids]:
     """Whether each click's post is among each row's candidates, and the clicks it had before, (E,) each."""
     catalogue, sources, world = material.catalogue, material.config.retrieval.sources, material.world
     retriever = Retriever(
@@ -107,6 +124,7 @@ def _hits(material: Material, clicks: Exposures, report: Report) -> tuple[dict[s
         n_before[i] = trends.n_clicks(post)
         found["popularity"][i] = post in trends.popular(sources.budget)
         allowed = retriever.allowed(context)
+        found[_FACTORS][i] = post in factors.best(user, allowed, sources.budget)
         brought = [source(context, sources.budget, allowed) for source, _ in retriever.sources]
         for (source, _), rows in zip(retriever.sources, brought, strict=True):
             found[str(source.bit.name).lower()][i] = post in rows

@@ -7,11 +7,8 @@ import pytest
 from recsys.evaluation.retrieval import ROWS, _Trends, retrieval_report
 from recsys.offline.labels import CLICK
 from recsys.online import trending
+from recsys.progress import Progress
 from recsys.types import DAY
-
-
-def quiet(done, total):
-    pass
 
 
 def with_settings(material, section, **settings):
@@ -25,7 +22,7 @@ def with_budget(material, budget):
 
 
 def test_recalls_are_shares_with_intervals_around_them(material):
-    report = retrieval_report(material, quiet)
+    report = retrieval_report(material, Progress())
     assert set(report) == {
         "recall@500", "recall@500_ci", "by_popularity", "younger_than_a_day", "requests", "clicks", "policy"
     }  # fmt: skip
@@ -41,7 +38,7 @@ def test_recalls_are_shares_with_intervals_around_them(material):
 
 
 def test_groups_by_popularity_are_alike_in_size_and_share_the_recall_among_them(material):
-    report = retrieval_report(with_settings(material, "evaluation", n_requests=10**6), quiet)
+    report = retrieval_report(with_settings(material, "evaluation", n_requests=10**6), Progress())
     groups = list(report["by_popularity"].values())
     sizes = [group["clicks"] for group in groups]
     assert (len(groups), sum(sizes), max(sizes) - min(sizes) <= 1) == (10, report["clicks"], True)
@@ -62,7 +59,7 @@ def test_groups_by_popularity_are_alike_in_size_and_share_the_recall_among_them(
 
 def test_young_posts_are_those_of_the_day_before_the_request(material):
     material = with_settings(material, "evaluation", n_requests=10**6)
-    young = retrieval_report(material, quiet)["younger_than_a_day"]
+    young = retrieval_report(material, Progress())["younger_than_a_day"]
     clicks = material.random_test_clicks()
     age = clicks.now - material.catalogue.created_at[clicks.post_row]
     assert 0 < young["clicks"] == (age < DAY).sum() < len(clicks)
@@ -70,22 +67,22 @@ def test_young_posts_are_those_of_the_day_before_the_request(material):
 
 
 def test_logs_that_are_no_worlds_have_no_oracle(material):
-    report = retrieval_report(replace(material, world=None), quiet)
+    report = retrieval_report(replace(material, world=None), Progress())
     assert report["recall@500"]["oracle"] is None
     assert report["recall@500"]["two_tower"] > 0
 
 
 def test_without_a_random_policy_all_clicks_are_looked_for(material):
     shown = replace(material.logs, policies=tuple(name.upper() for name in material.logs.policies))
-    report = retrieval_report(replace(with_settings(material, "evaluation", n_requests=10**6), logs=shown), quiet)
+    report = retrieval_report(replace(with_settings(material, "evaluation", n_requests=10**6), logs=shown), Progress())
     assert report["policy"] is None
     assert report["clicks"] == material.test().click.sum()
-    assert retrieval_report(material, quiet)["policy"] == "random"
+    assert retrieval_report(material, Progress())["policy"] == "random"
 
 
 def test_a_budget_of_everything_finds_everything_that_existed_and_may_be_shown(material):
     material = with_settings(material, "evaluation", n_requests=10**6)
-    report = retrieval_report(with_budget(material, material.catalogue.n_posts), quiet)
+    report = retrieval_report(with_budget(material, material.catalogue.n_posts), Progress())
     recall = report[f"recall@{material.catalogue.n_posts}"]
     # Some clicked posts were found to break the rules since: no source may bring them.
     allowed = material.catalogue.visible[material.random_test_clicks().post_row].mean()
@@ -95,29 +92,29 @@ def test_a_budget_of_everything_finds_everything_that_existed_and_may_be_shown(m
 
 
 def test_a_larger_budget_never_finds_less(material):
-    small = retrieval_report(with_budget(material, 500), quiet)["recall@500"]
-    large = retrieval_report(with_budget(material, 1000), quiet)["recall@1000"]
+    small = retrieval_report(with_budget(material, 500), Progress())["recall@500"]
+    large = retrieval_report(with_budget(material, 1000), Progress())["recall@1000"]
     assert all(large[name] >= small[name] for name in ("popularity", "two_tower"))
 
 
 def test_all_clicks_of_the_chosen_requests_are_looked_for(material):
-    report = retrieval_report(with_settings(material, "evaluation", n_requests=10**6), quiet)
+    report = retrieval_report(with_settings(material, "evaluation", n_requests=10**6), Progress())
     clicks = material.random_test_clicks()
     assert report["clicks"] == len(clicks)
     assert report["requests"] == len(np.unique(clicks.request_id))
 
 
 def test_no_more_requests_than_asked_for(material):
-    few = retrieval_report(with_settings(material, "evaluation", n_requests=10), quiet)
+    few = retrieval_report(with_settings(material, "evaluation", n_requests=10), Progress())
     assert few["requests"] == 10
-    assert few == retrieval_report(with_settings(material, "evaluation", n_requests=10), quiet)
-    assert few != retrieval_report(with_settings(material, "evaluation", n_requests=10, seed=1), quiet)
+    assert few == retrieval_report(with_settings(material, "evaluation", n_requests=10), Progress())
+    assert few != retrieval_report(with_settings(material, "evaluation", n_requests=10, seed=1), Progress())
 
 
 def test_without_a_click_to_find_there_is_no_recall(material):
     exposures = material.logs.exposures
     nobody = replace(exposures, click=exposures.click & (exposures.policy != material.logs.policies.index("random")))
-    report = retrieval_report(replace(material, logs=replace(material.logs, exposures=nobody)), quiet)
+    report = retrieval_report(replace(material, logs=replace(material.logs, exposures=nobody)), Progress())
     assert report["recall@500"] == report["recall@500_ci"] == dict.fromkeys(ROWS)
     assert report["requests"] == report["clicks"] == report["younger_than_a_day"]["clicks"] == 0
     assert report["by_popularity"]["10"]["most_clicks_before"] is None

@@ -1,0 +1,56 @@
+"""Matrix factorisation as a row of the retrieval report: the baseline that every report keeps.
+
+Takes the clicks before the test share, learns a vector of each user and post with the loss and loop of the two towers,
+gives the posts that it would retrieve. It knows neither what a post says nor when it was written: of a post without a
+click it knows nothing, and a user without one gets what is popular.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from recsys.config import IdTowersConfig
+from recsys.features.histories import Clicks
+from recsys.progress import Report
+from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.id_towers import IdTowers, Log
+from recsys.types import Floats, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixFactorisation:
+    """Vectors of K clicked posts and all U users."""
+
+    post_row: Rows
+    """(K,)."""
+    posts: Floats
+    """(K, D + 1)."""
+    users: Floats
+    """(U, D + 1)."""
+
+    @classmethod
+    def learn(cls, clicks: Clicks, n_users: int, n_posts: int, config: IdTowersConfig, report: Report) -> Self:
+        """
+        Args:
+            clicks: at least one, with rows of users and posts.
+        """
+        order = np.argsort(clicks.user_row, kind="stable")
+        n_clicks = np.bincount(clicks.user_row, minlength=n_users)
+        log = Log(np.concatenate([[0], np.cumsum(n_clicks)]), clicks.post_row[order], ordered=False)
+        model = IdTowers(log, n_posts, config.model_copy(update={"history_size": 0, "user_ids": True}))
+        model.fit(report)
+        users = model.user_vectors(np.arange(n_users, dtype=np.int32), log)
+        users[n_clicks == 0, :-1] = 0  # what is left is the popularity of posts
+        clicked = np.unique(clicks.post_row).astype(np.int32)
+        return cls(clicked, model.post_vectors()[clicked], users)
+
+    def best(self, user: int, allowed: Bitmap, k: int) -> Rows:
+        """At most k posts that may appear, in no order."""
+        there = np.flatnonzero(allowed.has(self.post_row))
+        score = (self.posts @ self.users[user])[there]
+        if len(there) > k:
+            there = there[np.argpartition(-score, k - 1)[:k]]
+        return self.post_row[there]
