@@ -1,7 +1,7 @@
 """How soon a post is found and gone, and what searches find while the index is rebuilt and swapped under them.
 
 Takes vectors, gives figures of one run: a real Redis carries the changes, a worker follows them by its own position and
-searches without pause, a builder process makes segment after segment out of files and stream, as a service would run
+searches over and over, a builder process makes segment after segment out of files and stream, as a service would run
 them. Here one process holds worker and traffic; every further worker would do the same by itself.
 """
 
@@ -23,12 +23,14 @@ from recsys.bench.own_redis import client_of, own_redis
 from recsys.bench.simulate import existing_folder
 from recsys.bench.vectors import Vectors
 from recsys.config import Config, IndexConfig
+from recsys.errors import DataError
 from recsys.evaluation.material import gather
 from recsys.memory import peak_memory
 from recsys.online.embedded import connect
 from recsys.online.post_changes import PostChange, PostChanges
 from recsys.progress import Progress
 from recsys.retrieval import tuning
+from recsys.retrieval.freshness import N_PACES
 from recsys.retrieval.live import LiveIndex
 from recsys.retrieval.segment import Segment, current
 from recsys.serving.processes import follow_parent
@@ -61,7 +63,7 @@ class _Seen:
 def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Progress) -> dict[str, Any]:
     """`post_to_retrievable_p99_ms`, `delete_to_gone_p99_ms`, `recall_during_rebuild`, `swaps`, `failed_requests`.
 
-    A post counts as retrievable when a search for its own vector returns it, from before it is sent to the stream; as
+    A post counts as retrievable when a search for its own taste returns it, from before it is sent to the stream; as
     gone when it no longer does. Recall is that of searches against an exact search over what was there at that moment,
     by the mean of each stretch between two swaps; the least of them is `recall_during_rebuild`. A request fails when it
     raises, comes short, has a post twice, or one that was seen gone.
@@ -123,7 +125,8 @@ def _run(
     """Start everything, let it run for so many swaps, stop everything."""
     users, segments = vectors.queries[0::2], folder / "segments"
     ids = np.arange(n_posts, dtype=np.int64)
-    first = Segment.build(ids, vectors.posts[:n_posts], np.zeros(n_posts, np.int32), users, k, settings)
+    language = np.zeros(n_posts, np.int32)
+    first = Segment.build(ids, vectors.posts[:n_posts], language, users, k, settings, release="bench")
     live = LiveIndex(Segment.load(first.publish(segments)))
     seen, stop = _Seen(), threading.Event()
     there = _There(ids, _SPARE)
@@ -238,12 +241,13 @@ def _until(live: LiveIndex, post: int, vector: Floats, k: int, found: bool, stop
 
 
 def _is_found(live: LiveIndex, post: int, vector: Floats, k: int) -> bool:
-    """Whether a search for the post's own direction, long enough that freshness does not decide, brings it."""
-    return bool(post in live.search(vector[None, :] * np.float32(10), k)[1][0])
+    """Whether a search by a user of exactly this taste, to whom freshness is nothing, brings the post."""
+    taste = np.append(vector[:-N_PACES], np.zeros(N_PACES, np.float32))[None, :]
+    return bool(post in live.search(taste, k)[1][0])
 
 
 def _search(live: LiveIndex, queries: Floats, k: int, there: _There, seen: _Seen, stop: threading.Event) -> None:
-    """Searches without pause; some are held against everything that is there."""
+    """Searches with short pauses, in which others get their turn; some are held against everything that is there."""
     while not stop.is_set():
         query = queries[seen.searches % len(queries)][None, :]
         gone = set(there.gone)
@@ -278,7 +282,8 @@ def _build(url: str, segments: Path, users: Floats, k: int, settings: IndexConfi
         changes = PostChanges(connection.client)
         for _ in range(n_swaps):
             path = current(segments)
-            assert path is not None
+            if path is None:
+                raise DataError(f"{segments} must have a current segment to build the next one from, got none")
             segment = Segment.load(path)
             told: list[PostChange] = []
             while not told:

@@ -1,4 +1,4 @@
-"""Work on one core: what a benchmark of single searches measures."""
+"""Work on one core, and which core it is: what a benchmark of single searches measures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import faiss as _typed_faiss
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
 import threadpoolctl  # type: ignore[import-untyped]
 
 faiss: Any = _typed_faiss
+
+
+_VECTORS = ("avx512f", "avx2", "sse2", "sve", "neon")
+"""Widths of vector instructions, best first for either kind of processor."""
+
+
+def processor() -> str:
+    """The kind of processor and its widest vectors, as `znver3, avx2`: ratios between programs depend on both."""
+    has = llvm.get_host_cpu_features()
+    return ", ".join([llvm.get_host_cpu_name(), *[name for name in _VECTORS if has.get(name)][:1]])
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 Takes vectors and queries, gives the configuration that the tuner chooses, measured on queries it has not seen, on one
 core, one query at a time, with deleted posts left out inside the search. The peers search the same posts without
-leaving any out. All figures come from one run on one machine; compare ratios.
+leaving any out. ScaNN, which knows nothing of queries when it builds, also gets posts and queries moved as the lists
+move them by a sample of queries, inner products unchanged. All figures come from one run on one machine; compare
+ratios.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 
 from recsys.bench import vectors as sources
 from recsys.bench.faiss_search import faiss_curves
-from recsys.bench.one_core import one_core
+from recsys.bench.one_core import one_core, processor
 from recsys.bench.peers import Peers
 from recsys.bench.retrieval_plot import draw
 from recsys.bench.simulate import existing_folder
@@ -27,10 +29,13 @@ from recsys.memory import peak_memory
 from recsys.progress import Progress
 from recsys.retrieval import tuning
 from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.index import PostIndex
+from recsys.retrieval.inverted_file import InvertedFile
 from recsys.types import Floats
 
 DELETED = 0.01
 PEERS = ("hnswlib", "usearch", "scann")
+SCANN_MOVED = "scann_moved"
 LARGEST_FOR_PEERS = 1_000_000
 """Posts above which the peers' graphs would take hours to build."""
 _EXACT_QUERIES = 50
@@ -61,7 +66,8 @@ def bench_retrieval(
         del given
         hard = _bench(sources.hard(figures["posts"]), k, config, peers, progress)
     draw({"trained towers" if not files else files[0].stem: figures, "hard vectors": hard}, k, plot)
-    return figures | {"hard": hard, "plot": str(plot), "peak_memory_mb": peak.megabytes}
+    about = {"processor": processor(), "plot": str(plot), "peak_memory_mb": peak.megabytes}
+    return figures | {"hard": hard} | about
 
 
 def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Progress) -> dict[str, Any]:
@@ -108,7 +114,14 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     small = len(posts) <= LARGEST_FOR_PEERS
     with progress.stage("FAISS"):
         figures["faiss"] = faiss_curves(posts, allowed, truth, _PLOT_QUERIES) if small else None
-    curves = _peer_curves(posts, undeleted, config.data_dir, peers, progress) if small else dict.fromkeys(PEERS)
+    curves: dict[str, Any] = dict.fromkeys((*PEERS, SCANN_MOVED))
+    if small:
+        curves |= _peer_curves(posts, undeleted, PEERS, config.data_dir, peers, progress)
+        for lists in (t.index.segment for t in tuned.trials[-1:] if isinstance(t.index.segment, InvertedFile)):
+            moved, queries = lists.moved(posts, undeleted.queries)
+            truth = tuning.Truth.of(PostIndex.exact(moved), queries, k)
+            found = _peer_curves(moved, truth, ("scann",), config.data_dir, peers, progress)
+            curves[SCANN_MOVED] = found["scann"]
     at = figures["chosen"][f"recall@{k}"]
     figures["peers"] = {name: None if curve is None else at_recall(curve, at, k) for name, curve in curves.items()}
     best = [peer["qps_1_core"] for peer in figures["peers"].values() if peer and peer["qps_1_core"]]
@@ -132,7 +145,7 @@ def _with_filter(
 
 
 def _peer_curves(
-    posts: Floats, truth: tuning.Truth, beside: Path, peers: Peers, progress: Progress
+    posts: Floats, truth: tuning.Truth, names: tuple[str, ...], beside: Path, peers: Peers, progress: Progress
 ) -> dict[str, list[dict[str, Any]] | None]:
     """Settings of each peer with what they find and cost, None for a peer that is not there."""
     curves: dict[str, list[dict[str, Any]] | None] = {}
@@ -140,7 +153,7 @@ def _peer_curves(
         folder = Path(name)
         for part, array in (("posts", posts), ("queries", truth.queries), ("kth", truth.kth)):
             np.save(folder / f"{part}.npy", array)
-        for peer in PEERS:
+        for peer in names:
             with progress.stage(peer):
                 told = peers.run(f"{peer}_search.py", folder, truth.k)
             curves[peer] = None if told is None else told["curve"]

@@ -1,4 +1,6 @@
-"""USearch with its defaults (connectivity 16, expansion 128 when adding) and half precision off. See `search_curve`."""
+"""USearch with its defaults (connectivity 16, expansion 128 when adding) and half precision off; what of the processor
+it uses is part of each setting's name. See `search_curve`.
+"""
 
 import time
 
@@ -15,7 +17,10 @@ curve = []
 for factor in (1, 1.2, 1.5, 2, 3, 4, 6, 10):
     index.expansion_search = int(k * factor)
     curve.append(
-        point(f"connectivity 16, expansion {int(k * factor)}", lambda query: index.search(query, k, threads=1).keys)
+        point(
+            f"connectivity 16, expansion {int(k * factor)}, {index.hardware_acceleration}",
+            lambda query: index.search(query, k, threads=1).keys,
+        )
     )
     if curve[-1]["recall"] > 0.99:
         break
