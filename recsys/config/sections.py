@@ -149,6 +149,8 @@ class IndexConfig(Section):
     lost."""
     target_recall: float = Field(0.95, gt=0, lt=1)
     """Share of the exact best that tuned lists must find."""
+    max_bytes: float = Field(100.0, gt=0)
+    """Memory of tuned lists, bytes a post; lists of the shortest codes are tried whatever they take."""
     n_tuning_queries: int = Field(1000, ge=10)
     """Users drawn to shape the lists by and to tune with, half of them for each."""
     nlist_factor: float = Field(4.0, gt=0)

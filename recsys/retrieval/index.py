@@ -136,7 +136,8 @@ class PostIndex:
 
     @classmethod
     def lists(cls, vectors: Floats, queries: Floats, config: IndexConfig) -> Self:
-        """Inverted lists as the settings say. The same vectors and queries give the same bytes.
+        """Inverted lists as the settings say. The same vectors and queries give the same bytes on the same
+        machine.
 
         Args:
             queries: a sample of those to come, (M, D), finite.

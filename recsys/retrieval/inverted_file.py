@@ -153,11 +153,16 @@ class InvertedFile:
     def n_bytes(self) -> int:
         return sum(int(getattr(self, column.name).nbytes) for column in fields(self))
 
+    def n_bytes_with(self, code_bytes: int) -> int:
+        """Memory with codes of another length."""
+        per_byte = len(self.rows) + 2 * (self.step.itemsize + self.number_of.itemsize)
+        return self.n_bytes + (code_bytes - self.code_bytes) * per_byte
+
     @classmethod
     def build(
         cls, vectors: Floats, queries: Floats, n_lists: int, code_bytes: int, report: Report = lambda done, total: None
     ) -> Self:
-        """Lists of these vectors; the same vectors and queries give the same arrays.
+        """Lists of these vectors; the same vectors and queries give the same arrays on the same machine.
 
         Args:
             vectors: (N, D), finite, N > 0.
@@ -219,26 +224,30 @@ class InvertedFile:
 
     def search(self, queries: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Floats, Rows]:
         """As `PostIndex.search`, of the lists visited."""
+        scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int32)
+        # One by one: a product of many queries rounds otherwise than that of one, which then would find others.
+        for i, query in enumerate(queries):
+            found, score = self._search_one(query, k, allowed, effort)
+            best = np.argsort(-score, kind="stable")[:k]
+            rows[i, : len(best)], scores[i, : len(best)] = found[best], score[best]
+        return scores, rows
+
+    def _search_one(self, query: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Rows, Floats]:
+        """Posts and their scores, in no order."""
         # Freshness far from the build makes a query's numbers so large that products would leave float32.
-        largest = np.maximum(np.abs(queries).max(axis=1, keepdims=True), np.float32(1e-30))
-        queries = queries / largest
-        seen = queries @ self.to_seen
-        coarse, steps = seen @ self.centres.T, seen[:, self.number_of] * self.step
-        by_byte, base = queries * self.kept_scale[0], queries @ self.kept_scale[1]
+        largest = max(float(np.abs(query).max()), 1e-30)
+        query = query / np.float32(largest)
+        seen = query @ self.to_seen
         bits, share = (np.empty(0, np.uint8), 1.0) if allowed is None else (allowed.bits, allowed.share)
-        wanted = max(round(k * effort.refine), k)
         # The fewer may appear, the further away the best of them lie: without more lists a fifth costs 1.5 to 18% of
         # recall, with these nothing.
         lists = max(1, round(effort.lists / math.sqrt(max(share, _LEAST_SHARE))))
-        scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int32)
-        for i in range(len(queries)):
-            found, score = scan.search(
-                coarse[i], lists, steps[i], self.starts, self.sizes, self.codes, self.rows, self.kept,
-                by_byte[i], base[i], wanted, bits, share,
-            )  # fmt: skip
-            best = np.argsort(-score)[:k]
-            rows[i, : len(best)], scores[i, : len(best)] = found[best], score[best]
-        return scores * largest, rows
+        found, score = scan.search(
+            self.centres @ seen, lists, seen[self.number_of] * self.step, self.starts, self.sizes, self.codes,
+            self.rows, self.kept, query * self.kept_scale[0], query @ self.kept_scale[1],
+            max(round(k * effort.refine), k), bits, share,
+        )  # fmt: skip
+        return found, score * np.float32(largest)
 
     def moved(self, vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:
         """Posts and queries in the space in which lists are made, with the same inner products, (N, D) and (M, D)."""

@@ -193,7 +193,7 @@ def measure(trial: Trial, queries: Floats, k: int, allowed: Bitmap | None) -> Tr
 def _candidates(
     vectors: Floats, queries: Floats, config: IndexConfig, report: Report
 ) -> Iterator[tuple[InvertedFile, float]]:
-    """The same lists with codes of each length, and the seconds they took."""
+    """The same lists with codes of each length that memory allows, and the seconds they took."""
     lists: InvertedFile | None = None
     lists_s = 0.0
     for code_bytes in CODE_BYTES:
@@ -202,7 +202,7 @@ def _candidates(
             lists = InvertedFile.build(vectors, queries, number_of_lists(len(vectors), config), code_bytes, report)
             lists_s = time.perf_counter() - start
             yield lists, lists_s
-        else:
+        elif lists.n_bytes_with(code_bytes) <= config.max_bytes * len(vectors):
             lists = lists.coded(vectors, queries, code_bytes)
             yield lists, lists_s + time.perf_counter() - start
 

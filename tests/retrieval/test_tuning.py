@@ -71,6 +71,19 @@ def test_the_settings_can_name_the_kind():
     assert [trial.index.is_exact for trial in named.trials] == [False, True]
 
 
+def test_lists_take_no_more_memory_than_they_may_but_the_shortest_codes_are_always_tried():
+    def tried(max_bytes):
+        tuned = tune(POSTS, USERS, 50, TINY.model_copy(update={"max_bytes": max_bytes}), quiet)
+        lists = [trial for trial in tuned.trials if not trial.index.is_exact]
+        return {trial.index.segment.code_bytes for trial in lists}, max(trial.bytes_per_vector for trial in lists)
+
+    assert tried(1.0)[0] == {16}
+    codes, most = tried(200.0)
+    assert codes == {16, 24, 32}
+    assert tried(most - 0.01)[0] == {16, 24}
+    assert tried(most) == (codes, most)
+
+
 def test_measured_times_decide_where_all_trials_have_them():
     index = PostIndex.exact(POSTS)
     slow, fast, bad = (
