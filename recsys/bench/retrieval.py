@@ -10,6 +10,7 @@ ratios.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,11 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     with progress.stage("time") as report, one_core():
         exact = tuning.measure(exact, queries[:_EXACT_QUERIES], k, allowed)
         chosen = tuning.measure(chosen, queries, k, allowed)
-        trials = []
+        trials, some = [], truth.first(_PLOT_QUERIES)
         for number, trial in enumerate(tuned.trials):
-            timed = exact if trial.index.is_exact else tuning.measure(trial, queries[:_PLOT_QUERIES], k, allowed)
-            trials.append(timed.figures())
+            timed = exact if trial.index.is_exact else tuning.measure(trial, some.queries, k, allowed)
+            rows = trial.index.search(some.queries, k, allowed)[1]
+            trials.append(replace(timed, recall=float(some.recall(posts, rows).mean())).figures())
             report(number + 1, len(tuned.trials))
     figures: dict[str, Any] = {
         "posts": len(posts),
@@ -170,7 +172,8 @@ def at_recall(curve: list[dict[str, Any]], recall: float, k: int) -> dict[str, A
     place = np.array([point["recall"] for point in front])
     if place[-1] < recall:
         last = front[-1]
-        return {f"recall@{k}": round(last["recall"], 4), "p50_ms": _rounded(last["p50_ms"]), "qps_1_core": None}
+        most = {f"recall@{k}": round(last["recall"], 4), "p50_ms": _rounded(last["p50_ms"])}
+        return most | {"qps_1_core": None, "curve": front}
 
     def between(name: str) -> float:
         return float(np.exp(np.interp(recall, place, np.log([point[name] for point in front]))))

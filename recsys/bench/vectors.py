@@ -118,9 +118,10 @@ def from_files(posts: Path, queries: Path) -> Vectors:
             raise DataError(f"{path} must be a .npy file of vectors, got {error}; write it with numpy.save") from None
         if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or not array.size:
             raise DataError(f"{path} must hold a matrix of floats, a vector per row, got {array.dtype} {array.shape}")
-        read.append(np.ascontiguousarray(array, np.float32))
+        with np.errstate(over="ignore"):
+            read.append(np.ascontiguousarray(array, np.float32))
         if not np.isfinite(read[-1]).all():
-            raise DataError(f"{path} must hold finite numbers, got NaN or infinity; leave such rows out")
+            raise DataError(f"{path} must hold finite numbers as float32, got NaN or infinity; leave such rows out")
     if read[0].shape[1] != read[1].shape[1]:
         raise DataError(
             f"{queries} must have vectors as long as {posts}, got {read[1].shape[1]} and {read[0].shape[1]} columns"

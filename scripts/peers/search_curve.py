@@ -15,26 +15,20 @@ import numpy as np
 
 folder, k = Path(sys.argv[1]), int(sys.argv[2])
 posts, queries, kth = (np.load(folder / f"{name}.npy") for name in ("posts", "queries", "kth"))
-CORES = os.sched_getaffinity(0)
-N_CORES = len(CORES)
+N_CORES = len(os.sched_getaffinity(0))
 
 
 def one_core():
     """This thread, and those it starts, stay on one core from now on."""
-    os.sched_setaffinity(0, {min(CORES)})
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
-def all_cores():
-    """The same on all cores again."""
-    os.sched_setaffinity(0, CORES)
-
-
-def point(name, ask):
-    """Recall and times of one setting; `ask(query)` gives up to k rows."""
+def point(name, ask, n_queries=None):
+    """Recall and times of one setting on the first queries, on all for None; `ask(query)` gives up to k rows."""
     for query in queries[:20]:
         ask(query)
     found, times = 0, []
-    for query, least in zip(queries, kth, strict=True):
+    for query, least in zip(queries[:n_queries], kth[:n_queries], strict=True):
         start = time.perf_counter()
         rows = ask(query)
         times.append(time.perf_counter() - start)
@@ -43,7 +37,7 @@ def point(name, ask):
         found += min(np.count_nonzero(scores >= least - 1e-6 * abs(least)), k)
     return {
         "name": name,
-        "recall": found / (k * len(queries)),
+        "recall": found / (k * len(times)),
         "p50_ms": float(np.median(times) * 1e3),
         "queries_per_s": len(times) / sum(times),
     }
