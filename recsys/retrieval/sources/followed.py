@@ -1,4 +1,4 @@
-"""The newest posts of the authors a user follows; ties go to the lowest row."""
+"""The newest posts of the authors a user follows; ties go to the lowest row. It does not know what they are about."""
 
 from __future__ import annotations
 

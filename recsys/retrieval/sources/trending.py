@@ -2,7 +2,7 @@
 
 The online store ranked the posts by clicks that fade (`online.trending`). Every other post is the best of those in the
 topics of the user's last clicks, so that a large topic does not fill the list; without clicks the order is the plain
-one.
+one. It does not count clicks itself.
 """
 
 from __future__ import annotations
