@@ -31,7 +31,8 @@ def test_the_report_has_these_keys(report):
     }  # fmt: skip
     assert (report["negatives"], report["retrieval"]["policy"]) == ("shown", "random")
     assert set(report["retrieval"]["recall@500"]) == {
-        "popularity", "two_tower", "followed", "trending", "fresh", "covisited", "all_sources", "oracle",
+        "popularity", "matrix_factorisation", "two_tower", "followed", "trending", "fresh", "covisited", "all_sources",
+        "oracle",
     }  # fmt: skip
     assert set(report["ranking"]) == {"popularity", "logistic", "lightgbm", "oracle"}
     assert all(set(row) == FIGURES for row in report["ranking"].values())
