@@ -31,11 +31,16 @@ SHARES = tuple(float(f"{0.0005 * 1.06**i:.3g}") for i in range(124))
 SURE = 2.0
 """Standard errors by which the recall of the tuning queries must exceed the target, so that others reach it as well."""
 
-# Nanoseconds on one core of 2025, which only weigh parts of a search against each other.
-_PER_SEARCH = 50_000.0
-_PER_CENTRE_BYTE = 0.02
-_PER_CODE_BYTE = 0.1
-_PER_RESCORED = 90.0
+# Nanoseconds on one core with 256-bit vectors, fitted to searches of 1, 3 and 10 million made-up posts; they only weigh
+# parts of a search against each other.
+_PER_SEARCH = 100_000.0
+_PER_CENTRE_BYTE = 0.07
+_PER_CODE_BYTE = 0.12
+_PER_LANE = 2.0
+_PER_RESCORED = 105.0
+"""Among a million posts; a post's bytes lie the further away the more there are."""
+_PER_RESCORED_TENFOLD = 150.0
+_LEAST_PER_RESCORED = 40.0
 _PER_EXACT_BYTE = 0.032
 
 _TIED = 1e-6
@@ -226,11 +231,12 @@ def _tried(vectors: Floats, index: PostIndex, truth: Truth) -> Trial:
     lists, effort = index.segment, index.effort
     if not isinstance(lists, InvertedFile):
         raise TypeError(f"only lists are tried, got {index.name}")
+    per_rescored = max(_PER_RESCORED + _PER_RESCORED_TENFOLD * math.log10(lists.n_posts / 1e6), _LEAST_PER_RESCORED)
     cost_ns = (
         _PER_SEARCH
         + _PER_CENTRE_BYTE * lists.centres.nbytes
-        + _PER_CODE_BYTE * lists.code_bytes * lists.visited(truth.queries, effort)
-        + _PER_RESCORED * effort.refine * truth.k
+        + (_PER_CODE_BYTE * lists.code_bytes + _PER_LANE) * lists.visited(truth.queries, effort)
+        + per_rescored * effort.refine * truth.k
     )
     recall = truth.recall(vectors, index.search(truth.queries, truth.k)[1])
     error = float(recall.std()) / math.sqrt(len(recall))
