@@ -70,6 +70,11 @@ def read_together(client: redis.Redis, commands: Sequence[tuple[bytes, bytes, *t
     return answers
 
 
+def packet(name: bytes, n_arguments: int, arguments: bytes) -> bytes:
+    """A command as it is sent; its arguments are packed already (`keys.packed`)."""
+    return b"*%d\r\n%b%b" % (1 + n_arguments, keys.packed([name]), arguments)
+
+
 def send_packed(client: redis.Redis, name: bytes, n_arguments: int, arguments: bytes) -> Any:
     """One command whose arguments are packed already (`keys.packed`): what `send` does, without a step per argument.
 
@@ -77,7 +82,7 @@ def send_packed(client: redis.Redis, name: bytes, n_arguments: int, arguments: b
     one on which part of an answer may still arrive is never given to the next caller.
     Raises: as `send`.
     """
-    packet = _packet(name, n_arguments, arguments)
+    words = packet(name, n_arguments, arguments)
     pool = client.connection_pool
     try:
         connection: Any = pool.get_connection()
@@ -86,7 +91,7 @@ def send_packed(client: redis.Redis, name: bytes, n_arguments: int, arguments: b
 
     def exchange() -> Any:
         try:
-            connection.send_packed_command([packet])
+            connection.send_packed_command([words])
             return connection.read_response()
         except redis.ResponseError:
             raise  # an answer like any other: it was read to its end
@@ -104,40 +109,49 @@ def send_packed(client: redis.Redis, name: bytes, n_arguments: int, arguments: b
 
 
 class Underway:
-    """One command that was sent and whose answer is taken later; nobody else has its connection until then.
+    """Commands that were sent, one behind the other, and whose answers are taken later; until then nobody else has
+    their connection.
 
-    It is not tried again when the connection drops: whoever sends one must be able to find out what became of it.
+    They are not tried again when it drops: whoever sends some must be able to find out what became of them.
     """
 
-    def __init__(self, client: redis.Redis, name: bytes, n_arguments: int, arguments: bytes) -> None:
-        """As `send_packed`. Raises: DependencyError when it cannot be sent."""
+    def __init__(self, client: redis.Redis, packets: Sequence[bytes]) -> None:
+        """Sends these (`packet`). Raises: DependencyError when they cannot be sent."""
+        self._n_answers = len(packets)
         self._pool: Any = client.connection_pool
         try:
             self._connection: Any = self._pool.get_connection()
         except redis.RedisError as error:
             raise no_answer(error) from error
         try:
-            self._connection.send_packed_command([_packet(name, n_arguments, arguments)])  # type: ignore[no-untyped-call]
+            self._connection.send_packed_command(packets)  # type: ignore[no-untyped-call]
         except BaseException as error:
             self._give_up()
             if isinstance(error, redis.RedisError):
                 raise no_answer(error) from error
             raise
 
-    def answer(self) -> Any:
-        """Wait for the answer, once. Raises: as `send`."""
+    def answers(self) -> list[Any]:
+        """Wait for the answers, once. Raises: as `send`, for the first command that was refused."""
         try:
-            answer = self._connection.read_response()
-        except redis.ResponseError as error:
-            self._pool.release(self._connection)
-            raise no_answer(error) from error
+            answers = [self._answer() for _ in range(self._n_answers)]
         except BaseException as error:
             self._give_up()
             if isinstance(error, redis.RedisError):
                 raise no_answer(error) from error
             raise
         self._pool.release(self._connection)
-        return answer
+        for answer in answers:
+            if isinstance(answer, redis.ResponseError):
+                raise no_answer(answer) from answer
+        return answers
+
+    def _answer(self) -> Any:
+        """Refused or not: those behind it are still to be read."""
+        try:
+            return self._connection.read_response()
+        except redis.ResponseError as error:
+            return error
 
     def _give_up(self) -> None:
         # Part of an answer may still arrive: this connection is nobody's.
@@ -197,10 +211,6 @@ def wrong_type(key: bytes, expected: str, found: str) -> DataError:
     return DataError(
         f"online key {key.decode(errors='replace')} must hold the Redis type {expected}, found {found}; {remedy}"
     )
-
-
-def _packet(name: bytes, n_arguments: int, arguments: bytes) -> bytes:
-    return b"*%d\r\n%b%b" % (1 + n_arguments, keys.packed([name]), arguments)
 
 
 def _transaction(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:

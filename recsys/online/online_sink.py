@@ -3,13 +3,14 @@
 Reads the records after the position of a generation and the rows they touch, applies them, and writes rows, trending
 and the new position in one call that goes through only if generation, position and tombstones are still what was read.
 Whoever loses that race, to another consumer, a batch load or an erasure, has changed nothing and simply reads again;
-losing again and again is no race and is told. While Redis writes a batch the next one is computed. A record that cannot
-be applied is set aside with its reason and stops nothing. It does not know who wrote the records, nor where catalogues
-come from.
+losing again and again is no race and is told. While Redis writes a batch and reads the rows of the one after the next,
+the next one is computed. A record that cannot be applied is set aside with its reason and stops nothing. It does not
+know who wrote the records, nor where catalogues come from.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeVar
@@ -28,7 +29,7 @@ from recsys.online.erased import Erased, read_erased
 from recsys.online.pointer import current
 from recsys.online.records import Entry
 from recsys.online.stream import EventStream
-from recsys.online.transaction import Changes, Fence, Writing
+from recsys.online.transaction import Changes, Fence, Found, Writing
 from recsys.online.values import stream_id
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ _ATTEMPTS = 5
 _MOST_BAD = 20
 _MOST_LOST = 50
 _IN_A_ROW = 16
-"""Batches of one step at most: between steps the consumer looks whether it should stop."""
+"""Batches of one step at most, more than three: between steps the consumer looks whether it should stop."""
 _NOBODY = Erased(-1, np.empty(0, np.int64), np.empty(0, np.int64))
 """Before the tombstones were read: their version is never this, also where it was lost."""
 _FORESEEN = (RecsysError, redis.RedisError, OSError, MemoryError)
@@ -51,12 +52,23 @@ class _Position(NamedTuple):
     applied: str
 
 
+class _Ahead(NamedTuple):
+    """Records to come. The rest is None where looking at them fails, or at those before."""
+
+    entries: Sequence[Entry]
+    batch: Batch | None = None
+    named: Named | None = None
+    names: list[bytes] | None = None
+    """Of the rows that the batch before does not touch too."""
+
+
 class _Looked(NamedTuple):
-    """A batch and all that is needed to compute what it does."""
+    """A batch and all that is needed to compute what it does, once it is known what the batch before does."""
 
     batch: Batch
     named: Named
     rows: dict[bytes, bytes | None]
+    """Those that the batch before does not touch."""
     erased_version: int
     origin: int
 
@@ -142,46 +154,67 @@ class OnlineSink:
     def _take_many(self, at: _Position, entries: Sequence[Entry]) -> int:
         """Apply batches, each computed while Redis writes the one before; gives how many records were dealt with.
 
-        Rows of a batch are read before the write of the batch before it is sent, and those that both touch are what
-        that one leaves behind. When a write does not go through, what was computed from it must not be written: another
-        consumer may have applied the same records, and then the position alone would let it pass. What makes computing
-        fail is left to `_take`.
+        Rows of a batch are read behind the write of the last but one. Those that the last one touches too are what that
+        one leaves behind. When a write does not go through, what was computed from it must not be written: another
+        consumer may have applied the same records, and then the position alone would let it pass. A batch that cannot
+        be computed ahead, for an error or because its rows were read as of another position, is left to `_take`.
         """
-        taken = 0
-        ready = self._computed(at, self._looked_up(at, self._counted(entries), None))
-        next_entries = self._read(entries[-1].id)
-        next_batch = self._counted(next_entries)
-        for number in range(1, _IN_A_ROW + 1):
+        first = _unless_it_fails(lambda: self._look_up(at, self._batch(entries)))
+        ready = self._computed(at, first, None)
+        if first is None or ready is None:
+            return self._take(at, entries)
+        taken, coming = 0, self._ahead(at, entries, first.named)
+        found = None if coming.names is None else transaction.read(self.client, at.generation, coming.names)
+        looked = self._looked(at, coming, found)
+        after = self._ahead(at, coming.entries, coming.named)
+        for number in itertools.count(4):
             if ready is None:
                 return taken + self._take(at, entries)
-            looked = self._looked_up(at, next_batch, ready.outcome) if number < _IN_A_ROW else None
-            coming = self._read(next_entries[-1].id) if next_entries and number + 1 < _IN_A_ROW else []
-            self._at = None  # until the answer is there, nobody knows
-            writing = self._send(at, ready.erased_version, ready.outcome.changes, entries)
+            changes, self._at = ready.outcome.changes, None  # until the answer is there, nobody knows
+            writing = self._send(at, ready.erased_version, changes, entries, after.names)
             try:
-                next_ready, coming_batch = self._computed(at, looked), self._counted(coming)
+                ready = self._computed(at, looked, ready.outcome)
+                later = self._ahead(at, after.entries, after.named) if number <= _IN_A_ROW else _Ahead([])
             finally:
                 written = writing.done()
                 if written:
-                    self._settle(at, ready.outcome.changes, entries)
+                    self._settle(at, changes, entries)
                     self._bad_in_a_row = 0
             if not written:
                 return taken
             taken += len(entries)
-            if not next_entries:
+            if not coming.entries:
                 return taken
             at = _Position(at.generation, entries[-1].id)
-            entries, ready, next_entries, next_batch = next_entries, next_ready, coming, coming_batch
+            looked = self._looked(at, after, writing.found)
+            entries, coming, after = coming.entries, after, later
         return taken
 
-    def _counted(self, entries: Sequence[Entry]) -> Batch | None:
-        return _unless_it_fails(lambda: self._batch(entries)) if entries else None
+    def _ahead(self, at: _Position, before: Sequence[Entry], named_before: Named | None) -> _Ahead:
+        """What follows these records, whose rows are `named_before`."""
+        entries = self._read(before[-1].id) if before else []
+        if not entries or named_before is None:
+            return _Ahead(entries)
 
-    def _looked_up(self, at: _Position, batch: Batch | None, before: Outcome | None) -> _Looked | None:
-        return None if batch is None else _unless_it_fails(lambda: self._look_up(at, batch, before))
+        def named() -> _Ahead:
+            batch = self._batch(entries)
+            named = name_rows(batch, self._erased, at.generation)
+            same = {name for some in named_before.names for name in some}
+            return _Ahead(entries, batch, named, [name for some in named.names for name in some if name not in same])
 
-    def _computed(self, at: _Position, looked: _Looked | None) -> _Ready | None:
-        return None if looked is None else _unless_it_fails(lambda: self._ready(at, looked))
+        return _unless_it_fails(named) or _Ahead(entries)
+
+    def _looked(self, at: _Position, ahead: _Ahead, found: Found | None) -> _Looked | None:
+        """Records and their rows, None when those are not as of this position or of other tombstones."""
+        if ahead.batch is None or ahead.named is None or ahead.names is None or found is None:
+            return None
+        if not self._is_as_of(at, found) or found.erased_version != self._erased.version:
+            return None
+        rows = dict(zip(ahead.names, found.rows, strict=True))
+        return _Looked(ahead.batch, ahead.named, rows, found.erased_version, found.origin)
+
+    def _computed(self, at: _Position, looked: _Looked | None, before: Outcome | None) -> _Ready | None:
+        return None if looked is None else _unless_it_fails(lambda: self._ready(at, looked, before))
 
     def _take(self, at: _Position, entries: Sequence[Entry]) -> int:
         """Apply these records or, when some of them make that fail, fewer; gives how many were dealt with.
@@ -216,41 +249,45 @@ class OnlineSink:
                     return int(self._write(at, erased_version, set_aside(entries[0], reason), entries))
 
     def _apply(self, at: _Position, entries: Sequence[Entry]) -> bool:
-        looked = self._look_up(at, self._batch(entries), None)
+        looked = self._look_up(at, self._batch(entries))
         if looked is None:
             return False
-        ready = self._ready(at, looked)
+        ready = self._ready(at, looked, None)
         return self._write(at, ready.erased_version, ready.outcome.changes, entries)
 
     def _batch(self, entries: Sequence[Entry]) -> Batch:
         return read_batch(self.catalogue, entries, self.impressions)
 
-    def _look_up(self, at: _Position, batch: Batch, before: Outcome | None) -> _Looked | None:
-        """The rows that a batch touches; None when a race was lost.
-
-        Args:
-            before: what the batch before it does, when that is still to be written.
-        """
+    def _look_up(self, at: _Position, batch: Batch) -> _Looked | None:
+        """The rows that a batch touches; None when a race was lost."""
         for _ in range(_ATTEMPTS):
             named = name_rows(batch, self._erased, at.generation)
             names = [name for some in named.names for name in some]
-            rows: dict[bytes, bytes | None] = {}
-            if before is not None:
-                rows = {name: before.row_after(name) for name in names if name in before.touched}
-                names = [name for name in names if name not in rows]
             found = transaction.read(self.client, at.generation, names)
-            is_current = found.number == b"%d" % at.generation.number
-            if found.applied != at.applied.encode() or (self._fixed is None and not is_current):
+            if not self._is_as_of(at, found):
                 return None
             if found.erased_version == self._erased.version:
-                rows.update(zip(names, found.rows, strict=True))
+                rows = dict(zip(names, found.rows, strict=True))
                 return _Looked(batch, named, rows, found.erased_version, found.origin)
             self._erased = read_erased(self.client)
         return None
 
-    def _ready(self, at: _Position, looked: _Looked) -> _Ready:
+    def _is_as_of(self, at: _Position, found: Found) -> bool:
+        is_current = found.number == b"%d" % at.generation.number
+        return found.applied == at.applied.encode() and (self._fixed is not None or is_current)
+
+    def _ready(self, at: _Position, looked: _Looked, before: Outcome | None) -> _Ready:
+        """What a batch does.
+
+        Args:
+            before: what the batch before it does, when its rows were read as if that were not there.
+        """
+        rows = looked.rows
+        if before is not None:
+            both = [name for some in looked.named.names for name in some if name not in rows]
+            rows = {**rows, **{name: before.row_after(name) for name in both}}
         kept = CLICKS_KEPT * self.config.history_size
-        done = outcome(looked.batch, looked.named, looked.rows, at.generation, looked.origin, kept)
+        done = outcome(looked.batch, looked.named, rows, at.generation, looked.origin, kept)
         return _Ready(done, looked.erased_version)
 
     def _write(self, at: _Position, erased_version: int, changes: Changes, entries: Sequence[Entry]) -> bool:
@@ -259,10 +296,17 @@ class OnlineSink:
         self._settle(at, changes, entries)
         return True
 
-    def _send(self, at: _Position, erased_version: int, changes: Changes, entries: Sequence[Entry]) -> Writing:
+    def _send(
+        self,
+        at: _Position,
+        erased_version: int,
+        changes: Changes,
+        entries: Sequence[Entry],
+        then_read: Sequence[bytes] | None = None,
+    ) -> Writing:
         fence = Fence(at.generation, at.applied.encode(), erased_version, self._fixed is None)
-        config = self.config
-        return transaction.write(self.client, fence, changes, entries[-1].id, config.ttl_s, config.trending_size)
+        ttl_s, trending_size = self.config.ttl_s, self.config.trending_size
+        return transaction.write(self.client, fence, changes, entries[-1].id, ttl_s, trending_size, then_read)
 
     def _settle(self, at: _Position, changes: Changes, entries: Sequence[Entry]) -> None:
         self._at = _Position(at.generation, entries[-1].id)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import redis
 
 from recsys.online import keys
-from recsys.online.commands import Underway, send_packed, wrong_type
+from recsys.online.commands import Underway, packet, send_packed, wrong_type
 from recsys.online.patches import Patches
 from recsys.online.values import number
 
@@ -149,9 +149,16 @@ def read(client: redis.Redis, generation: keys.Generation, names: Sequence[bytes
 
     Raises: DataError when a part of the fence is not a number, DependencyError when Redis fails.
     """
+    return _found(generation, send_packed(client, b"MGET", *_read_words(generation, names)))
+
+
+def _read_words(generation: keys.Generation, names: Sequence[bytes]) -> tuple[int, bytes]:
     fixed = (keys.CURRENT, generation.applied, keys.ERASED_VERSION, generation.origin)
-    words = keys.packed([*fixed, *names])
-    pointer, applied, version, origin, *rows = send_packed(client, b"MGET", len(fixed) + len(names), words)
+    return len(fixed) + len(names), keys.packed([*fixed, *names])
+
+
+def _found(generation: keys.Generation, answer: Sequence[bytes | None]) -> Found:
+    pointer, applied, version, origin, *rows = answer
     return Found(
         pointer,
         applied,
@@ -162,10 +169,13 @@ def read(client: redis.Redis, generation: keys.Generation, names: Sequence[bytes
 
 
 class Writing:
-    """A write under way: sent, and not yet answered."""
+    """A write under way, and the read behind it: sent, and not yet answered."""
 
-    def __init__(self, underway: Underway) -> None:
+    def __init__(self, underway: Underway, generation: keys.Generation) -> None:
         self._underway = underway
+        self._generation = generation
+        self.found: Found | None = None
+        """What the read behind it found, once it is done; None when there was none to be read."""
 
     def done(self) -> bool:
         """Wait for Redis; whether everything was written, False when the fence did not hold and nothing was.
@@ -173,16 +183,27 @@ class Writing:
         Raises: DataError naming a key that holds another type, DependencyError when Redis fails: then only Redis knows
         whether it was written, and the position says so.
         """
-        answer = self._underway.answer()
+        answer, *behind = self._underway.answers()
+        self.found = _found(self._generation, behind[0]) if behind else None
         if isinstance(answer, bytes):
             name, wanted, found_type = answer.rsplit(b" ", 2)
             raise wrong_type(name, wanted.decode(), found_type.decode())
         return bool(answer)
 
 
-def write(client: redis.Redis, fence: Fence, changes: Changes, last: str, ttl_s: float, trending_size: int) -> Writing:
+def write(
+    client: redis.Redis,
+    fence: Fence,
+    changes: Changes,
+    last: str,
+    ttl_s: float,
+    trending_size: int,
+    then_read: Sequence[bytes] | None = None,
+) -> Writing:
     """Send everything, to be written with the position set to `last`, or, when the fence does not hold, not at all.
 
+    Args:
+        then_read: rows to be read right behind the write, as by `read`; Redis goes on to it without being asked again.
     Raises: DependencyError when Redis cannot be reached.
     """
     generation = fence.generation
@@ -200,5 +221,7 @@ def write(client: redis.Redis, fence: Fence, changes: Changes, last: str, ttl_s:
         changes.patches.heads.tobytes(), changes.patches.program, *(gains for _, gains in changes.trending), *letters,
     ]  # fmt: skip
     # Packed here: the client would look at the type of each of thousands of words.
-    underway = Underway(client, b"EVAL", len(words), keys.packed(words))
-    return Writing(underway)
+    packets = [packet(b"EVAL", len(words), keys.packed(words))]
+    if then_read is not None:
+        packets.append(packet(b"MGET", *_read_words(generation, then_read)))
+    return Writing(Underway(client, packets), generation)

@@ -17,7 +17,7 @@ from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue import Catalogue
 from recsys.online import keys
-from recsys.online.commands import Underway, no_answer, send, send_packed, send_together
+from recsys.online.commands import Underway, no_answer, packet, send, send_packed, send_together
 from recsys.online.records import Event, Returned
 from recsys.online.store import RedisStore, load_snapshot
 from recsys.online.stream import RedisStream
@@ -186,7 +186,7 @@ def test_an_interrupted_read_leaves_no_half_read_connection(
 
 
 def send_later(client: redis.Redis, *command: bytes) -> Underway:
-    return Underway(client, command[0], len(command) - 1, keys.packed(command[1:]))
+    return Underway(client, [packet(command[0], len(command) - 1, keys.packed(command[1:]))])
 
 
 def n_in_use(client: redis.Redis) -> int:
@@ -206,7 +206,7 @@ def test_an_answer_that_is_not_waited_for_any_more_is_not_taken_for_the_next_com
     with monkeypatch.context() as patch:
         patch.setattr(underway._connection, "read_response", interrupted)
         with pytest.raises((KeyboardInterrupt, DependencyError)):
-            underway.answer()
+            underway.answers()
     assert n_in_use(client) == in_use
     assert send(client, "GET", "a") == b"1"
     assert send_packed(client, b"GET", 1, keys.packed([b"a"])) == b"1"
@@ -219,7 +219,7 @@ def test_of_a_connection_that_breaks_in_the_middle_of_an_answer_nothing_is_left_
     client.set("large", bytes(8 << 20))  # more than waits in a socket: a part arrives, the rest never
     in_use = n_in_use(client)
     me = send_later(client, b"CLIENT", b"ID")
-    connection, number = me._connection, me.answer()
+    connection, number = me._connection, me.answers()[0]
     underway = send_later(client, b"GET", b"large")
     assert underway._connection is connection
     # The client's own way of leaving a connection is taken from it: ours has to do.
@@ -227,10 +227,10 @@ def test_of_a_connection_that_breaks_in_the_middle_of_an_answer_nothing_is_left_
     with redis.Redis.from_url(f"unix://{connection.path}") as other:
         assert other.client_kill_filter(_id=number) == 1
     with pytest.raises(DependencyError, match="does not answer"):
-        underway.answer()
+        underway.answers()
     assert not connection.is_connected
     assert n_in_use(client) == in_use
-    assert [send(client, "GET", "a"), send_later(client, b"GET", b"a").answer()] == [b"1", b"1"]
+    assert [send(client, "GET", "a"), *send_later(client, b"GET", b"a").answers()] == [b"1", b"1"]
 
 
 def test_a_command_that_was_sent_by_half_does_not_swallow_the_next_one(
@@ -259,6 +259,6 @@ def test_a_command_under_way_is_refused_like_any_other_and_leaves_its_connection
     underway = send_later(client, b"GET", b"a", b"b")
     connection = underway._connection
     with pytest.raises(DependencyError, match="refuses a command"):
-        underway.answer()
+        underway.answers()
     assert connection.is_connected
     assert n_in_use(client) == in_use

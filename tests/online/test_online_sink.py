@@ -242,6 +242,41 @@ def test_a_batch_is_computed_while_the_one_before_is_written(
     assert told == ["outcome", "write", "outcome", "done", "write", "outcome", "done", "write", "done"]
 
 
+def test_rows_are_read_behind_the_write_of_the_last_but_one(
+    client: redis.Redis,
+    stream: RedisStream,
+    small: OnlineSink,
+    snapshot_of: SnapshotOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, write = transaction.read, transaction.write
+    n_reads, behind = [], []
+
+    def reading(*arguments: object) -> transaction.Found:
+        n_reads.append(True)
+        return read(*arguments)
+
+    def writing(*arguments: object) -> transaction.Writing:
+        behind.append(arguments[-1])
+        return write(*arguments)
+
+    monkeypatch.setattr(transaction, "read", reading)
+    monkeypatch.setattr(transaction, "write", writing)
+    # Users 1, 2 and 3 in turn, but the third batch is of user 1 alone and the fourth of user 2.
+    events = busy(5 * SMALL)
+    for nth, user in ((2, 1), (3, 2)):
+        for place in range(nth * SMALL, (nth + 1) * SMALL):
+            events[place] = replace(events[place], user_id=user)
+    stream.append(events)
+    assert small.step() == 5 * SMALL
+    assert len(n_reads) == 3, "the first batch before and after the tombstones were read, and the second"
+    one, two, three = GENERATION.rows("user", np.array([1, 2, 3]))
+    users = [{one, two, three} & set(some or []) for some in behind]
+    assert [len(behind), behind[3:]] == [5, [None, None]]
+    assert users == [set(), {two}, {one, three}, set(), set()]
+    assert_counted(client, small, snapshot_of(events))
+
+
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_what_was_computed_from_a_batch_that_lost_its_race_is_not_written(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf,
