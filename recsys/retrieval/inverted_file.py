@@ -227,16 +227,16 @@ class InvertedFile:
         scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int32)
         # One by one: a product of many queries rounds otherwise than that of one, which then would find others.
         for i, query in enumerate(queries):
-            found, score = self._search_one(query, k, allowed, effort)
-            best = np.argsort(-score, kind="stable")[:k]
-            rows[i, : len(best)], scores[i, : len(best)] = found[best], score[best]
+            # Freshness far from the build makes a query's numbers so large that products would leave float32.
+            largest = np.float32(max(float(np.abs(query).max()), 1e-30))
+            # As one integer each, found posts are sorted by vector instructions, and equal scores by row.
+            best = scan.sortable(*self._search_one(query / largest, k, allowed, effort))
+            best.sort()
+            scan.unsorted(best[:k], largest, rows[i], scores[i])
         return scores, rows
 
     def _search_one(self, query: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Rows, Floats]:
         """Posts and their scores, in no order."""
-        # Freshness far from the build makes a query's numbers so large that products would leave float32.
-        largest = max(float(np.abs(query).max()), 1e-30)
-        query = query / np.float32(largest)
         seen = query @ self.to_seen
         bits, share = (np.empty(0, np.uint8), 1.0) if allowed is None else (allowed.bits, allowed.share)
         # The fewer may appear, the further away the best of them lie: without more lists a fifth costs 1.5 to 18% of
@@ -247,7 +247,7 @@ class InvertedFile:
             self.rows, self.kept, query * self.kept_scale[0], query @ self.kept_scale[1],
             max(round(k * effort.refine), k), bits, share,
         )  # fmt: skip
-        return found, score * np.float32(largest)
+        return found, score
 
     def moved(self, vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:
         """Posts and queries in the space in which lists are made, with the same inner products, (N, D) and (M, D)."""

@@ -28,6 +28,8 @@ SPAN = 15_000
 
 _AHEAD = 4
 """Blocks between the one that is read and the one that is asked for from memory."""
+_POSTS_AHEAD = 16
+"""Posts between the one that is scored exactly and the one that is asked for."""
 _FLOOR = -32_768
 """Score of lanes without a post, below every other."""
 _BINS = 1024
@@ -78,17 +80,21 @@ def search(  # type: ignore[no-untyped-def]
         expected_share: about what share of posts is allowed.
     Returns: rows and scores, (M,) each, M >= min(wanted, allowed posts of the lists visited).
     """
-    cut, near = _nth_best(coarse, n_lists), _nth_best(coarse, max(n_lists // 4, 1))
-    best = coarse[0]
+    cut = _nth_best(coarse, n_lists)
+    lists, n_visited = np.empty(len(coarse) + 1, np.int32), 0
     for i in range(len(coarse)):
-        best = max(best, coarse[i])
+        lists[n_visited] = i  # without a branch: nobody can predict which are visited
+        n_visited += coarse[i] >= cut
+    lists = lists[:n_visited]
+    of_visited = coarse[lists]
+    best, near = of_visited.max(), _nth_best(of_visited, max(n_lists // 4, 1))
     unit = max(np.abs(step).sum() * np.float32(7.5), best - cut, np.float32(1e-30)) / np.float32(SPAN)
     weight = np.empty(len(step), np.int16)
     middle = 0
     for i in range(len(step)):
         weight[i] = np.int16(round(step[i] / unit))
         middle += weight[i]
-    blocks, bias, lanes, n_near = _blocks_to_visit(coarse, cut, near, best, unit, starts, sizes)
+    blocks, bias, lanes, n_near = _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes)
     score, best_of_block = _score_blocks(codes, blocks, bias, lanes, weight, np.int64(np.floor(7.5 * middle)))
     ask = int(wanted / max(expected_share, 0.01)) + 1
     while True:
@@ -103,6 +109,29 @@ def search(  # type: ignore[no-untyped-def]
         ask *= 4
     lowest = _least_of_best(found_score, wanted)
     return _exact(kept, found, found_score, lowest, query, base)
+
+
+@JIT
+def sortable(rows, score):  # type: ignore[no-untyped-def]
+    """An integer per row, (M,) int64, that is smaller the higher its score is; of equal scores, for smaller rows."""
+    key, bits = np.empty(len(rows), np.int64), score.view(np.int32)
+    for i in range(len(rows)):
+        number = np.int64(bits[i])
+        key[i] = ((-number if number >= 0 else number + (np.int64(1) << 31)) << 32) + rows[i]
+    return key
+
+
+@JIT
+def unsorted(key, factor, rows, score):  # type: ignore[no-untyped-def]
+    """Rows and scores of these integers, times this factor, into the first places of two arrays."""
+    bits = np.empty(len(key), np.int32)
+    for i in range(len(key)):
+        rows[i] = np.int32(key[i] & 0x7FFFFFFF)
+        number = key[i] >> 32
+        bits[i] = -number if number <= 0 else number - (np.int64(1) << 31)
+    found = bits.view(np.float32)
+    for i in range(len(key)):
+        score[i] = found[i] * factor
 
 
 @JIT
@@ -136,18 +165,17 @@ def _nth_best(values, n):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def _blocks_to_visit(coarse, cut, near, best, unit, starts, sizes):  # type: ignore[no-untyped-def]
-    """Blocks of the lists that reach `cut`, those that reach `near` first; their list's score in units below the best,
-    their filled lanes; and how many are near."""
+def _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes):  # type: ignore[no-untyped-def]
+    """Blocks of these lists, those that reach `near` first; their list's score in units below the best, their filled
+    lanes; and how many are near."""
     n = 0
-    for i in range(len(coarse)):
-        if coarse[i] >= cut:
-            n += starts[i + 1] - starts[i]
+    for i in lists:
+        n += starts[i + 1] - starts[i]
     blocks, bias, lanes = np.empty(n, np.int32), np.empty(n, np.int16), np.empty(n, np.int32)
     n = n_near = 0
     for turn in range(2):
-        for i in range(len(coarse)):
-            if coarse[i] >= cut and (coarse[i] >= near) == (turn == 0):
+        for i in lists:
+            if (coarse[i] >= near) == (turn == 0):
                 for block in range(starts[i], starts[i + 1]):
                     blocks[n], bias[n] = block, np.int32((coarse[i] - best) / unit)
                     lanes[n] = min(sizes[i] - (block - starts[i]) * LANES, LANES)
@@ -248,7 +276,7 @@ def _exact(kept, found, found_score, lowest, query, base):  # type: ignore[no-un
     flat, size = kept.reshape(-1), np.uint64(len(query))
     per_line = np.uint64(64 // kept.itemsize)
     for i in range(n):
-        ahead = np.uint64(chosen[min(i + 8, n - 1)]) * size
+        ahead = np.uint64(chosen[min(i + _POSTS_AHEAD, n - 1)]) * size
         for j in range(np.uint64(0), size, per_line):
             _prefetch(flat, ahead + j)
         at, total = np.uint64(chosen[i]) * size, np.float32(0)

@@ -113,3 +113,22 @@ def test_at_least_so_many_reach_the_nth_best_and_not_many_more(values, n):
     assert reach >= min(n, len(values))
     exact = np.sort(values)[-min(n, len(values))]
     assert reach <= (values >= exact).sum() + max(n, 64) / 8
+
+
+scores = st.one_of(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=300),
+    st.lists(st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, 7.0, -7.0]), max_size=300),
+)
+
+
+@given(scores, st.integers(0, 2**31 - 1))
+def test_integers_sort_as_scores_do_equal_ones_by_row_and_give_both_back(values, last):
+    score = np.array(values, np.float32)
+    rows = (last - np.random.default_rng(1).permutation(min(len(score), last + 1))).astype(np.int32)
+    score = score[: len(rows)]
+    key = np.sort(scan.sortable(rows, score))
+    found, found_score = np.full(len(key) + 1, -1, np.int32), np.full(len(key) + 1, -np.inf, np.float32)
+    scan.unsorted(key, np.float32(1), found, found_score)
+    order = np.lexsort((rows, -score))
+    np.testing.assert_array_equal(found, [*rows[order], -1])
+    np.testing.assert_array_equal(found_score, [*score[order], -np.inf])
