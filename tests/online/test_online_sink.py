@@ -301,6 +301,19 @@ def test_what_was_computed_from_a_batch_that_lost_its_race_is_not_written(
     assert_counted(client, small, snapshot_of(events))
 
 
+@pytest.mark.parametrize("nth", [0, 1, 3])
+def test_what_cannot_be_read_in_one_of_many_batches_is_told_once(
+    client: redis.Redis, stream: RedisStream, small: OnlineSink, caplog: pytest.LogCaptureFixture, nth: int
+) -> None:
+    events = busy(5 * SMALL)
+    stream.append(events[: nth * SMALL])
+    bad = client.xadd(keys.STREAM, {"e": b"poison"}).decode()
+    stream.append(events[nth * SMALL :])
+    small.step()
+    told = [record.args[0] for record in caplog.records if "set aside" in record.msg]
+    assert told == [bad]
+
+
 @pytest.mark.parametrize("poison", [1, SMALL + 2, 3 * SMALL])
 @pytest.mark.parametrize("fault", ["counted", "outcome"])
 def test_a_record_that_cannot_be_applied_is_found_among_full_batches(
