@@ -167,7 +167,7 @@ class OnlineSink:
         found = None if coming.names is None else transaction.read(self.client, at.generation, coming.names)
         looked = self._looked(at, coming, found)
         after = self._ahead(at, coming.entries, coming.named)
-        for number in itertools.count(4):
+        for number in itertools.count(4):  # of the batch whose records are read in this turn
             if ready is None:
                 return taken + self._take(at, entries)
             changes, self._at = ready.outcome.changes, None  # until the answer is there, nobody knows
