@@ -27,6 +27,7 @@ from recsys.errors import DataError, ReleaseError
 from recsys.progress import Report
 from recsys.retrieval import scan
 from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.instructions import LANES, TURN
 from recsys.types import Doubles, Floats, Ids, Rows
 
 faiss: Any = _typed_faiss
@@ -39,6 +40,8 @@ _SAMPLE = 100_000
 """Posts that tell how far codes must reach."""
 _CHUNK = 50_000
 """Posts worked on at once."""
+_LINE = 64
+"""Bytes that memory gives at once."""
 _STEP = 0.335
 """Step of 16 equal levels, in standard deviations, that is best for a normal distribution, and the share of the
 variance that it leaves (Max, "Quantizing for Minimum Distortion", 1960, table II)."""
@@ -124,7 +127,7 @@ class InvertedFile:
     step: Floats
     """What one step of each number stands for, (2 P,)."""
     codes: Bytes
-    """Numbers of a code two to a byte, byte by byte for `scan.LANES` posts, (blocks * P * LANES,)."""
+    """Numbers of a code four to two bytes, low halves first, (blocks, P / 2, `LANES`, 2)."""
     rows: Rows
     """Post at each lane, -1 at empty ones, (blocks * LANES,)."""
     kept: Bytes
@@ -167,7 +170,7 @@ class InvertedFile:
         Args:
             vectors: (N, D), finite, N > 0.
             queries: a sample of those to come, (M, D), finite, M > 0.
-            code_bytes: P, a multiple of `scan.PAIRS`.
+            code_bytes: P, a multiple of `TURN`.
         Raises: DataError when most vectors are too large for float32 distances.
         """
         n, size = vectors.shape
@@ -188,15 +191,15 @@ class InvertedFile:
             list_of[part] = kmeans.index.search(space.place(vectors[part]), 1)[1][:, 0]
             report(part.stop, n)
         sizes = np.bincount(list_of, minlength=n_lists).astype(np.int32)
-        starts = np.concatenate([[0], np.cumsum(-(-sizes // scan.LANES), dtype=np.int64)])
+        starts = np.concatenate([[0], np.cumsum(-(-sizes // LANES), dtype=np.int64)])
         order = np.argsort(list_of, kind="stable").astype(np.int32)
         lane = _filled_lanes(starts, sizes)
-        rows = np.full(starts[-1] * scan.LANES, -1, np.int32)
+        rows = np.full(starts[-1] * LANES, -1, np.int32)
         rows[lane] = order
         kept, kept_scale = _in_bytes(vectors, space)
         lists = cls(
             space.to_seen, np.ascontiguousarray(kmeans.centroids), starts, sizes, np.zeros(0, np.int32),
-            np.zeros(0, np.float32), np.zeros(0, np.uint8), rows, kept, kept_scale,
+            np.zeros(0, np.float32), np.zeros((0, 0, LANES, 2), np.uint8), rows, kept, kept_scale,
         )  # fmt: skip
         return lists._coded(vectors, space, code_bytes)
 
@@ -211,12 +214,13 @@ class InvertedFile:
         list_of = np.repeat(np.arange(self.n_lists), self.sizes)
         spread = np.random.default_rng(2).permutation(len(lane))[:_SAMPLE]
         number_of, step = _numbers(self._beyond_centre(vectors, space, lane[spread], list_of[spread]), code_bytes)
-        codes = np.zeros((self.starts[-1], code_bytes, scan.LANES), np.uint8)
+        codes = np.zeros((self.starts[-1], code_bytes // 2, LANES, 2), np.uint8)
         for part in _parts(len(lane)):
             at = lane[part]
             numbers = _code(self._beyond_centre(vectors, space, at, list_of[part]), number_of, step)
-            codes[at // scan.LANES, :, at % scan.LANES] = numbers[:, 0::2] | numbers[:, 1::2] << 4
-        return replace(self, number_of=number_of, step=step, codes=codes.reshape(-1))
+            fours = numbers.reshape(len(at), code_bytes // 2, 4)
+            codes[at // LANES, :, at % LANES] = fours[:, :, :2] | fours[:, :, 2:] << 4
+        return replace(self, number_of=number_of, step=step, codes=codes)
 
     def _beyond_centre(self, vectors: Floats, space: _Space, lane: Ids, list_of: Ids) -> Floats:
         """What the posts at these lanes add to their centres, (M, D)."""
@@ -243,8 +247,8 @@ class InvertedFile:
         # recall, with these up to 3% (trained vectors, 12 lists).
         lists = max(1, round(effort.lists / math.sqrt(max(share, _LEAST_SHARE))))
         found, score = scan.search(
-            self.centres @ seen, lists, seen[self.number_of] * self.step, self.starts, self.sizes, self.codes,
-            self.rows, self.kept, query * self.kept_scale[0], query @ self.kept_scale[1],
+            self.centres @ seen, lists, seen[self.number_of] * self.step, self.starts, self.sizes,
+            self.codes.reshape(-1), self.rows, self.kept, query * self.kept_scale[0], query @ self.kept_scale[1],
             max(round(k * effort.refine), k), bits, share,
         )  # fmt: skip
         return found, score
@@ -258,7 +262,7 @@ class InvertedFile:
         """Lanes that a search reads on average."""
         coarse = (queries @ self.to_seen) @ self.centres.T
         lists = np.argpartition(-coarse, min(effort.lists, self.n_lists) - 1, axis=1)[:, : effort.lists]
-        return float(np.diff(self.starts)[lists].sum(axis=1).mean()) * scan.LANES
+        return float(np.diff(self.starts)[lists].sum(axis=1).mean()) * LANES
 
     def save(self, folder: Path) -> list[str]:
         """Write one file per array; their names."""
@@ -280,7 +284,7 @@ class InvertedFile:
     def _check(self, folder: Path) -> None:
         """Searches read without looking, so places that lie outside must never reach them."""
         n, size = self.kept.shape
-        blocks, lists, numbers = len(self.rows) // scan.LANES, len(self.centres), len(self.step)
+        blocks, lists, numbers = len(self.rows) // LANES, len(self.centres), len(self.step)
         wanted: dict[str, tuple[tuple[int, ...], Any]] = {
             "to_seen": ((size, size), np.float32),
             "centres": ((lists, size), np.float32),
@@ -288,8 +292,8 @@ class InvertedFile:
             "sizes": ((lists,), np.int32),
             "number_of": ((numbers,), np.int32),
             "step": ((numbers,), np.float32),
-            "codes": ((blocks * numbers // 2 * scan.LANES,), np.uint8),
-            "rows": ((blocks * scan.LANES,), np.int32),
+            "codes": ((blocks, numbers // 4, LANES, 2), np.uint8),
+            "rows": ((blocks * LANES,), np.int32),
             "kept": ((n, size), np.uint8),
             "kept_scale": ((2, size), np.float32),
         }
@@ -303,9 +307,9 @@ class InvertedFile:
             "sizes": self.sizes.min(initial=0) >= 0 and self.sizes.sum() == n,
             "starts": self.starts[0] == 0
             and self.starts[-1] == blocks
-            and np.all(np.diff(self.starts) == -(-self.sizes // scan.LANES)),
+            and np.all(np.diff(self.starts) == -(-self.sizes // LANES)),
             "number_of": self.number_of.min(initial=0) >= 0 and self.number_of.max(initial=0) < size,
-            "step": numbers > 0 and numbers % (2 * scan.PAIRS) == 0,
+            "step": numbers > 0 and numbers % (2 * TURN) == 0,
         }
         if bad := [name for name, fits in inside.items() if not fits]:
             raise ReleaseError(f"{bad[0]} of the index in {folder} must lie within its {n} posts and {blocks} blocks")
@@ -320,7 +324,7 @@ class InvertedFile:
 def _filled_lanes(starts: Ids, sizes: Rows) -> Ids:
     """Places of the posts, list by list, (N,)."""
     before = np.cumsum(sizes, dtype=np.int64) - sizes
-    lanes: Ids = np.arange(int(sizes.sum())) + np.repeat(starts[:-1] * scan.LANES - before, sizes)
+    lanes: Ids = np.arange(int(sizes.sum())) + np.repeat(starts[:-1] * LANES - before, sizes)
     return lanes
 
 
@@ -358,7 +362,9 @@ def _in_bytes(vectors: Floats, space: _Space) -> tuple[Bytes, Floats]:
     """A byte per dimension between the least and the largest number in it, (N, D), and how to read them."""
     low, high = np.maximum(vectors.min(axis=0), space.low), np.minimum(vectors.max(axis=0), space.high)
     width = np.maximum((high - low) / np.float32(255), np.float32(1e-30)).astype(np.float32)
-    kept = np.empty(vectors.shape, np.uint8)
+    # A post of 64 dimensions is one cache line, and not a part of two; files are mapped so anyway.
+    room = np.empty(vectors.size + _LINE, np.uint8)
+    kept = room[-room.ctypes.data % _LINE :][: vectors.size].reshape(vectors.shape)
     for part in _parts(len(vectors)):
         kept[part] = np.rint((space.bounded(vectors[part]) - low) / width)
     return kept, np.stack([width, low]).astype(np.float32)

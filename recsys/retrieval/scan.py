@@ -3,31 +3,27 @@
     coarse scores ─► which lists ─► their blocks ─► score of every code ─► the best of them, if allowed ─► exact scores
 
 Takes plain arrays, gives rows and scores of one query. Scores of codes are 16-bit integers in a unit of the query's
-own, in which one step of a number of a code adds a whole number. Blocks hold `LANES` codes, byte by byte, so that the
-compiler turns the loop over lanes into vector instructions. It does not know how lists and codes were made
+own, in which one step of a number of a code adds a whole number of one byte. Blocks hold `LANES` codes, two bytes of
+each after the other, as byte products take them (`instructions`). It does not know how lists and codes were made
 (`inverted_file`).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-LANES = 32
-"""Codes in a block."""
-PAIRS = 8
-"""Codes' bytes that one turn of the inner loop adds up; a code has a multiple of so many."""
+from recsys.retrieval.instructions import LANES, TURN, add_codes, lowest_bit, prefetch, reaching
+
 SPAN = 15_000
 """Largest part of a 16-bit score that codes make up; their list adds as much again."""
+HEAVIEST = 127
+"""Weight of a number, in units of the score, at most: a byte."""
 
-_AHEAD = 4
+_AHEAD = 16
 """Blocks between the one that is read and the one that is asked for from memory."""
+_ROWS_AHEAD = 48
+"""Lanes between the one whose post is looked up and the one that is asked for."""
 _POSTS_AHEAD = 16
 """Posts between the one that is scored exactly and the one that is asked for."""
 _FLOOR = -32_768
@@ -39,25 +35,6 @@ _SHIFT = 5
 
 JIT = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
 """Sums in any order, so that they become vector instructions; every number that comes in is finite."""
-
-
-def _prefetch_of(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask memory for the cache line of `array[index]`, without waiting for it."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        insert: Any = cgutils.get_or_insert_function
-        call = insert(builder.module, kind, "llvm.prefetch.p0")
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        builder.call(call, [place, number(0), number(3), number(1)])  # to read, keep it close, data
-        return context.get_dummy_value()
-
-    return types.void(array, index), emit
-
-
-_prefetch: Any = intrinsic(_prefetch_of)
 
 
 @JIT
@@ -72,7 +49,8 @@ def search(  # type: ignore[no-untyped-def]
         step: what one step of each number of a code adds to the score, (2 P,) float32.
         starts: first block of each list, (L + 1,).
         sizes: posts of each list, (L,).
-        codes: two numbers of four bits to a byte, (blocks * P * LANES,) uint8.
+        codes: two numbers of four bits to a byte, (blocks * P * LANES,) uint8: for each of the `LANES` codes of a block
+            two bytes, then the next two; the first two of four numbers are the low halves.
         rows: post row of each lane, (blocks * LANES,).
         kept: what exact scores are made of, (N, D), any kind of number.
         query: (D,) float32 and `base`: score = base + kept[row] @ query.
@@ -89,19 +67,20 @@ def search(  # type: ignore[no-untyped-def]
     of_visited = coarse[lists]
     best, near = of_visited.max(), _nth_best(of_visited, max(n_lists // 4, 1))
     unit = max(np.abs(step).sum() * np.float32(7.5), best - cut, np.float32(1e-30)) / np.float32(SPAN)
-    weight = np.empty(len(step), np.int16)
+    unit = max(unit, np.abs(step).max() / np.float32(HEAVIEST))
+    weight = np.empty(len(step), np.int8)
     middle = 0
     for i in range(len(step)):
-        weight[i] = np.int16(round(step[i] / unit))
+        weight[i] = np.int8(round(step[i] / unit))
         middle += weight[i]
     blocks, bias, lanes, n_near = _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes)
-    score, best_of_block = _score_blocks(codes, blocks, bias, lanes, weight, np.int64(np.floor(7.5 * middle)))
+    score = _score_blocks(codes, blocks, bias, lanes, weight, np.int64(np.floor(7.5 * middle)))
     ask = int(wanted / max(expected_share, 0.01)) + 1
     while True:
         if 2 * ask > n_near * LANES:
             n_near = len(blocks)  # a few near lists say too little
         lowest = _least_of_best(score[: n_near * LANES], ask)
-        lane = _lanes_at_least(score, best_of_block, lowest)
+        lane = _lanes_at_least(score, lowest)
         found, found_score = _allowed_rows(lane, score, blocks, rows, allowed)
         if len(found) >= wanted or lowest == _FLOOR + 1:
             break
@@ -176,9 +155,10 @@ def _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes):  # type: i
     for turn in range(2):
         for i in lists:
             if (coarse[i] >= near) == (turn == 0):
+                below, left = np.int16((coarse[i] - best) / unit), sizes[i]
                 for block in range(starts[i], starts[i + 1]):
-                    blocks[n], bias[n] = block, np.int32((coarse[i] - best) / unit)
-                    lanes[n] = min(sizes[i] - (block - starts[i]) * LANES, LANES)
+                    blocks[n], bias[n], lanes[n] = block, below, min(left, LANES)
+                    left -= LANES
                     n += 1
         if turn == 0:
             n_near = n
@@ -189,36 +169,24 @@ def _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes):  # type: i
 def _score_blocks(codes, blocks, bias, lanes, weight, middle):  # type: ignore[no-untyped-def]
     """Score of every lane: its list's, and of each number of its code (number - 7.5) * weight; sums wrap around on the
     way and fit at the end."""
-    # Places are unsigned: a signed one might count from the end, and looking whether it does stops the vectorising.
-    low, four, one, two = np.int16(15), np.int16(4), np.uint64(1), np.uint64(2)
-    width, turn, n_pairs = np.uint64(LANES), np.uint64(PAIRS), np.uint64(len(weight) // 2)
-    size = n_pairs * width
-    score, best_of_block = np.empty(len(blocks) * LANES, np.int16), np.empty(len(blocks), np.int16)
+    # Places are unsigned: a signed one might count from the end, and looking whether it does takes time.
+    width, size, turn = np.uint64(LANES), np.uint64(len(weight) // 2 * LANES), np.uint64(TURN)
+    score = np.empty(len(blocks) * LANES, np.int16)
     last = len(blocks) - 1
     for i in range(len(blocks)):
         ahead = np.uint64(blocks[min(i + _AHEAD, last)]) * size
         for line in range(np.uint64(0), size, np.uint64(64)):
-            _prefetch(codes, ahead + line)
+            prefetch(codes, ahead + line)
         out = np.uint64(i) * width
         start = np.int16(bias[i] - middle)
         for j in range(width):
             score[out + j] = start
-        for pair in range(np.uint64(0), n_pairs, turn):
-            at = np.uint64(blocks[i]) * size + pair * width
-            for j in range(width):
-                total = score[out + j]
-                for nth in range(turn):
-                    code = np.int16(codes[at + nth * width + j])
-                    w = (pair + nth) * two
-                    total += weight[w] * (code & low) + weight[w + one] * (code >> four)
-                score[out + j] = total
+        at = np.uint64(blocks[i]) * size
+        for byte in range(np.uint64(0), np.uint64(len(weight) // 2), turn):
+            add_codes(codes, at + byte * width, weight, np.uint64(2) * byte, score, out)
         for j in range(lanes[i], LANES):
             score[out + np.uint64(j)] = _FLOOR
-        best = np.int16(_FLOOR)
-        for j in range(width):
-            best = score[out + j] if score[out + j] > best else best
-        best_of_block[i] = best
-    return score, best_of_block
+    return score
 
 
 @JIT
@@ -236,15 +204,16 @@ def _least_of_best(score, wanted):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def _lanes_at_least(score, best_of_block, lowest):  # type: ignore[no-untyped-def]
-    """Places of the scores that reach this one, in order; most blocks have none."""
-    place = np.empty(len(score) + 1, np.int32)
+def _lanes_at_least(score, lowest):  # type: ignore[no-untyped-def]
+    """Places of the scores that reach this one, in order."""
+    place = np.empty(len(score), np.int32)
     n = 0
-    for block in range(len(best_of_block)):
-        if best_of_block[block] >= lowest:
-            for i in range(block * LANES, (block + 1) * LANES):
-                place[n] = i
-                n += score[i] >= lowest
+    for at in range(np.uint64(0), np.uint64(len(score)), np.uint64(LANES)):
+        left = reaching(score, at, np.int16(lowest))
+        while left:
+            place[n] = np.int32(at) + np.int32(lowest_bit(left))
+            n += 1
+            left &= left - np.uint32(1)
     return place[:n]
 
 
@@ -255,8 +224,8 @@ def _allowed_rows(lane, score, blocks, rows, allowed):  # type: ignore[no-untype
     n = 0
     for place in range(len(lane)):
         i = lane[place]
-        later = lane[min(place + 16, len(lane) - 1)]
-        _prefetch(rows, np.uint64(blocks[later // LANES]) * np.uint64(LANES) + np.uint64(later % LANES))
+        later = lane[min(place + _ROWS_AHEAD, len(lane) - 1)]
+        prefetch(rows, np.uint64(blocks[later // LANES]) * np.uint64(LANES) + np.uint64(later % LANES))
         row = rows[np.int64(blocks[i // LANES]) * LANES + i % LANES]
         if len(allowed) == 0 or (allowed[row >> 3] >> (row & 7)) & 1:
             found[n], found_score[n] = row, score[i]
@@ -278,7 +247,7 @@ def _exact(kept, found, found_score, lowest, query, base):  # type: ignore[no-un
     for i in range(n):
         ahead = np.uint64(chosen[min(i + _POSTS_AHEAD, n - 1)]) * size
         for j in range(np.uint64(0), size, per_line):
-            _prefetch(flat, ahead + j)
+            prefetch(flat, ahead + j)
         at, total = np.uint64(chosen[i]) * size, np.float32(0)
         for j in range(size):
             total += np.float32(flat[at + j]) * query[j]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from recsys.retrieval import scan
 from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.instructions import LANES
 from recsys.retrieval.inverted_file import Effort, InvertedFile
 
 RNG = np.random.default_rng(5)
@@ -19,9 +19,9 @@ def lists(request):
 
 def decoded(lists):
     """Posts as their lists and codes have them, in the space of the vectors, by row."""
-    numbers = lists.codes.reshape(-1, lists.code_bytes, scan.LANES).transpose(0, 2, 1).reshape(-1, lists.code_bytes)
-    numbers = np.stack([numbers & 15, numbers >> 4], axis=2).reshape(len(numbers), -1)
-    list_of = np.repeat(np.arange(lists.n_lists), np.diff(lists.starts) * scan.LANES)
+    pairs = lists.codes.transpose(0, 2, 1, 3).reshape(len(lists.rows), -1, 2)
+    numbers = np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(len(lists.rows), -1)
+    list_of = np.repeat(np.arange(lists.n_lists), np.diff(lists.starts) * LANES)
     seen = lists.centres[list_of].astype(np.float64)
     for nth, dimension in enumerate(lists.number_of):
         seen[:, dimension] += (numbers[:, nth] - 7.5) * lists.step[nth]
@@ -74,8 +74,8 @@ def test_one_query_alone_finds_what_it_finds_among_others(lists):
 
 
 def test_visited_counts_the_lanes_of_the_lists(lists):
-    assert lists.visited(QUERIES[:10], Effort(lists.n_lists, 2)) == lists.starts[-1] * scan.LANES
-    assert 0 < lists.visited(QUERIES[:10], Effort(2, 2)) < lists.starts[-1] * scan.LANES
+    assert lists.visited(QUERIES[:10], Effort(lists.n_lists, 2)) == lists.starts[-1] * LANES
+    assert 0 < lists.visited(QUERIES[:10], Effort(2, 2)) < lists.starts[-1] * LANES
 
 
 def test_a_bitmap_of_nothing_ends_the_search(lists):

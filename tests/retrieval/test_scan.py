@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.retrieval import scan
+from recsys.retrieval.instructions import LANES
 
 N_LISTS, SIZE = 12, 16
 ALL = np.empty(0, np.uint8)
@@ -14,14 +15,14 @@ ALL = np.empty(0, np.uint8)
 def some_lists(seed, code_bytes):
     rng = np.random.default_rng(seed)
     sizes = rng.integers(0, 90, N_LISTS).astype(np.int32)
-    starts = np.concatenate([[0], np.cumsum(-(-sizes // scan.LANES))]).astype(np.int64)
-    rows = np.full(starts[-1] * scan.LANES, -1, np.int32)
+    starts = np.concatenate([[0], np.cumsum(-(-sizes // LANES))]).astype(np.int64)
+    rows = np.full(starts[-1] * LANES, -1, np.int32)
     order = rng.permutation(sizes.sum()).astype(np.int32)
     at = 0
     for number, size in enumerate(sizes):
-        rows[starts[number] * scan.LANES :][:size] = order[at : at + size]
+        rows[starts[number] * LANES :][:size] = order[at : at + size]
         at += size
-    codes = rng.integers(0, 256, (starts[-1], code_bytes, scan.LANES)).astype(np.uint8)
+    codes = rng.integers(0, 256, (starts[-1], code_bytes // 2, LANES, 2)).astype(np.uint8)
     kept = rng.integers(0, 256, (sizes.sum(), SIZE)).astype(np.uint8)
     coarse = rng.normal(size=N_LISTS).astype(np.float32) * 3
     step = rng.normal(size=2 * code_bytes).astype(np.float32) / 20
@@ -33,9 +34,9 @@ def plainly(coarse, n_lists, step, starts, sizes, codes, rows, allowed):
     score = {}
     for number in np.argsort(-coarse)[:n_lists]:
         for nth in range(sizes[number]):
-            place = starts[number] * scan.LANES + nth
-            code = codes[place // scan.LANES, :, place % scan.LANES].astype(int)
-            numbers = np.stack([code % 16, code // 16], axis=1).reshape(-1)
+            place = starts[number] * LANES + nth
+            pairs = codes[place // LANES, :, place % LANES].astype(int)
+            numbers = np.concatenate([pairs % 16, pairs // 16], axis=1).reshape(-1)
             if allowed[rows[place]]:
                 score[int(rows[place])] = coarse[number] + float((numbers - 7.5) @ step)
     return score
@@ -59,6 +60,7 @@ def test_a_search_finds_the_best_by_code_and_scores_them_exactly(seed, code_byte
     assert set(found.tolist()) <= set(by_code)
     # Whole numbers stand for the scores: what was found is at least as good as what was not, but for their rounding.
     unit = max(np.abs(step).sum() * 7.5, np.ptp(np.sort(coarse)[-6:])) / scan.SPAN
+    unit = max(unit, np.abs(step).max() / scan.HEAVIEST)
     rounding = unit * (7.5 * len(step) / 2 + 40)
     missed = [value for row, value in visited.items() if row not in set(found.tolist())]
     if missed and len(found) >= wanted:
@@ -87,10 +89,10 @@ def test_without_a_bitmap_every_post_may_appear():
 
 def test_empty_lanes_are_never_found_however_good_their_code_is():
     coarse, step, starts, sizes, codes, rows, kept, query = some_lists(2, 8)
-    best = np.where(np.stack([step[1::2], step[0::2]], axis=1) > 0, 15, 0)
-    code = (best[:, 0] << 4 | best[:, 1]).astype(np.uint8)
+    best = np.where(step > 0, 15, 0).reshape(-1, 2, 2)
+    code = (best[:, 0] | best[:, 1] << 4).astype(np.uint8)
     empty = np.flatnonzero(rows < 0)
-    codes[empty // scan.LANES, :, empty % scan.LANES] = code
+    codes[empty // LANES, :, empty % LANES] = code
     found, _ = scan.search(coarse, 6, step, starts, sizes, codes.reshape(-1), rows, kept, query, 0.0, 10, ALL, 1.0)
     assert len(found) >= 10
     assert (found >= 0).all()
