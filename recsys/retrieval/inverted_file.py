@@ -14,21 +14,20 @@ error of the score, not of the vector).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import faiss as _typed_faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from recsys.errors import DataError, ReleaseError
 from recsys.progress import Report
 from recsys.retrieval import scan
 from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.codes import Bytes, Space, as_bytes, choose_numbers, chunks, encode
 from recsys.retrieval.instructions import LANES, TURN
-from recsys.types import Doubles, Floats, Ids, Rows
+from recsys.types import Floats, Ids, Rows
 
 faiss: Any = _typed_faiss
 """Untyped: its type hints leave out what its Python layer adds to the C++ interface."""
@@ -38,26 +37,10 @@ _TRAINING_ROWS_PER_LIST = 96
 _ROUNDS = 10
 _SAMPLE = 100_000
 """Posts that tell how far codes must reach."""
-_CHUNK = 50_000
-"""Posts worked on at once."""
-_LINE = 64
-"""Bytes that memory gives at once."""
-_STEP = 0.335
-"""Step of 16 equal levels, in standard deviations, that is best for a normal distribution, and the share of the
-variance that it leaves (Max, "Quantizing for Minimum Distortion", 1960, table II)."""
-_LEFT = 0.0115
-_WIDE_STEP = 0.5
-"""The same where another number divides the steps further: what lies beyond the levels then weighs more."""
-_USUAL = 0.0002
-"""Share of the posts beyond what is usual in a dimension, at each end."""
 _LARGEST = 1e15
 """Its square still is a float32."""
 _LEAST_SHARE = 0.001
 """Where fewer posts may appear, lists are added until enough are found."""
-_WELL_SEEN = 1e-3
-"""Least weight of a direction in which queries hardly point, relative to the mean."""
-
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,42 +55,6 @@ class Effort:
     def __post_init__(self) -> None:
         if self.lists < 0 or not 1 <= self.refine < math.inf:
             raise ValueError(f"an effort must have lists >= 0 and refine >= 1, got {self.lists} and {self.refine}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Space:
-    """The space in which posts are put into lists: distance there is how much scores differ, over queries."""
-
-    low: Floats
-    """Numbers below this are taken for it, (D,), and above `high` for that: a single post far outside of all others,
-    say from far after the build, would cost all others their precision."""
-    high: Floats
-    to_place: Floats
-    """Vectors times this are places, (D, D)."""
-    to_seen: Floats
-    """Queries times this are queries there, with the identity for second moment. Scores stay what they are, (D, D)."""
-
-    @classmethod
-    def of(cls, sample: Floats, queries: Floats) -> Self:
-        beyond = max(_USUAL, min(2 / len(sample), 0.25))
-        low = np.quantile(sample, beyond, axis=0, method="higher").astype(np.float64)
-        high = np.quantile(sample, 1 - beyond, axis=0, method="lower").astype(np.float64)
-        # Directions in which nearly all posts are alike may still say much about the few that are not.
-        more = np.maximum(high - low, np.median(high - low))
-        bounds = (low - more).astype(np.float32), (high + more).astype(np.float32)
-        doubles: Doubles = np.asarray(queries, np.float64)
-        weight, axes = np.linalg.eigh(doubles.T @ doubles / len(doubles))
-        weight = np.maximum(weight, 0)
-        weight = np.sqrt(weight + _WELL_SEEN * weight.mean() + 1e-30)
-        return cls(*bounds, (axes * weight).astype(np.float32), (axes / weight).astype(np.float32))
-
-    def bounded(self, vectors: Floats) -> Floats:
-        return np.clip(np.asarray(vectors, np.float32), self.low, self.high)
-
-    def place(self, vectors: Floats) -> Floats:
-        """(M, D) to (M, D)."""
-        place: Floats = self.bounded(vectors) @ self.to_place
-        return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +123,7 @@ class InvertedFile:
         n, size = vectors.shape
         chosen = np.random.default_rng(1).permutation(n)[: max(_TRAINING_ROWS_PER_LIST * n_lists, _SAMPLE)]
         sample = np.asarray(vectors[np.sort(chosen)], np.float32)
-        space = _Space.of(sample, queries)
+        space = Space.of(sample, queries)
         if (largest := float(np.abs(places := space.place(sample)).max())) > _LARGEST:
             raise DataError(
                 f"post vectors must mostly lie within {_LARGEST:g}, got {largest:g}; run `recsys train` again"
@@ -187,7 +134,7 @@ class InvertedFile:
         )  # fmt: skip
         kmeans.train(places)
         list_of = np.empty(n, np.int32)
-        for part in _parts(n):
+        for part in chunks(n):
             list_of[part] = kmeans.index.search(space.place(vectors[part]), 1)[1][:, 0]
             report(part.stop, n)
         sizes = np.bincount(list_of, minlength=n_lists).astype(np.int32)
@@ -196,7 +143,7 @@ class InvertedFile:
         lane = _filled_lanes(starts, sizes)
         rows = np.full(starts[-1] * LANES, -1, np.int32)
         rows[lane] = order
-        kept, kept_scale = _in_bytes(vectors, space)
+        kept, kept_scale = as_bytes(vectors, space)
         lists = cls(
             space.to_seen, np.ascontiguousarray(kmeans.centroids), starts, sizes, np.zeros(0, np.int32),
             np.zeros(0, np.float32), np.zeros((0, 0, LANES, 2), np.uint8), rows, kept, kept_scale,
@@ -207,22 +154,22 @@ class InvertedFile:
         """The same lists with codes of another length. Takes what `build` took."""
         n = len(vectors)
         chosen = np.random.default_rng(1).permutation(n)[: max(_TRAINING_ROWS_PER_LIST * self.n_lists, _SAMPLE)]
-        return self._coded(vectors, _Space.of(vectors[np.sort(chosen)], queries), code_bytes)
+        return self._coded(vectors, Space.of(vectors[np.sort(chosen)], queries), code_bytes)
 
-    def _coded(self, vectors: Floats, space: _Space, code_bytes: int) -> Self:
+    def _coded(self, vectors: Floats, space: Space, code_bytes: int) -> Self:
         lane = np.flatnonzero(self.rows >= 0)
         list_of = np.repeat(np.arange(self.n_lists), self.sizes)
         spread = np.random.default_rng(2).permutation(len(lane))[:_SAMPLE]
-        number_of, step = _numbers(self._beyond_centre(vectors, space, lane[spread], list_of[spread]), code_bytes)
+        number_of, step = choose_numbers(self._beyond_centre(vectors, space, lane[spread], list_of[spread]), code_bytes)
         codes = np.zeros((self.starts[-1], code_bytes // 2, LANES, 2), np.uint8)
-        for part in _parts(len(lane)):
+        for part in chunks(len(lane)):
             at = lane[part]
-            numbers = _code(self._beyond_centre(vectors, space, at, list_of[part]), number_of, step)
+            numbers = encode(self._beyond_centre(vectors, space, at, list_of[part]), number_of, step)
             fours = numbers.reshape(len(at), code_bytes // 2, 4)
             codes[at // LANES, :, at % LANES] = fours[:, :, :2] | fours[:, :, 2:] << 4
         return replace(self, number_of=number_of, step=step, codes=codes)
 
-    def _beyond_centre(self, vectors: Floats, space: _Space, lane: Ids, list_of: Ids) -> Floats:
+    def _beyond_centre(self, vectors: Floats, space: Space, lane: Ids, list_of: Ids) -> Floats:
         """What the posts at these lanes add to their centres, (M, D)."""
         return space.place(vectors[self.rows[lane]]) - self.centres[list_of]
 
@@ -326,45 +273,3 @@ def _filled_lanes(starts: Ids, sizes: Rows) -> Ids:
     before = np.cumsum(sizes, dtype=np.int64) - sizes
     lanes: Ids = np.arange(int(sizes.sum())) + np.repeat(starts[:-1] * LANES - before, sizes)
     return lanes
-
-
-def _parts(n: int) -> Iterator[slice]:
-    for start in range(0, n, _CHUNK):
-        yield slice(start, min(start + _CHUNK, n))
-
-
-def _numbers(rest: Floats, code_bytes: int) -> tuple[Rows, Floats]:
-    """Which dimensions a code's numbers are of, and their steps: each goes to where most error is left, (2 P,) each."""
-    left: Doubles = rest.var(axis=0, dtype=np.float64)
-    spread = np.sqrt(left)
-    times = np.zeros(len(left), np.int64)
-    number_of, nth = np.zeros(2 * code_bytes, np.int32), np.zeros(2 * code_bytes)
-    for i in range(2 * code_bytes):
-        number_of[i] = d = int(np.argmax(left))
-        nth[i] = times[d]
-        left[d] *= 1 / 256 if times[d] else _LEFT
-        times[d] += 1
-    first = np.where(times > 1, _WIDE_STEP, _STEP) * spread
-    return number_of, np.maximum(first[number_of] / 16.0**nth, 1e-20).astype(np.float32)
-
-
-def _code(rest: Floats, number_of: Rows, step: Floats) -> Bytes:
-    """Numbers from 0 to 15, (M, 2 P); a further number of a dimension codes what the one before left."""
-    numbers = np.empty((len(rest), len(number_of)), np.uint8)
-    for i, (d, size) in enumerate(zip(number_of, step, strict=True)):
-        number = np.clip(np.floor(rest[:, d] / size + 8), 0, 15)
-        rest[:, d] -= (number - np.float32(7.5)) * size
-        numbers[:, i] = number
-    return numbers
-
-
-def _in_bytes(vectors: Floats, space: _Space) -> tuple[Bytes, Floats]:
-    """A byte per dimension between the least and the largest number in it, (N, D), and how to read them."""
-    low, high = np.maximum(vectors.min(axis=0), space.low), np.minimum(vectors.max(axis=0), space.high)
-    width = np.maximum((high - low) / np.float32(255), np.float32(1e-30)).astype(np.float32)
-    # A post of 64 dimensions is one cache line, and not a part of two; files are mapped so anyway.
-    room = np.empty(vectors.size + _LINE, np.uint8)
-    kept = room[-room.ctypes.data % _LINE :][: vectors.size].reshape(vectors.shape)
-    for part in _parts(len(vectors)):
-        kept[part] = np.rint((space.bounded(vectors[part]) - low) / width)
-    return kept, np.stack([width, low]).astype(np.float32)

@@ -1,0 +1,111 @@
+"""How vectors become numbers of four bits and bytes, and the space in which that is done.
+
+Takes vectors and a sample of the queries to come. Directions in which posts differ much, as queries see it, get two
+numbers of a code, others one, the least none. It does not know lists (`inverted_file`), nor how codes are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.types import Doubles, Floats, Rows
+
+_STEP = 0.335
+"""Step of 16 equal levels, in standard deviations, that is best for a normal distribution, and the share of the
+variance that it leaves (Max, "Quantizing for Minimum Distortion", 1960, table II)."""
+_LEFT = 0.0115
+_WIDE_STEP = 0.5
+"""The same where another number divides the steps further: what lies beyond the levels then weighs more."""
+_USUAL = 0.0002
+"""Share of the posts beyond what is usual in a dimension, at each end."""
+_CHUNK = 50_000
+"""Posts worked on at once."""
+_LINE = 64
+"""Bytes that memory gives at once."""
+_WELL_SEEN = 1e-3
+"""Least weight of a direction in which queries hardly point, relative to the mean."""
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The space in which posts are put into lists: distance there is how much scores differ, over queries."""
+
+    low: Floats
+    """Numbers below this are taken for it, (D,), and above `high` for that: a single post far outside of all others,
+    say from far after the build, would cost all others their precision."""
+    high: Floats
+    to_place: Floats
+    """Vectors times this are places, (D, D)."""
+    to_seen: Floats
+    """Queries times this are queries there, with the identity for second moment. Scores stay what they are, (D, D)."""
+
+    @classmethod
+    def of(cls, sample: Floats, queries: Floats) -> Self:
+        beyond = max(_USUAL, min(2 / len(sample), 0.25))
+        low = np.quantile(sample, beyond, axis=0, method="higher").astype(np.float64)
+        high = np.quantile(sample, 1 - beyond, axis=0, method="lower").astype(np.float64)
+        # Directions in which nearly all posts are alike may still say much about the few that are not.
+        more = np.maximum(high - low, np.median(high - low))
+        bounds = (low - more).astype(np.float32), (high + more).astype(np.float32)
+        doubles: Doubles = np.asarray(queries, np.float64)
+        weight, axes = np.linalg.eigh(doubles.T @ doubles / len(doubles))
+        weight = np.maximum(weight, 0)
+        weight = np.sqrt(weight + _WELL_SEEN * weight.mean() + 1e-30)
+        return cls(*bounds, (axes * weight).astype(np.float32), (axes / weight).astype(np.float32))
+
+    def bounded(self, vectors: Floats) -> Floats:
+        return np.clip(np.asarray(vectors, np.float32), self.low, self.high)
+
+    def place(self, vectors: Floats) -> Floats:
+        """(M, D) to (M, D)."""
+        place: Floats = self.bounded(vectors) @ self.to_place
+        return place
+
+
+def chunks(n: int) -> Iterator[slice]:
+    for start in range(0, n, _CHUNK):
+        yield slice(start, min(start + _CHUNK, n))
+
+
+def choose_numbers(rest: Floats, code_bytes: int) -> tuple[Rows, Floats]:
+    """Which dimensions a code's numbers are of, and their steps: each goes to where most error is left, (2 P,) each."""
+    left: Doubles = rest.var(axis=0, dtype=np.float64)
+    spread = np.sqrt(left)
+    times = np.zeros(len(left), np.int64)
+    number_of, nth = np.zeros(2 * code_bytes, np.int32), np.zeros(2 * code_bytes)
+    for i in range(2 * code_bytes):
+        number_of[i] = d = int(np.argmax(left))
+        nth[i] = times[d]
+        left[d] *= 1 / 256 if times[d] else _LEFT
+        times[d] += 1
+    first = np.where(times > 1, _WIDE_STEP, _STEP) * spread
+    return number_of, np.maximum(first[number_of] / 16.0**nth, 1e-20).astype(np.float32)
+
+
+def encode(rest: Floats, number_of: Rows, step: Floats) -> Bytes:
+    """Numbers from 0 to 15, (M, 2 P); a further number of a dimension codes what the one before left."""
+    numbers = np.empty((len(rest), len(number_of)), np.uint8)
+    for i, (d, size) in enumerate(zip(number_of, step, strict=True)):
+        number = np.clip(np.floor(rest[:, d] / size + 8), 0, 15)
+        rest[:, d] -= (number - np.float32(7.5)) * size
+        numbers[:, i] = number
+    return numbers
+
+
+def as_bytes(vectors: Floats, space: Space) -> tuple[Bytes, Floats]:
+    """A byte per dimension between the least and the largest number in it, (N, D), and how to read them."""
+    low, high = np.maximum(vectors.min(axis=0), space.low), np.minimum(vectors.max(axis=0), space.high)
+    width = np.maximum((high - low) / np.float32(255), np.float32(1e-30)).astype(np.float32)
+    # A post of 64 dimensions is one cache line, and not a part of two; files are mapped so anyway.
+    room = np.empty(vectors.size + _LINE, np.uint8)
+    kept = room[-room.ctypes.data % _LINE :][: vectors.size].reshape(vectors.shape)
+    for part in chunks(len(vectors)):
+        kept[part] = np.rint((space.bounded(vectors[part]) - low) / width)
+    return kept, np.stack([width, low]).astype(np.float32)
