@@ -91,6 +91,32 @@ def search(  # type: ignore[no-untyped-def]
 
 
 @JIT
+def score_allowed(kept, query, base, allowed, n_allowed):  # type: ignore[no-untyped-def]
+    """Rows and exact scores of all posts that may appear; arguments as of `search`, about `n_allowed` posts."""
+    rows = np.empty(2 * n_allowed + 64, np.int32)
+    n, whole = 0, len(allowed) // 4
+    words = allowed[: 4 * whole].view(np.uint32)
+    for at in range(whole + 1):
+        if at < whole:
+            left = words[at]
+        else:
+            left = np.uint32(0)
+            for byte in range(4 * whole, len(allowed)):
+                left |= np.uint32(allowed[byte]) << np.uint32(8 * (byte - 4 * whole))
+        if left == 0:
+            continue
+        if n + 32 > len(rows):
+            longer = np.empty(2 * len(rows), np.int32)
+            longer[:n] = rows[:n]
+            rows = longer
+        while left:
+            rows[n] = np.int32(32 * at) + np.int32(lowest_bit(left))
+            n += 1
+            left &= left - np.uint32(1)
+    return _exact(kept, rows[:n], np.zeros(n, np.int16), 0, query, base)
+
+
+@JIT
 def sortable(rows, score):  # type: ignore[no-untyped-def]
     """An integer per row, (M,) int64, that is smaller the higher its score is; of equal scores, for smaller rows."""
     key, bits = np.empty(len(rows), np.int64), score.view(np.int32)

@@ -8,6 +8,7 @@ import pytest
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
+from recsys.retrieval import inverted_file
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.freshness import N_PACES, decay
 from recsys.retrieval.index import PostIndex
@@ -39,6 +40,12 @@ def lists(posts=POSTS, users=QUERIES, **settings):
 @pytest.fixture(scope="module", params=[exact, lists], ids=["exact", "lists"])
 def index(request):
     return request.param()
+
+
+@pytest.fixture(params=[1, inverted_file.FEW], ids=["lists are searched", "all allowed are scored"])
+def few(request, monkeypatch):
+    """Posts below which lists score all that may appear."""
+    monkeypatch.setattr(inverted_file, "FEW", request.param)
 
 
 def brute_force(k, allowed=None):
@@ -103,7 +110,7 @@ def test_scores_of_lists_are_inner_products_but_for_rounding():
     assert rows.dtype == np.int32
 
 
-def test_posts_that_are_not_allowed_never_appear(index):
+def test_posts_that_are_not_allowed_never_appear(index, few):
     allowed = np.random.default_rng(2).random(len(POSTS)) < 0.3
     _, rows = index.search(QUERIES, 50, Bitmap.of(allowed))
     assert allowed[rows].all()
@@ -112,7 +119,7 @@ def test_posts_that_are_not_allowed_never_appear(index):
         np.testing.assert_array_equal(rows, brute_force(50, allowed))
 
 
-def test_few_allowed_posts_are_all_found_and_the_rest_is_padded(index):
+def test_few_allowed_posts_are_all_found_and_the_rest_is_padded(index, few):
     allowed = np.zeros(len(POSTS), bool)
     allowed[[5, 1999, 3998]] = True
     scores, rows = index.search(QUERIES, 10, Bitmap.of(allowed))
@@ -122,7 +129,7 @@ def test_few_allowed_posts_are_all_found_and_the_rest_is_padded(index):
     assert (np.diff(scores[:, :3]) <= 0).all()
 
 
-def test_with_nothing_allowed_nothing_is_found(index):
+def test_with_nothing_allowed_nothing_is_found(index, few):
     _, rows = index.search(QUERIES, 5, Bitmap.of(np.zeros(len(POSTS), bool)))
     assert (rows == -1).all()
 
@@ -134,7 +141,7 @@ def test_fewer_posts_than_asked_are_padded(kind):
     assert (rows[:, 3:] == -1).all()
 
 
-def test_a_search_changes_no_later_search(index):
+def test_a_search_changes_no_later_search(index, few):
     before = index.search(QUERIES, 20)
     index.search(QUERIES, 500, Bitmap.of(np.random.default_rng(3).random(len(POSTS)) < 0.01))
     np.testing.assert_array_equal(index.search(QUERIES, 20)[1], before[1])
@@ -145,7 +152,7 @@ def test_no_query_gives_no_result(index):
     assert scores.shape == rows.shape == (0, 5)
 
 
-def test_a_saved_index_searches_as_before(index, tmp_path):
+def test_a_saved_index_searches_as_before(index, few, tmp_path):
     index.save(tmp_path)
     again = PostIndex.load(tmp_path)
     allowed = Bitmap.of(np.random.default_rng(4).random(len(POSTS)) < 0.5)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from recsys.retrieval import inverted_file
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.instructions import LANES
 from recsys.retrieval.inverted_file import Effort, InvertedFile
@@ -78,12 +79,14 @@ def test_visited_counts_the_lanes_of_the_lists(lists):
     assert 0 < lists.visited(QUERIES[:10], Effort(2, 2)) < lists.starts[-1] * LANES
 
 
-def test_a_bitmap_of_nothing_ends_the_search(lists):
-    _, rows = lists.search(QUERIES[:3], 10, Bitmap.of(np.zeros(len(POSTS), bool)), Effort(3, 2))
+def test_a_bitmap_of_nothing_ends_the_search(lists, monkeypatch):
+    monkeypatch.setattr(inverted_file, "FEW", 0)
+    _, rows = lists.search(QUERIES[:3], 10, Bitmap(np.zeros(len(POSTS) // 8, np.uint8), len(POSTS), 1.0), Effort(3, 2))
     assert (rows == -1).all()
 
 
-def test_where_few_may_appear_more_lists_are_visited(lists):
+def test_where_few_may_appear_more_lists_are_visited(lists, monkeypatch):
+    monkeypatch.setattr(inverted_file, "FEW", 0)
     allowed = Bitmap.of(RNG.random(len(POSTS)) < 0.1)
     posts = np.flatnonzero(allowed.has(np.arange(len(POSTS), dtype=np.int32)))
     best = posts[np.argsort(-(QUERIES[:50] @ POSTS[posts].T), axis=1)[:, :20]]
@@ -96,3 +99,14 @@ def test_where_few_may_appear_more_lists_are_visited(lists):
 
     # The same bits, said to be most posts, find less.
     assert recall(allowed) > recall(Bitmap(allowed.bits, allowed.n_posts, 1.0)) + 0.05
+
+
+def test_where_hardly_any_may_appear_all_of_them_are_scored(lists):
+    mask = RNG.random(len(POSTS)) < 0.05
+    _, rows = lists.search(QUERIES[:50], 20, Bitmap.of(mask), Effort(1, 1))
+    scores = QUERIES[:50] @ POSTS.T
+    worst = np.take_along_axis(scores, rows, axis=1).min(axis=1)
+    twentieth = np.sort(np.where(mask, scores, -np.inf), axis=1)[:, -20]
+    assert mask[rows].all()
+    rounding = np.abs(QUERIES[:50]) @ np.ptp(POSTS, axis=0) / 255
+    assert (worst >= twentieth - rounding).all()

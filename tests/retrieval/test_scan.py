@@ -134,3 +134,13 @@ def test_integers_sort_as_scores_do_equal_ones_by_row_and_give_both_back(values,
     order = np.lexsort((rows, -score))
     np.testing.assert_array_equal(found, [*rows[order], -1])
     np.testing.assert_array_equal(found_score, [*score[order], -np.inf])
+
+
+@given(st.integers(1, 200), st.floats(0, 1), st.integers(0, 150), st.integers(0, 9))
+def test_all_that_may_appear_are_scored_however_many_were_expected(n, share, expected, seed):
+    rng = np.random.default_rng(seed)
+    kept = rng.integers(0, 256, (n, SIZE)).astype(np.uint8)
+    query, mask = rng.normal(size=SIZE).astype(np.float32), rng.random(n) < share
+    rows, score = scan.score_allowed(kept, query, 0.5, np.packbits(mask, bitorder="little"), expected)
+    np.testing.assert_array_equal(rows, np.flatnonzero(mask))
+    np.testing.assert_allclose(score, 0.5 + kept[rows].astype(np.float32) @ query, rtol=1e-4, atol=1e-2)
