@@ -23,6 +23,8 @@ _WIDE_STEP = 0.5
 """The same where another number divides the steps further: what lies beyond the levels then weighs more."""
 _USUAL = 0.0002
 """Share of the posts beyond what is usual in a dimension, at each end."""
+_SAMPLE = 100_000
+"""Posts that tell how far vectors reach."""
 _CHUNK = 50_000
 """Posts worked on at once."""
 _LINE = 64
@@ -69,6 +71,31 @@ class Space:
         return place
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Vectors, and what all lists and codes of them share, whatever their number and length."""
+
+    vectors: Floats
+    """(N, D), finite, N > 0."""
+    space: Space
+    kept: Bytes
+    """A byte per dimension, (N, D)."""
+    kept_scale: Floats
+    """A vector is kept * kept_scale[0] + kept_scale[1], (2, D)."""
+
+    @classmethod
+    def of(cls, vectors: Floats, queries: Floats) -> Self:
+        """`queries`: a sample of those to come, (M, D), finite, M > 0."""
+        space = Space.of(some_of(vectors, _SAMPLE), queries)
+        return cls(vectors, space, *_as_bytes(vectors, space))
+
+
+def some_of(vectors: Floats, n: int) -> Floats:
+    """At most n of these vectors, always the same, in their order."""
+    chosen = np.random.default_rng(1).permutation(len(vectors))[:n]
+    return np.asarray(vectors[np.sort(chosen)], np.float32)
+
+
 def chunks(n: int) -> Iterator[slice]:
     for start in range(0, n, _CHUNK):
         yield slice(start, min(start + _CHUNK, n))
@@ -99,7 +126,7 @@ def encode(rest: Floats, number_of: Rows, step: Floats) -> Bytes:
     return numbers
 
 
-def as_bytes(vectors: Floats, space: Space) -> tuple[Bytes, Floats]:
+def _as_bytes(vectors: Floats, space: Space) -> tuple[Bytes, Floats]:
     """A byte per dimension between the least and the largest number in it, (N, D), and how to read them."""
     low, high = np.maximum(vectors.min(axis=0), space.low), np.minimum(vectors.max(axis=0), space.high)
     width = np.maximum((high - low) / np.float32(255), np.float32(1e-30)).astype(np.float32)

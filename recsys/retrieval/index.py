@@ -20,6 +20,7 @@ import numpy as np
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
 from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.codes import Prepared
 from recsys.retrieval.inverted_file import Effort, InvertedFile
 from recsys.retrieval.metric import METRIC
 from recsys.types import Floats, Rows
@@ -144,8 +145,8 @@ class PostIndex:
         Raises: DataError when there is no vector or one is not finite.
         """
         vectors = checked(vectors)
-        n_lists = number_of_lists(len(vectors), config)
-        lists = InvertedFile.build(vectors, queries, n_lists, config.code_bytes)
+        n_lists = number_of_lists(len(vectors), config.nlist_factor)
+        lists = InvertedFile.build(Prepared.of(vectors, queries), n_lists, config.code_bytes)
         effort = Effort(max(1, round(config.nprobe_share * n_lists)), config.refine_factor)
         return cls(lists, effort, digest(vectors))
 
@@ -236,9 +237,9 @@ def digest(vectors: Floats) -> str:
     return hashlib.blake2b(some.tobytes() + str(vectors.shape).encode(), digest_size=8).hexdigest()
 
 
-def number_of_lists(n_posts: int, config: IndexConfig) -> int:
+def number_of_lists(n_posts: int, factor: float) -> int:
     """So many per square root of the catalogue's size."""
-    return max(1, min(round(config.nlist_factor * math.sqrt(n_posts)), n_posts))
+    return max(1, min(round(factor * math.sqrt(n_posts)), n_posts))
 
 
 def checked(vectors: Floats) -> Floats:

@@ -25,7 +25,7 @@ from recsys.errors import DataError, ReleaseError
 from recsys.progress import Report
 from recsys.retrieval import scan
 from recsys.retrieval.bitmap import Bitmap
-from recsys.retrieval.codes import Bytes, Space, as_bytes, choose_numbers, chunks, encode
+from recsys.retrieval.codes import Bytes, Prepared, choose_numbers, chunks, encode, some_of
 from recsys.retrieval.instructions import LANES, TURN
 from recsys.types import Floats, Ids, Rows
 
@@ -82,9 +82,8 @@ class InvertedFile:
     rows: Rows
     """Post at each lane, -1 at empty ones, (blocks * LANES,)."""
     kept: Bytes
-    """A byte per dimension, (N, D)."""
+    """As of `Prepared`, (N, D), and `kept_scale`, (2, D)."""
     kept_scale: Floats
-    """A vector is kept * kept_scale[0] + kept_scale[1], (2, D)."""
 
     @property
     def n_posts(self) -> int:
@@ -113,22 +112,16 @@ class InvertedFile:
         return self.n_bytes + (code_bytes - self.code_bytes) * per_byte
 
     @classmethod
-    def build(
-        cls, vectors: Floats, queries: Floats, n_lists: int, code_bytes: int, report: Report = lambda done, total: None
-    ) -> Self:
-        """Lists of these vectors; the same vectors and queries give the same arrays on the same machine.
+    def build(cls, posts: Prepared, n_lists: int, code_bytes: int, report: Report = lambda done, total: None) -> Self:
+        """Lists of these posts; the same vectors and queries give the same arrays on the same machine.
 
         Args:
-            vectors: (N, D), finite, N > 0.
-            queries: a sample of those to come, (M, D), finite, M > 0.
             code_bytes: P, a multiple of `TURN`.
         Raises: DataError when most vectors are too large for float32 distances.
         """
-        n, size = vectors.shape
-        chosen = np.random.default_rng(1).permutation(n)[: max(_TRAINING_ROWS_PER_LIST * n_lists, _SAMPLE)]
-        sample = np.asarray(vectors[np.sort(chosen)], np.float32)
-        space = Space.of(sample, queries)
-        if (largest := float(np.abs(places := space.place(sample)).max())) > _LARGEST:
+        n, size = posts.vectors.shape
+        places = posts.space.place(some_of(posts.vectors, _TRAINING_ROWS_PER_LIST * n_lists))
+        if (largest := float(np.abs(places).max())) > _LARGEST:
             raise DataError(
                 f"post vectors must mostly lie within {_LARGEST:g}, got {largest:g}; run `recsys train` again"
             )
@@ -139,43 +132,36 @@ class InvertedFile:
         kmeans.train(places)
         list_of = np.empty(n, np.int32)
         for part in chunks(n):
-            list_of[part] = kmeans.index.search(space.place(vectors[part]), 1)[1][:, 0]
+            list_of[part] = kmeans.index.search(posts.space.place(posts.vectors[part]), 1)[1][:, 0]
             report(part.stop, n)
         sizes = np.bincount(list_of, minlength=n_lists).astype(np.int32)
         starts = np.concatenate([[0], np.cumsum(-(-sizes // LANES), dtype=np.int64)])
         order = np.argsort(list_of, kind="stable").astype(np.int32)
-        lane = _filled_lanes(starts, sizes)
         rows = np.full(starts[-1] * LANES, -1, np.int32)
-        rows[lane] = order
-        kept, kept_scale = as_bytes(vectors, space)
+        rows[_filled_lanes(starts, sizes)] = order
         lists = cls(
-            space.to_seen, np.ascontiguousarray(kmeans.centroids), starts, sizes, np.zeros(0, np.int32),
-            np.zeros(0, np.float32), np.zeros((0, 0, LANES, 2), np.uint8), rows, kept, kept_scale,
+            posts.space.to_seen, np.ascontiguousarray(kmeans.centroids), starts, sizes, np.zeros(0, np.int32),
+            np.zeros(0, np.float32), np.zeros((0, 0, LANES, 2), np.uint8), rows, posts.kept, posts.kept_scale,
         )  # fmt: skip
-        return lists._coded(vectors, space, code_bytes)
+        return lists.coded(posts, code_bytes)
 
-    def coded(self, vectors: Floats, queries: Floats, code_bytes: int) -> Self:
-        """The same lists with codes of another length. Takes what `build` took."""
-        n = len(vectors)
-        chosen = np.random.default_rng(1).permutation(n)[: max(_TRAINING_ROWS_PER_LIST * self.n_lists, _SAMPLE)]
-        return self._coded(vectors, Space.of(vectors[np.sort(chosen)], queries), code_bytes)
-
-    def _coded(self, vectors: Floats, space: Space, code_bytes: int) -> Self:
+    def coded(self, posts: Prepared, code_bytes: int) -> Self:
+        """The same lists, of the same posts, with codes of another length."""
         lane = np.flatnonzero(self.rows >= 0)
         list_of = np.repeat(np.arange(self.n_lists), self.sizes)
         spread = np.random.default_rng(2).permutation(len(lane))[:_SAMPLE]
-        number_of, step = choose_numbers(self._beyond_centre(vectors, space, lane[spread], list_of[spread]), code_bytes)
+        number_of, step = choose_numbers(self._beyond_centre(posts, lane[spread], list_of[spread]), code_bytes)
         codes = np.zeros((self.starts[-1], code_bytes // 2, LANES, 2), np.uint8)
         for part in chunks(len(lane)):
             at = lane[part]
-            numbers = encode(self._beyond_centre(vectors, space, at, list_of[part]), number_of, step)
+            numbers = encode(self._beyond_centre(posts, at, list_of[part]), number_of, step)
             fours = numbers.reshape(len(at), code_bytes // 2, 4)
             codes[at // LANES, :, at % LANES] = fours[:, :, :2] | fours[:, :, 2:] << 4
         return replace(self, number_of=number_of, step=step, codes=codes)
 
-    def _beyond_centre(self, vectors: Floats, space: Space, lane: Ids, list_of: Ids) -> Floats:
+    def _beyond_centre(self, posts: Prepared, lane: Ids, list_of: Ids) -> Floats:
         """What the posts at these lanes add to their centres, (M, D)."""
-        return space.place(vectors[self.rows[lane]]) - self.centres[list_of]
+        return posts.space.place(posts.vectors[self.rows[lane]]) - self.centres[list_of]
 
     def search(self, queries: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Floats, Rows]:
         """As `PostIndex.search`, of the lists visited."""

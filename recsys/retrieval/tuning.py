@@ -19,10 +19,14 @@ from recsys.config import IndexConfig
 from recsys.errors import DataError
 from recsys.progress import Report
 from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.codes import Prepared
 from recsys.retrieval.index import PostIndex, checked, number_of_lists
 from recsys.retrieval.inverted_file import Effort, InvertedFile
 from recsys.types import Doubles, Floats
 
+LIST_FACTORS = (1.0, 2.0, 4.0)
+"""Lists per square root of the number of posts. Where few lists are visited, scoring the centres of many costs more
+than the codes of longer lists."""
 CODE_BYTES = (16, 24, 32)
 REFINES = (1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0)
 SHARES = tuple(float(f"{0.0005 * 1.06**i:.3g}") for i in range(124))
@@ -31,18 +35,20 @@ SHARES = tuple(float(f"{0.0005 * 1.06**i:.3g}") for i in range(124))
 SURE = 2.0
 """Standard errors by which the recall of the tuning queries must exceed the target, so that others reach it as well."""
 
-# Nanoseconds on one core with 256-bit vectors, fitted to searches of 1, 3 and 10 million made-up posts; they only weigh
-# parts of a search against each other.
-_PER_SEARCH = 100_000.0
-_PER_CENTRE_BYTE = 0.07
-_PER_CODE_BYTE = 0.12
-_PER_LANE = 2.0
-_PER_RESCORED = 105.0
+# Nanoseconds on one core with 512-bit vectors, fitted to 144 kinds of searches of 1, 3 and 10 million made-up posts,
+# nine of ten within a sixth; they only weigh parts of a search against each other.
+_PER_SEARCH = 17_500.0
+_PER_CENTRE_BYTE = 0.032
+_PER_CODE_BYTE = 0.046
+_PER_LANE = 0.044
+_PER_RESCORED = 30.0
 """Among a million posts; a post's bytes lie the further away the more there are."""
-_PER_RESCORED_TENFOLD = 150.0
-_LEAST_PER_RESCORED = 40.0
+_PER_RESCORED_TENFOLD = 31.0
+_LEAST_PER_RESCORED = 10.0
 _PER_EXACT_BYTE = 0.032
 
+_HOPELESS = 1.5
+"""Configurations that cost so many times the cheapest before they visit any list are not tried."""
 _TIED = 1e-6
 """Relative difference of scores below which two posts are as good."""
 
@@ -143,10 +149,18 @@ def tune(
     if config.kind == "lists":
         as_set = PostIndex.lists(vectors, shaping, config)
         return choose([_tried(vectors, as_set, truth), *trials], n, k, config)
-    for coded, build_s in _candidates(vectors, shaping, config, report):
-        for refine in REFINES:
-            found = _cheapest(vectors, coded, exact.built_from, refine, truth, config.target_recall)
-            trials += [replace(trial, build_s=build_s) for trial in found]
+    least = math.inf
+    for of_one_number in _candidates(vectors, shaping, config, report):
+        before = least
+        for coded, build_s in of_one_number:
+            for refine in REFINES:
+                if _cost_ns(coded, refine, k, 0.0) / 1e6 > _HOPELESS * least:
+                    break
+                found = _cheapest(vectors, coded, exact.built_from, refine, truth, config.target_recall)
+                trials += [replace(trial, build_s=build_s) for trial in found]
+                least = min([least, *(trial.cost_ms for trial in found if trial.surely >= config.target_recall)])
+        if least == before < math.inf:
+            break  # more lists cost more: still more would too
     return choose(trials, n, k, config)
 
 
@@ -197,19 +211,34 @@ def measure(trial: Trial, queries: Floats, k: int, allowed: Bitmap | None) -> Tr
 
 def _candidates(
     vectors: Floats, queries: Floats, config: IndexConfig, report: Report
+) -> Iterator[Iterator[tuple[InvertedFile, float]]]:
+    """By number of lists, the fewest first: those lists with codes of each length that memory allows, and the seconds
+    they took."""
+    start = time.perf_counter()
+    posts = Prepared.of(vectors, queries)
+    prepared_s = time.perf_counter() - start
+    numbers = sorted({number_of_lists(len(vectors), factor) for factor in LIST_FACTORS})
+    for nth, n_lists in enumerate(numbers):
+        yield _coded(posts, n_lists, prepared_s, config.max_bytes, _part_of(report, nth, len(numbers)))
+
+
+def _part_of(report: Report, nth: int, parts: int) -> Report:
+    """Progress of one of several parts as that of the whole."""
+    return lambda done, total: report(nth * total + done, parts * total)
+
+
+def _coded(
+    posts: Prepared, n_lists: int, prepared_s: float, max_bytes: float, report: Report
 ) -> Iterator[tuple[InvertedFile, float]]:
-    """The same lists with codes of each length that memory allows, and the seconds they took."""
-    lists: InvertedFile | None = None
-    lists_s = 0.0
-    for code_bytes in CODE_BYTES:
-        start = time.perf_counter()
-        if lists is None:
-            lists = InvertedFile.build(vectors, queries, number_of_lists(len(vectors), config), code_bytes, report)
-            lists_s = time.perf_counter() - start
-            yield lists, lists_s
-        elif lists.n_bytes_with(code_bytes) <= config.max_bytes * len(vectors):
-            lists = lists.coded(vectors, queries, code_bytes)
-            yield lists, lists_s + time.perf_counter() - start
+    start = time.perf_counter()
+    lists = InvertedFile.build(posts, n_lists, CODE_BYTES[0], report)
+    built_s = prepared_s + time.perf_counter() - start
+    yield lists, built_s
+    for code_bytes in CODE_BYTES[1:]:
+        if lists.n_bytes_with(code_bytes) <= max_bytes * lists.n_posts:
+            start = time.perf_counter()
+            lists = lists.coded(posts, code_bytes)
+            yield lists, built_s + time.perf_counter() - start
 
 
 def _cheapest(
@@ -231,13 +260,18 @@ def _tried(vectors: Floats, index: PostIndex, truth: Truth) -> Trial:
     lists, effort = index.segment, index.effort
     if not isinstance(lists, InvertedFile):
         raise TypeError(f"only lists are tried, got {index.name}")
-    per_rescored = max(_PER_RESCORED + _PER_RESCORED_TENFOLD * math.log10(lists.n_posts / 1e6), _LEAST_PER_RESCORED)
-    cost_ns = (
-        _PER_SEARCH
-        + _PER_CENTRE_BYTE * lists.centres.nbytes
-        + (_PER_CODE_BYTE * lists.code_bytes + _PER_LANE) * lists.visited(truth.queries, effort)
-        + per_rescored * effort.refine * truth.k
-    )
+    cost_ns = _cost_ns(lists, effort.refine, truth.k, lists.visited(truth.queries, effort))
     recall = truth.recall(vectors, index.search(truth.queries, truth.k)[1])
     error = float(recall.std()) / math.sqrt(len(recall))
     return Trial(index, mean := float(recall.mean()), mean - SURE * error, cost_ns / 1e6, lists.n_bytes / lists.n_posts)
+
+
+def _cost_ns(lists: InvertedFile, refine: float, k: int, lanes: float) -> float:
+    """Of one search that reads so many lanes."""
+    per_rescored = max(_PER_RESCORED + _PER_RESCORED_TENFOLD * math.log10(lists.n_posts / 1e6), _LEAST_PER_RESCORED)
+    return (
+        _PER_SEARCH
+        + _PER_CENTRE_BYTE * lists.centres.nbytes
+        + (_PER_CODE_BYTE * lists.code_bytes + _PER_LANE) * lanes
+        + per_rescored * refine * k
+    )

@@ -17,7 +17,7 @@ def test_every_configuration_is_timed_and_the_fastest_that_finds_enough_is_named
     loaded = release.load(tiny_world.releases_path)
     figures = tune_release(with_index(tiny_world, exact_below=0), Progress())
     trials = figures["trials"]
-    assert len(trials) > 20
+    assert len(trials) > 10
     assert all(trial["p50_ms"] > 0 and trial["p99_ms"] >= trial["p50_ms"] for trial in trials)
     good = [trial for trial in trials if trial["surely"] >= figures["target_recall"]]
     fastest = min(trial["p50_ms"] for trial in good)

@@ -5,6 +5,7 @@ import pytest
 
 from recsys.retrieval import inverted_file
 from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.codes import Prepared
 from recsys.retrieval.instructions import LANES
 from recsys.retrieval.inverted_file import Effort, InvertedFile
 
@@ -15,7 +16,7 @@ QUERIES = (RNG.normal(size=(200, 12)) * np.linspace(2, 0.5, 12)).astype(np.float
 
 @pytest.fixture(scope="module", params=[8, 16])
 def lists(request):
-    return InvertedFile.build(POSTS, QUERIES, 20, request.param)
+    return InvertedFile.build(Prepared.of(POSTS, QUERIES), 20, request.param)
 
 
 def decoded(lists):
@@ -44,7 +45,7 @@ def test_codes_give_scores_close_to_the_vectors_own(lists):
 
 def test_more_bytes_leave_less_error():
     def error(code_bytes):
-        coded = InvertedFile.build(POSTS, QUERIES, 20, code_bytes)
+        coded = InvertedFile.build(Prepared.of(POSTS, QUERIES), 20, code_bytes)
         return float(((QUERIES @ (decoded(coded) - POSTS).T) ** 2).mean())
 
     assert error(16) < error(8) / 4
@@ -52,15 +53,15 @@ def test_more_bytes_leave_less_error():
 
 def test_numbers_go_where_queries_see_most_difference():
     posts = POSTS * np.array([50.0] + [1.0] * 11, np.float32)
-    coded = InvertedFile.build(posts, np.eye(12, dtype=np.float32), 1, 8)
+    coded = InvertedFile.build(Prepared.of(posts, np.eye(12, dtype=np.float32)), 1, 8)
     count = np.bincount(coded.number_of, minlength=12)
     assert count.max() >= 2
     assert count.min() <= 1
 
 
 def test_other_codes_of_the_same_lists_are_those_of_a_new_build(lists):
-    again = lists.coded(POSTS, QUERIES, 24)
-    fresh = InvertedFile.build(POSTS, QUERIES, 20, 24)
+    again = lists.coded(Prepared.of(POSTS, QUERIES), 24)
+    fresh = InvertedFile.build(Prepared.of(POSTS, QUERIES), 20, 24)
     np.testing.assert_array_equal(again.codes, fresh.codes)
     np.testing.assert_array_equal(again.step, fresh.step)
 

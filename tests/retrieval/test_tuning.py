@@ -1,5 +1,6 @@
 """The tuner takes the cheapest index that finds enough, counts recall by score, and says why."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from recsys.config import IndexConfig
 from recsys.errors import DataError
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.inverted_file import Effort
-from recsys.retrieval.tuning import Trial, Truth, choose, measure, tune
+from recsys.retrieval.tuning import LIST_FACTORS, Trial, Truth, choose, measure, tune
 
 RNG = np.random.default_rng(6)
 CENTRES = RNG.normal(size=(40, 16))
@@ -75,13 +76,30 @@ def test_lists_take_no_more_memory_than_they_may_but_the_shortest_codes_are_alwa
     def tried(max_bytes):
         tuned = tune(POSTS, USERS, 50, TINY.model_copy(update={"max_bytes": max_bytes}), quiet)
         lists = [trial for trial in tuned.trials if not trial.index.is_exact]
-        return {trial.index.segment.code_bytes for trial in lists}, max(trial.bytes_per_vector for trial in lists)
+        return [(trial.index.segment.code_bytes, trial.bytes_per_vector) for trial in lists]
 
-    assert tried(1.0)[0] == {16}
-    codes, most = tried(200.0)
-    assert codes == {16, 24, 32}
-    assert tried(most - 0.01)[0] == {16, 24}
-    assert tried(most) == (codes, most)
+    assert {code_bytes for code_bytes, _ in tried(1.0)} == {16}
+    free = tried(200.0)
+    assert {code_bytes for code_bytes, _ in free} == {16, 24, 32}
+    limit = min(taken for code_bytes, taken in free if code_bytes == 32) - 0.01
+    limited = tried(limit)
+    assert {code_bytes for code_bytes, _ in limited} == {16, 24}
+    assert all(taken <= limit for code_bytes, taken in limited if code_bytes > 16)
+
+
+def test_the_tuner_goes_on_to_more_lists_until_they_cost_more(tuned):
+    cheapest = {}
+    for trial in tuned.trials:
+        if not trial.index.is_exact and trial.surely >= TINY.target_recall:
+            n_lists = trial.index.segment.n_lists
+            cheapest[n_lists] = min(trial.cost_ms, cheapest.get(n_lists, math.inf))
+    numbers = [trial.index.segment.n_lists for trial in tuned.trials if not trial.index.is_exact]
+    assert numbers == sorted(numbers)
+    wanted = [round(factor * math.sqrt(len(POSTS))) for factor in LIST_FACTORS]
+    assert sorted(set(numbers)) == wanted[: len(set(numbers))]
+    assert len(set(numbers)) > 1
+    *_, last = sorted(set(numbers))
+    assert last == wanted[-1] or cheapest.get(last, math.inf) > tuned.chosen.cost_ms
 
 
 def test_measured_times_decide_where_all_trials_have_them():
