@@ -244,12 +244,13 @@ def _coded(
 def _cheapest(
     vectors: Floats, lists: InvertedFile, built_from: str, refine: float, truth: Truth, target: float
 ) -> list[Trial]:
-    """Trials on the way to the smallest share of lists that reaches the target; recall grows with the share."""
+    """Trials on the way to the fewest lists that reach the target; recall grows with their number."""
+    numbers = sorted({max(1, round(share * lists.n_lists)) for share in SHARES})
     trials = []
-    low, high = 0, len(SHARES) - 1
+    low, high = 0, len(numbers) - 1
     while low <= high:
         middle = (low + high) // 2
-        effort = Effort(max(1, round(SHARES[middle] * lists.n_lists)), refine)
+        effort = Effort(numbers[middle], refine)
         trials.append(trial := _tried(vectors, PostIndex(lists, effort, built_from), truth))
         low, high = (low, middle - 1) if trial.surely >= target else (middle + 1, high)
     return trials

@@ -20,7 +20,8 @@ class TwoTower:
     def __init__(self, catalogue: Catalogue, towers: Towers, index: PostIndex) -> None:
         self._catalogue, self._towers, self._index = catalogue, towers, index
         # What is compiled at its first use is compiled before the first request.
-        index.search(np.ones((1, index.embedding_size), np.float32), 1)
+        for allowed in (None, Bitmap.of(np.arange(index.n_posts) == 0)):
+            index.search(np.ones((1, index.embedding_size), np.float32), 1, allowed)
 
     def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows:
         vectors = self._towers.user_vectors(self._catalogue, UserBatch.from_context(context))
