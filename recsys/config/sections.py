@@ -41,12 +41,12 @@ class OnlineConfig(Section):
     """Returned posts remembered per user, to never return them again."""
     timeout_s: float = Field(2.0, ge=1)
     """Seconds after which a command to Redis is given up; the consumer waits half a second for events in one."""
-    ttl_s: float = Field(280 * 86_400.0, ge=71 * 86_400.0)
+    ttl_s: float = Field(280 * 86_400.0, ge=71 * 86_400.0, le=36_500 * 86_400.0)
     """Lifetime of a row since its last event, up to a day less. Of a count of w weeks ago 2^-w is left, which a shorter
     lifetime loses: nothing to speak of after 40, a thousandth after the ten of the least allowed."""
     dedup_window_s: int = Field(3600, ge=1)
     """Seconds in which a repeated event id is recognised."""
-    trending_size: int = Field(1000, ge=1)
+    trending_size: int = Field(1000, ge=1, le=1_000_000)
     """Trending posts kept per language."""
     batch_size: int = Field(500, ge=1)
     """Records the consumer applies at once. Redis answers nobody else meanwhile: some 8 ms for 500 events."""

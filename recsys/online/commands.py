@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from recsys.errors import DataError, DependencyError
 from recsys.online import keys
+from recsys.online.values import wrong_type
 
 _READ = """
 local answers, at = {}, 1
@@ -200,17 +201,6 @@ def no_answer(error: redis.RedisError) -> DependencyError | DataError:
     if isinstance(error, redis.ConnectionError):
         return DependencyError(f"the online store does not answer: {reason}; check that Redis is running")
     return DependencyError(f"the online store refuses a command: {reason}; check that it is Redis 6.2 or newer")
-
-
-def wrong_type(key: bytes, expected: str, found: str) -> DataError:
-    """A key that holds another kind of value than it must."""
-    if key.startswith(keys.GENERATIONS):
-        remedy = "run `recsys train`, which loads the online store anew"
-    else:
-        remedy = f"see what wrote it, then remove it (`redis-cli DEL {key.decode(errors='replace')}`)"
-    return DataError(
-        f"online key {key.decode(errors='replace')} must hold the Redis type {expected}, found {found}; {remedy}"
-    )
 
 
 def _transaction(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:

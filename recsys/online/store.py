@@ -28,13 +28,13 @@ from recsys.features.point_in_time import Snapshot, entity_keys
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.catalogue import Catalogue, lookup
 from recsys.online import keys, trending
-from recsys.online.commands import read_together, send, send_packed, send_together, wrong_type
+from recsys.online.commands import read_together, send, send_packed, send_together
 from recsys.online.generations import load_snapshot
 from recsys.online.pointer import current
 from recsys.online.records import Returned
 from recsys.online.rows import Names, unpack, unpack_users
 from recsys.online.stream import RedisStream
-from recsys.online.values import broken, number, stream_id
+from recsys.online.values import broken, number, stream_id, wrong_type
 from recsys.types import Doubles, Ids, Rows
 
 __all__ = ["CountsRead", "OnlineStore", "RedisStore", "SnapshotStore", "UserRead", "load_snapshot"]

@@ -15,9 +15,10 @@ import redis
 from recsys.config import OnlineConfig
 from recsys.errors import DataError
 from recsys.online import keys
-from recsys.online.commands import send, send_packed, wrong_type
+from recsys.online.commands import send, send_packed
 from recsys.online.holds import hold, trim
 from recsys.online.records import EVENT, RETURNED, Entry, Event, Returned, encode_event, encode_returned
+from recsys.online.values import wrong_type
 
 __all__ = ["EventStream", "RedisStream", "hold", "position"]
 

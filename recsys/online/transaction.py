@@ -1,8 +1,9 @@
 """The two calls around an update: read rows as of one moment, and write all that follows from them or nothing.
 
 Takes names and bytes. What was read comes with the parts of a `Fence`: the generation, the stream position that its
-rows reflect and the version of the tombstones. The write checks the fence and everything else that could fail before it
-changes anything. Lua here compares, cuts and sets; it computes no counter, and it does not know what the bytes mean.
+rows reflect and the version of the tombstones. The write checks the fence, and what could make a later part of it fail,
+before it changes anything. Lua here compares, cuts and sets; it computes no counter, and it does not know what the
+bytes mean.
 
 Rows travel as one argument, not one each: packing thousands of arguments costs more than moving their bytes. They are
 written as `Patches` of what is there: rows of users have kilobytes of which an event changes a hundred bytes, and Redis
@@ -17,9 +18,9 @@ from typing import NamedTuple
 import redis
 
 from recsys.online import keys
-from recsys.online.commands import Underway, packet, send_packed, wrong_type
+from recsys.online.commands import Underway, packet, send_packed
 from recsys.online.patches import Patches
-from recsys.online.values import number
+from recsys.online.values import broken, number, wrong_type
 
 DEAD_LETTERS_KEPT = 10_000
 
@@ -27,7 +28,7 @@ _WRITE = """
 local number, applied, version, last = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ttl, kept, letters_kept, n_sets, found = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local heads, program = ARGV[10], ARGV[11]
-local first_set, first_row = 6, 6 + n_sets
+local first_set, first_row, first_letter = 6, 6 + n_sets, 12 + n_sets
 local call, unpacked, cut = redis.call, struct.unpack, string.sub
 
 if number ~= '' and call('GET', KEYS[1]) ~= number then return 0 end
@@ -40,7 +41,17 @@ end
 for i = 4, first_row - 1 do
   local wanted = i == 4 and 'stream' or i == 5 and 'string' or 'zset'
   local fine, kind = holds(KEYS[i], wanted)
-  if not fine then return KEYS[i] .. ' ' .. wanted .. ' ' .. kind end
+  if not fine then return {KEYS[i], wanted, kind} end
+end
+if #ARGV > first_letter then
+  local ever = call('GET', KEYS[5]) or '0'
+  if ever ~= '0' and not string.match(ever, '^[1-9]%d*$') or #ever > 18 then return {KEYS[5], 'count', ever} end
+  local letters = call('TYPE', KEYS[4]).ok == 'stream' and call('XINFO', 'STREAM', KEYS[4]) or {}
+  for i = 1, #letters, 2 do
+    if letters[i] == 'last-generated-id' and string.match(letters[i + 1], '^18446744073709551615%-') then
+      return {KEYS[4], 'room', letters[i + 1]}
+    end
+  end
 end
 local function exist(first, last, wanted)
   for i = first, last, 1000 do
@@ -52,7 +63,7 @@ end
 if not (exist(first_row, first_row + found - 1, 1) and exist(first_row + found, #KEYS, 0)) then
   for i = first_row, #KEYS do
     local fine, kind = holds(KEYS[i], 'string')
-    if not fine then return KEYS[i] .. ' string ' .. kind end
+    if not fine then return {KEYS[i], 'string', kind} end
   end
   return 0
 end
@@ -86,7 +97,7 @@ for i = first_set, first_row - 1 do
   call('ZREMRANGEBYRANK', KEYS[i], 0, -1 - kept)
   call('PEXPIRE', KEYS[i], ttl)
 end
-for i = 12 + n_sets, #ARGV, 4 do
+for i = first_letter, #ARGV, 4 do
   call('XADD', KEYS[4], 'MAXLEN', '~', letters_kept, '*',
     'id', ARGV[i], 'kind', ARGV[i + 1], 'payload', ARGV[i + 2], 'reason', ARGV[i + 3])
   call('INCR', KEYS[5])
@@ -98,11 +109,27 @@ return 1
 that were found, then those that were not.
 
 ARGV: what the fence must find, the new position, the settings; how many rows were found; heads and patches of rows;
-gains of each trending set; four fields of each dead letter. Everything before the rows are set only looks: an error
-after the first write would leave the writes before it. That rows are as long as they were needs no look: whoever
-changes one moves the position. They may have expired, though, and a patch of nothing would be a row; and a key that was
-not found may be there and hold another type. Found and not found are asked for apart, because one of each would add up.
+gains of each trending set; four fields of each dead letter.
+
+Everything before the rows are set only looks: an error after the first write would leave the writes before it, and the
+same records would be counted again, without end. After it stand only commands that were made sure of:
+
+- Rows are written over where one was found, as a string, and set where there is no key. That they are as long as they
+  were needs no look: whoever changes one moves the position. They may have expired, though, and a patch of nothing
+  would be a row. Found and not found are asked for apart, because one of each would add up.
+- Trending sets are sorted sets, and what they gain is finite and not negative: no score becomes NaN.
+- Dead letters are a stream that has ids left, and their number is far below the largest.
+- The position was a string a moment ago. Redis asks whether it has room before the first write, and not again.
+
+What is left: somebody else's program that puts another type in the place of a row between read and write, and a user
+of Redis who may run some of these commands and not others.
 """
+
+_RULES = {
+    b"count": "must hold a whole number of at most 18 digits",
+    b"room": "must have stream ids left for more records",
+}
+"""What a value must be, by the script's word for it; any other word is a type that the key must have."""
 
 
 class Fence(NamedTuple):
@@ -180,14 +207,16 @@ class Writing:
     def done(self) -> bool:
         """Wait for Redis; whether everything was written, False when the fence did not hold and nothing was.
 
-        Raises: DataError naming a key that holds another type, DependencyError when Redis fails: then only Redis knows
-        whether it was written, and the position says so.
+        Raises: DataError naming a key that holds what it must not, DependencyError when Redis fails: then only Redis
+        knows whether it was written, and the position says so.
         """
         answer, *behind = self._underway.answers()
         self.found = _found(self._generation, behind[0]) if behind else None
-        if isinstance(answer, bytes):
-            name, wanted, found_type = answer.rsplit(b" ", 2)
-            raise wrong_type(name, wanted.decode(), found_type.decode())
+        if isinstance(answer, list):
+            name, wanted, found = answer
+            if wanted in _RULES:
+                raise broken(name, _RULES[wanted], found)
+            raise wrong_type(name, wanted.decode(), found.decode())
         return bool(answer)
 
 

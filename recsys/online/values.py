@@ -1,4 +1,4 @@
-"""Single values of Redis into numbers and stream ids, and the sentence for one that is neither.
+"""Single values of Redis into numbers and stream ids, and the sentence for a key that holds what it must not.
 
 Takes a key's name and its bytes. It does not read them, and knows nothing of packed rows.
 """
@@ -34,6 +34,30 @@ def broken(key: bytes, rule: str, found: bytes | None) -> DataError:
     if key in (keys.ERASED, keys.ERASED_VERSION):
         # Nobody may forget a tombstone to be rid of an error.
         remedy = "see what wrote it and correct it, without removing what others say"
+    elif key == keys.CURRENT:
+        remedy = _LOAD
     else:
-        remedy = "run `recsys train` to load the online store anew"
-    return DataError(f"online key {key.decode()} {rule}, found {told}; {remedy}")
+        remedy = _remedy(key)
+    return DataError(f"online key {key.decode(errors='replace')} {rule}, found {told}; {remedy}")
+
+
+def wrong_type(key: bytes, expected: str, found: str) -> DataError:
+    """A key that holds another kind of value than it must."""
+    name = key.decode(errors="replace")
+    return DataError(f"online key {name} must hold the Redis type {expected}, found {found}; {_remedy(key)}")
+
+
+_LOAD = "run `recsys train`, which loads the online store anew"
+
+
+def _remedy(key: bytes) -> str:
+    name = key.decode(errors="replace")
+    if key.startswith(keys.GENERATIONS):
+        return _LOAD
+    if key == keys.NEWEST:
+        # Without it the next load would be given the number of the generation in use.
+        return f"see what wrote it, then set it to the largest number of a {keys.GENERATIONS.decode()}<number>: key"
+    if key == keys.TRIMMED:
+        # Without it a load from before would not learn that records are gone.
+        return f"see what wrote it, then set it to the first id of {keys.STREAM.decode()}"
+    return f"see what wrote it, then remove it (`redis-cli DEL {name}`)"

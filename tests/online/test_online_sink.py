@@ -141,6 +141,54 @@ def test_a_value_that_cannot_be_is_named_and_no_record_pays_for_it(
     assert not client.exists(keys.DEAD_LETTERS)
 
 
+@pytest.mark.parametrize(
+    ("key", "spoil", "rule"),
+    [
+        (keys.DEAD_LETTERS_EVER, ("SET", b"many"), "must hold a whole number of at most 18 digits, found 'many'; "),
+        (keys.DEAD_LETTERS_EVER, ("SET", b"007"), "must hold a whole number of at most 18 digits, found '007'; "),
+        (keys.DEAD_LETTERS_EVER, ("SET", b"%d" % (2**63 - 1)), "must hold a whole number of at most 18 digits, found "),
+        (keys.DEAD_LETTERS_EVER, ("RPUSH", b"1"), "must hold the Redis type string, found list; "),
+        (
+            keys.DEAD_LETTERS,
+            ("XADD", b"18446744073709551615-18446744073709551615", b"id", b"1-1"),
+            "must have stream ids left for more records, found '18446744073709551615-",
+        ),
+        (keys.DEAD_LETTERS, ("SET", b"none"), "must hold the Redis type stream, found string; "),
+        (GENERATION.trending(None), ("SET", b"none"), "must hold the Redis type zset, found string; "),
+    ],
+)
+def test_what_cannot_be_written_behind_the_rows_stops_the_sink_before_them_and_is_named(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink, key: bytes, spoil: tuple[object, ...], rule: str
+) -> None:
+    stream.append([event(1), event(2)])
+    sink.step()
+    client.delete(key)
+    client.execute_command(spoil[0], key, *spoil[1:])
+    stream.append([event(3)])
+    client.xadd(keys.STREAM, {"e": b"poison"})
+    before, remedy = everything(client), f"(`redis-cli DEL {key.decode()}`)"
+    if key.startswith(keys.GENERATIONS):
+        remedy = "loads the online store anew"
+    for _ in range(3):
+        with pytest.raises(DataError) as told:
+            sink.step()
+        assert str(told.value).startswith(f"online key {key.decode()} {rule}")
+        assert str(told.value).endswith(remedy)
+    assert everything(client) == before
+    client.delete(key)
+    assert sink.step() == 2
+    assert client.xlen(keys.DEAD_LETTERS) == 1
+    assert client.get(keys.DEAD_LETTERS_EVER) == b"1"
+
+
+def test_a_key_that_only_dead_letters_need_stops_no_batch_without_them(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink
+) -> None:
+    client.set(keys.DEAD_LETTERS_EVER, b"many")
+    stream.append([event(1)])
+    assert sink.step() == 1
+
+
 @pytest.mark.parametrize(("user", "until"), [(b"7", b"yesterday"), (b"Ann", b"7"), (b"7", b"%d" % 2**63)])
 def test_a_tombstone_that_cannot_be_is_named_and_no_record_pays_for_it(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink, user: bytes, until: bytes
