@@ -219,11 +219,12 @@ def _raise_first(client: redis.Redis, commands: Sequence[Sequence[Any]], answers
 
 def _failure(client: redis.Redis, command: Sequence[Any], error: redis.RedisError) -> DependencyError | DataError:
     """As `no_answer`, naming the key of a wrong type where the command has one."""
-    name = command[0].decode() if isinstance(command[0], bytes) else str(command[0])
-    if "WRONGTYPE" not in str(error) or name in ("EVAL", "XREAD") or len(command) < 2:
+    name, *words = (word if isinstance(word, bytes) else str(word).encode() for word in command)
+    if "WRONGTYPE" not in str(error) or name == b"EVAL" or not words:
         return no_answer(error)
-    key = command[1] if isinstance(command[1], bytes) else str(command[1]).encode()
-    expected = {"H": "hash", "X": "stream", "Z": "zset"}.get(name[0], "string")
+    place = {b"XINFO": 1, b"XREAD": words.index(b"STREAMS") + 1 if b"STREAMS" in words else 0}.get(name, 0)
+    key = words[place]
+    expected = {"H": "hash", "X": "stream", "Z": "zset"}.get(name[:1].decode(), "string")
     try:
         found = client.execute_command("TYPE", key).decode()  # type: ignore[no-untyped-call]
     except redis.RedisError as failure:

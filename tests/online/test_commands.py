@@ -97,6 +97,8 @@ def test_a_server_that_is_gone_does_not_answer(client: redis.Redis) -> None:
         (["ZREVRANGE", b"k", 0, 1], "zset"),
         (["HGET", b"k", "f"], "hash"),
         (["XRANGE", b"k", "-", "+"], "stream"),
+        (["XINFO", "STREAM", b"k"], "stream"),
+        (["XREAD", "COUNT", 1, "STREAMS", b"k", "0-0"], "stream"),
     ],
 )
 def test_a_key_of_the_wrong_type_is_named_with_both_types(
