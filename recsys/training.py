@@ -30,7 +30,6 @@ from recsys.offline.split import Split, split_by_time
 from recsys.online import generations
 from recsys.online.embedded import connect
 from recsys.online.erased import read_erased
-from recsys.online.holds import hold
 from recsys.online.lake_sink import LakeSink
 from recsys.online.returned import load_returned
 from recsys.online.stream import RedisStream
@@ -76,13 +75,13 @@ def train(config: Config, progress: Progress) -> release.Release:
     Raises: DataError when the lake lacks what is needed; the release that served before then stays.
     """
     with connect(config.online, config.data_dir) as connection, ExitStack() as until_loaded:
-        lake = Lake(config.lake_url)
+        lake, stream = Lake(config.lake_url), RedisStream(connection.client, config.online)
         lake.info()
         # The lake is brought up to the stream and held while it is read, so that the logs and the watermark are one.
         # What follows on the stream is kept until the load has replayed it, and that from before the lake goes on: its
         # next step and a trim behind that would take it away.
-        with LakeSink(connection.client, RedisStream(connection.client, config.online), lake).held() as watermark:
-            until_loaded.enter_context(hold(connection.client, watermark))
+        with LakeSink(connection.client, stream, lake).held() as watermark:
+            until_loaded.enter_context(stream.hold(watermark))
             # Of people whose erasure is not through yet the lake still holds rows.
             erased = read_erased(connection.client)
             material = read_material(config, lake, progress, erased.covers)

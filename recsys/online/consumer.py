@@ -18,23 +18,25 @@ from typing import Literal
 import redis
 
 from recsys.config import OnlineConfig
-from recsys.errors import DataError, RecsysError
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.lake import Lake
 from recsys.online import keys
 from recsys.online.commands import send
-from recsys.online.lag import LagLog, read_lag
+from recsys.online.lag import Lag, LagLog, read_lag
 from recsys.online.lake_sink import LakeSink, lake_watermark
 from recsys.online.online_sink import OnlineSink
-from recsys.online.pointer import current
-from recsys.online.stream import RedisStream, position
+from recsys.online.pointer import applied
+from recsys.online.stream import EventStream, RedisStream, position
 
 __all__ = ["Consumer", "LakeSink", "OnlineSink", "lake_watermark"]
 
 log = logging.getLogger(__name__)
 
 _SHORTEST_WAIT_S = 0.1
-_LONGEST_WAIT_S = 5.0
+_ONLINE_WAIT_S = 0.5
+"""Seconds after a failure at most; so long a click may wait although Redis is back."""
+_LAKE_WAIT_S = 5.0
+"""The lake is seconds behind anyway."""
 _LAG_EVERY_S = 5.0
 _COLLECT_AFTER = 100_000
 """Objects made and not yet gone, after which Python looks for cycles."""
@@ -64,7 +66,7 @@ class Consumer:
                 nobody holds (`holds`).
         """
         self.client = client
-        self.stream = RedisStream(client, config)
+        self.stream: EventStream = RedisStream(client, config)
         self.online = OnlineSink(client, self.stream, catalogue, config, impressions)
         self.lake = LakeSink(client, self.stream, lake)
         self.flush_s = flush_s
@@ -82,7 +84,7 @@ class Consumer:
         lag_thread.start()
         try:
             with _rare_collections():
-                _repeat("online sink", lambda: self.online.step(block_ms=500), stop)
+                _repeat("online sink", lambda: self.online.step(block_ms=500), stop, _ONLINE_WAIT_S)
         finally:
             stop.set()
             lake_thread.join()
@@ -93,26 +95,15 @@ class Consumer:
 
         Nothing goes before the first load, which may need everything.
         """
-        applied = self._applied()
-        if applied is None:
+        reached = applied(self.client)
+        if reached is None:
             return 0
-        seconds, _ = send(self.client, "TIME")
-        aged = f"{max(int((int(seconds) - self.keep_s) * 1000), 0)}-0"
-        last = min(aged, applied, lake_watermark(self.lake.lake), key=position)
-        return self.stream.trim(last) if position(last) > (0, 0) else 0
+        return self.stream.trim(min(reached, lake_watermark(self.lake.lake), key=position), self.keep_s)
 
     def lag(self) -> dict[str, float | None]:
         """Seconds that the oldest record not yet taken has waited, by sink; `online` is None before the first load."""
-        lag = read_lag(self.client, lake_watermark(self.lake.lake))
+        lag = self._read_lag()
         return {"online": lag.online, "lake": lag.lake}
-
-    def _applied(self) -> str | None:
-        """Position of the online store, None before the first load."""
-        try:
-            applied = send(self.client, "GET", current(self.client).applied)
-        except DataError:
-            return None
-        return None if applied is None else str(applied.decode())
 
     def _run_lake(self, stop: threading.Event) -> None:
         def step() -> int:
@@ -123,7 +114,7 @@ class Consumer:
                 stop.wait(self.flush_s)
             return written
 
-        _repeat("lake sink", step, stop)
+        _repeat("lake sink", step, stop, _LAKE_WAIT_S)
         end = time.monotonic() + _LAST_S
         try:
             while self.lake.step() and time.monotonic() < end:
@@ -133,11 +124,16 @@ class Consumer:
 
     def _run_lag(self, stop: threading.Event) -> None:
         told = LagLog()
-        while not stop.wait(_LAG_EVERY_S):
-            try:
-                told.tell(read_lag(self.client, lake_watermark(self.lake.lake)))
-            except (RecsysError, OSError) as error:
-                log.debug("the lag is not known: %s", error)
+
+        def step() -> int:
+            if not stop.wait(_LAG_EVERY_S):
+                told.tell(self._read_lag())
+            return 0
+
+        _repeat("log of the lag", step, stop, _LAG_EVERY_S)
+
+    def _read_lag(self) -> Lag:
+        return read_lag(self.client, self.stream, lake_watermark(self.lake.lake))
 
 
 @contextmanager
@@ -157,18 +153,18 @@ def _rare_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _repeat(name: str, step: Callable[[], int], stop: threading.Event) -> None:
-    """Run a step again and again; after a failure wait, longer each time, and say so once per reason."""
+def _repeat(name: str, step: Callable[[], int], stop: threading.Event, longest_s: float) -> None:
+    """Run a step again and again; after a failure wait, longer each time up to this, and say so once per reason."""
     wait, told = _SHORTEST_WAIT_S, ""
     while not stop.is_set():
         try:
             step()
         except Exception as error:
-            # Also errors nobody foresaw: a sink that is gone without a word is worse than one that says why it waits.
+            # Also errors nobody foresaw: a thread that is gone without a word is worse than one that says why it waits.
             if str(error) != told:
                 log.warning("the %s waits: %s: %s", name, type(error).__name__, error)
             told = str(error)
             stop.wait(wait)
-            wait = min(2 * wait, _LONGEST_WAIT_S)
+            wait = min(2 * wait, longest_s)
         else:
             wait, told = _SHORTEST_WAIT_S, ""

@@ -7,8 +7,6 @@ Takes a user id, gives how much was removed; removing again finds nothing. Put u
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import orjson
 import redis
@@ -16,8 +14,9 @@ import redis
 from recsys.features.spec import USER
 from recsys.online import keys
 from recsys.online.commands import send
+from recsys.online.pointer import newest
 from recsys.online.records import EVENT, EVENT_TYPE, RETURNED
-from recsys.online.stream import RedisStream
+from recsys.online.stream import EventStream
 
 PAGE = 500
 """Records per read: a long answer would hold up every request."""
@@ -32,10 +31,10 @@ def remove_rows(client: redis.Redis, user_id: int) -> int:
     Once is enough: the online sink writes only under the tombstones that it has seen, and a load removes the erased
     before it switches.
 
-    Raises: DependencyError when Redis does not answer.
+    Raises: DependencyError when Redis does not answer, DataError when nobody can say which generations there are.
     """
-    newest, who = int(send(client, "GET", keys.NEWEST) or 0), np.array([user_id])
-    rows = [name for number in range(newest + 1) for name in keys.Generation(number).rows(USER.name, who)]
+    who = np.array([user_id])
+    rows = [name for number in range(newest(client) + 1) for name in keys.Generation(number).rows(USER.name, who)]
     return int(send(client, "UNLINK", *rows))
 
 
@@ -49,7 +48,7 @@ def remove_returned(client: redis.Redis, user_id: int, until: int) -> int:
     return int(send(client, "ZREMRANGEBYSCORE", keys.returned(user_id), "-inf", until))
 
 
-def remove_records(stream: RedisStream, user_id: int, until: int, after: str = "") -> tuple[int, str]:
+def remove_records(stream: EventStream, user_id: int, until: int, after: str = "") -> tuple[int, str]:
     """Remove a user's events and returned records up to a moment from the stream; other records keep their ids.
 
     Args:
@@ -61,7 +60,7 @@ def remove_records(stream: RedisStream, user_id: int, until: int, after: str = "
     removed = 0
     while entries := stream.read(after, PAGE):
         mine = [entry.id for entry in entries if _is_of(entry.kind, entry.payload, user_id, until)]
-        removed += _delete(stream.client, keys.STREAM, mine)
+        removed += stream.remove(mine)
         after = entries[-1].id
     return removed, after
 
@@ -78,7 +77,7 @@ def remove_dead_letters(client: redis.Redis, user_id: int) -> int:
             for entry_id, fields in found
             if _is_of(fields.get(b"kind", b""), fields.get(b"payload", b""), user_id, None)
         ]
-        removed += _delete(client, keys.DEAD_LETTERS, mine)
+        removed += int(send(client, "XDEL", keys.DEAD_LETTERS, *mine)) if mine else 0
         after = found[-1][0]
     return removed
 
@@ -102,7 +101,3 @@ def _is_of(kind: bytes, payload: bytes, user_id: int, until: int | None) -> bool
         now = head.get("now")
         return until is None or not isinstance(now, int) or now <= until
     return False
-
-
-def _delete(client: redis.Redis, stream: bytes, entry_ids: list[Any]) -> int:
-    return int(send(client, "XDEL", stream, *entry_ids)) if entry_ids else 0

@@ -24,9 +24,8 @@ from recsys.offline.catalogue import Catalogue
 from recsys.online import keys, trending
 from recsys.online.commands import send
 from recsys.online.erased import Erased, read_erased
-from recsys.online.holds import hold
 from recsys.online.online_sink import OnlineSink
-from recsys.online.pointer import current, no_generation
+from recsys.online.pointer import current, newest, no_generation
 from recsys.online.rows import FORGOTTEN, Clicks, Entries, Users, newest_clicks, pack, pack_users
 from recsys.online.stream import RedisStream
 from recsys.types import Ids, Mask, Times
@@ -86,17 +85,19 @@ def load_snapshot(
         impressions: what counts as exposure in the records after the watermark, `offline.impressions`.
         left_out: tombstones that the snapshot respects already; users of others lose their rows. None: of all, also
             those who came back as new people since.
-    Raises: DataError when the stream was trimmed past the watermark, DependencyError when Redis fails or a newer load
-    overtook this one.
+    Raises: DataError when the stream was trimmed past the watermark or a number is none, DependencyError when Redis
+    fails or a newer load overtook this one.
     """
-    with hold(client, watermark) as still_held:
+    stream = RedisStream(client, config)
+    with stream.hold(watermark) as still_held:
+        newest(client)  # of what is no number INCR would not say where it is
         generation = keys.Generation(int(send(client, "INCR", keys.NEWEST)))
         erased = read_erased(client)
         _write_rows(client, catalogue, snapshot, config, generation, now, _erased_since(left_out, erased), progress)
         _write_trending(client, catalogue, snapshot, config, generation, now)
         send(client, "SET", generation.origin, now)
         send(client, "SET", generation.applied, watermark or "0-0")
-        sink = OnlineSink(client, RedisStream(client, config), catalogue, config, impressions, generation)
+        sink = OnlineSink(client, stream, catalogue, config, impressions, generation)
         answer = b"behind"
         while answer != b"switched":
             if answer == b"behind":

@@ -107,6 +107,12 @@ def trim(client: redis.Redis, before_id: str) -> int:
     return int(send(client, "EVAL", _TRIM, 3, keys.STREAM, keys.HOLDS, keys.TRIMMED, before_id))
 
 
+def is_held(client: redis.Redis) -> bool:
+    """Whether a hold has not ended yet."""
+    seconds, microseconds = map(int, send(client, "TIME"))
+    return int(send(client, "ZCOUNT", keys.HOLDS, seconds * 1000 + microseconds // 1000, "+inf")) > 0
+
+
 def _renew(client: redis.Redis, name: str, position: str) -> None:
     trimmed = send(client, "EVAL", _HOLD, 2, keys.HOLDS, keys.TRIMMED, name, position, int(HOLD_S * 1000))
     if trimmed:

@@ -1,6 +1,6 @@
 """How far the stores are behind the stream: the one place that computes it, for logs, metrics and tests.
 
-Takes a client, gives seconds. How many records are behind is not told: Redis would have to count them.
+Takes a client and the stream, gives seconds. How many records are behind is not told: Redis would have to count them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import redis
 
-from recsys.errors import DataError
 from recsys.online import keys
 from recsys.online.commands import send
-from recsys.online.pointer import current
-from recsys.online.stream import position
+from recsys.online.pointer import applied
+from recsys.online.stream import EventStream
+from recsys.online.values import number, stream_id
 
 log = logging.getLogger(__name__)
 
@@ -33,24 +33,21 @@ class Lag(NamedTuple):
     """Records ever set aside."""
 
 
-def read_lag(client: redis.Redis, lake_reached: str | None = None) -> Lag:
+def read_lag(client: redis.Redis, stream: EventStream, lake_reached: str | None = None) -> Lag:
     """How far both stores are behind now.
 
     Args:
         lake_reached: last stream id that the lake holds; None for what the consumer last noted.
-    Raises: DependencyError when Redis does not answer.
+    Raises: DependencyError when Redis does not answer, DataError naming a key that holds what it must not.
     """
     reached, ever = send(client, "MGET", keys.LAKE_REACHED, keys.DEAD_LETTERS_EVER)
     if lake_reached is None and reached is not None:
-        lake_reached = reached.decode()
-    try:
-        applied = send(client, "GET", current(client).applied)
-    except DataError:
-        applied = None
+        lake_reached = stream_id(keys.LAKE_REACHED, reached) if reached else ""
+    reached_online = applied(client)
     return Lag(
-        online=None if applied is None else _waited(client, applied.decode()),
-        lake=None if lake_reached is None else _waited(client, lake_reached),
-        dead_letters=int(ever or 0),
+        online=None if reached_online is None else stream.waited_s(reached_online),
+        lake=None if lake_reached is None else stream.waited_s(lake_reached),
+        dead_letters=number(keys.DEAD_LETTERS_EVER, ever or b"0"),
     )
 
 
@@ -69,11 +66,3 @@ class LagLog:
             elif told and (seconds is None or seconds <= LATE_S):
                 log.info("the %s has caught up with the stream", store)
                 self._told[store] = 0.0
-
-
-def _waited(client: redis.Redis, after: str) -> float:
-    found = send(client, "XRANGE", keys.STREAM, f"({after or '0-0'}", "+", "COUNT", 1)
-    if not found:
-        return 0.0
-    seconds, microseconds = map(int, send(client, "TIME"))
-    return max(0.0, seconds + microseconds / 1e6 - position(found[0][0].decode())[0] / 1000)

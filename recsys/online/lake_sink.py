@@ -183,9 +183,8 @@ class LakeSink:
 
         Single records may also be gone because their user was erased: that loses nothing.
         """
-        trimmed = send(self.client, "GET", keys.TRIMMED) or b""
-        reached = self.stream.last_id()
-        return position(trimmed.decode()) > position(after) or position(reached) < position(last)
+        trimmed, reached = self.stream.trimmed(), self.stream.last_id()
+        return position(trimmed) > position(after) or position(reached) < position(last)
 
     def _read(self, after: str, last: str | None, limit: int | None) -> list[Entry]:
         """Records after a position, up to `last` or to `limit` of them."""

@@ -7,20 +7,18 @@ with a record.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import redis
 
 from recsys.config import OnlineConfig
 from recsys.errors import DataError
-from recsys.online import keys
+from recsys.online import holds, keys
 from recsys.online.commands import send, send_packed
-from recsys.online.holds import hold, trim
 from recsys.online.records import EVENT, RETURNED, Entry, Event, Returned, encode_event, encode_returned
-from recsys.online.values import wrong_type
-
-__all__ = ["EventStream", "RedisStream", "hold", "position"]
+from recsys.online.values import stream_id, wrong_type
 
 _APPEND = """
 local kind = redis.call('TYPE', KEYS[1]).ok
@@ -30,7 +28,11 @@ end
 local added = 0
 for i = 2, #KEYS do
   if redis.call('SET', KEYS[i], '', 'NX', 'EX', ARGV[1]) then
-    redis.call('XADD', KEYS[1], '*', ARGV[2 * i - 2], ARGV[2 * i - 1])
+    local answer = redis.pcall('XADD', KEYS[1], '*', ARGV[2 * i - 2], ARGV[2 * i - 1])
+    if type(answer) == 'table' then
+      redis.call('DEL', KEYS[i])
+      return answer
+    end
     added = added + 1
   end
 end
@@ -38,12 +40,16 @@ return added
 """
 """KEYS: the stream, then one mark per record. ARGV: the window in seconds, then kind and payload of each record.
 
-The type is looked at first: a mark without its record would make the record that is sent again look like a repeated
-one."""
+The type is looked at first, and the mark of a record that is refused is taken back: a mark without its record would
+make the record that is sent again look like a repeated one."""
 
 
 class EventStream(Protocol):
-    """An ordered, durable log. Positions are strings; `position` gives their order; empty is before everything."""
+    """An ordered, durable log.
+
+    Positions are strings of two numbers with a dash between them; `position` gives their order; empty is before
+    everything. The lake keeps them as one number (`offline.stream_position`).
+    """
 
     def append(self, events: Sequence[Event]) -> int:
         """Append what was not seen before; gives how many were new."""
@@ -57,8 +63,27 @@ class EventStream(Protocol):
     def last_id(self) -> str:
         """Position of the newest record ever appended, also when it is gone; empty when there never was one."""
 
-    def trim(self, before_id: str) -> int:
-        """Forget records before a position, but none that is held; gives how many."""
+    def waited_s(self, after_id: str) -> float:
+        """Seconds that the oldest record after a position has waited, 0 when there is none."""
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Remove single records, the positions of all others stay; gives how many there were."""
+
+    def trim(self, before_id: str, keep_s: float) -> int:
+        """Forget records before a position that are older than `keep_s` and that nobody holds; gives how many."""
+
+    def trimmed(self) -> str:
+        """Records before this position may have been forgotten; empty when none were."""
+
+    def hold(self, after_id: str) -> AbstractContextManager[Callable[[], None]]:
+        """Forget nothing after a position while the block runs, and not for long after its process died.
+
+        Gives a function that raises DataError when the hold was lost meanwhile. Raises: DataError when some of it was
+        forgotten already.
+        """
+
+    def is_held(self) -> bool:
+        """Whether anybody holds it."""
 
 
 def position(entry_id: str) -> tuple[int, int]:
@@ -103,7 +128,10 @@ class RedisStream:
     def _range(self, after: str, count: int) -> list[Any]:
         # As Redis answers it: the client's dictionary per record costs as much as all else of a record's reading.
         words = keys.packed([keys.STREAM, b"(" + after.encode(), b"+", b"COUNT", b"%d" % count])
-        return list(send_packed(self.client, b"XRANGE", 5, words))
+        try:
+            return list(send_packed(self.client, b"XRANGE", 5, words))
+        except DataError as error:
+            raise self._named(error) from None
 
     def last_id(self) -> str:
         if not send(self.client, "EXISTS", keys.STREAM):
@@ -111,17 +139,45 @@ class RedisStream:
         answer = send(self.client, "XINFO", "STREAM", keys.STREAM)
         return str(answer[b"last-generated-id"].decode())
 
-    def trim(self, before_id: str) -> int:
-        """Records that somebody holds stay. The position is remembered, and a load that needs older ones refused."""
-        return trim(self.client, before_id)
+    def waited_s(self, after_id: str) -> float:
+        found = self._range(after_id or "0-0", 1)
+        if not found:
+            return 0.0
+        return max(0.0, self._now_s() - position(found[0][0].decode())[0] / 1000)
+
+    def remove(self, ids: Sequence[str]) -> int:
+        return int(send(self.client, "XDEL", keys.STREAM, *ids)) if ids else 0
+
+    def trim(self, before_id: str, keep_s: float) -> int:
+        aged = f"{max(int((self._now_s() - keep_s) * 1000), 0)}-0"
+        last = min(aged, before_id, key=position)
+        return holds.trim(self.client, last) if position(last) > (0, 0) else 0
+
+    def trimmed(self) -> str:
+        found = send(self.client, "GET", keys.TRIMMED)
+        return "" if found is None else stream_id(keys.TRIMMED, found)
+
+    def hold(self, after_id: str) -> AbstractContextManager[Callable[[], None]]:
+        return holds.hold(self.client, after_id)
+
+    def is_held(self) -> bool:
+        return holds.is_held(self.client)
+
+    def _now_s(self) -> float:
+        """As Redis' clock says, of which ids are made."""
+        seconds, microseconds = map(int, send(self.client, "TIME"))
+        return seconds + microseconds / 1e6
 
     def _append(self, command: list[Any]) -> int:
         try:
             return int(send(self.client, *command))
         except DataError as error:
-            # Of a script's error nobody knows which key it is about.
-            found = send(self.client, "TYPE", keys.STREAM).decode()
-            raise error if found in ("stream", "none") else wrong_type(keys.STREAM, "stream", found) from None
+            raise self._named(error) from None
+
+    def _named(self, error: DataError) -> DataError:
+        """Of a script's error, or a packed command's, nobody knows which key it is about."""
+        found = send(self.client, "TYPE", keys.STREAM).decode()
+        return error if found in ("stream", "none") else wrong_type(keys.STREAM, "stream", found)
 
     def _append_command(self, marks: list[bytes], kind: bytes, payloads: list[bytes]) -> list[Any]:
         # EVAL with its text: EVALSHA saves 300 bytes and costs a second way to fail.

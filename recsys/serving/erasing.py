@@ -21,9 +21,7 @@ from recsys.offline import erasure as lake_erasure
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.ids import to_int64
 from recsys.offline.lake import Lake
-from recsys.online import keys
 from recsys.online.clock import Clock
-from recsys.online.commands import send
 from recsys.online.erased import mark_erased
 from recsys.online.erasure import remove_dead_letters, remove_records, remove_returned, remove_rows
 from recsys.online.lake_sink import LakeSink
@@ -115,7 +113,7 @@ def erase(
         returned += remove_returned(client, user_id, erased_at)
         records += remove_records(stream, user_id, erased_at, last)[0]
         dead_letters += remove_dead_letters(client, user_id)
-        training = _is_training(client)
+        training = stream.is_held()  # for a batch load to come
     except (RecsysError, redis.RedisError, OSError) as error:
         raise DependencyError(
             f"user {user!r} is erased only in part: what comes of them from before is ignored from now on, {done}, but "
@@ -141,12 +139,6 @@ def naming_releases(releases_path: Path, user_id: int) -> list[str]:
     folders = [releases_path / version for version in release.list_releases(releases_path)]
     folders += sorted(releases_path.glob(".staging-*"))
     return [folder.name for folder in folders if _may_name(folder, user_id)]
-
-
-def _is_training(client: redis.Redis) -> bool:
-    """Whether somebody holds the stream for a batch load to come."""
-    seconds, microseconds = map(int, send(client, "TIME"))
-    return int(send(client, "ZCOUNT", keys.HOLDS, seconds * 1000 + microseconds // 1000, "+inf")) > 0
 
 
 def _may_name(folder: Path, user_id: int) -> bool:

@@ -22,7 +22,7 @@ from recsys.online.clock import Clock
 from recsys.online.generations import current
 from recsys.online.lag import read_lag
 from recsys.online.store import RedisStore
-from recsys.online.stream import RedisStream
+from recsys.online.stream import EventStream
 from recsys.serving.cursor import Cursors, grow
 from recsys.serving.metrics import Metrics
 from recsys.serving.wire import Rejected, feed_body, parse_events
@@ -51,7 +51,7 @@ class Service:
         self,
         recommender: Recommender,
         store: RedisStore,
-        stream: RedisStream,
+        stream: EventStream,
         clock: Clock,
         cursors: Cursors,
         *,
@@ -151,9 +151,9 @@ class Service:
         return []
 
     def metrics_page(self) -> bytes:
-        """Prometheus text; without the stores' lag when Redis does not answer."""
+        """Prometheus text; without the stores' lag when Redis does not answer or a key of it cannot be read."""
         try:
-            lag = read_lag(self._store.client)
+            lag = read_lag(self._store.client, self._stream)
         except RecsysError:
             lag = None
         return self.metrics.page(lag)

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from recsys.config import OnlineConfig
-from recsys.errors import DataError
+from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.lake import Lake
@@ -228,7 +228,7 @@ def test_an_event_that_makes_applying_fail_is_set_aside_alone_with_its_reason(
     assert event["event_id"] == poison
     assert letter[b"reason"] == b"ZeroDivisionError: cannot be counted"
     assert position(letter[b"id"].decode()) > (0, 0)
-    assert read_lag(setup.client).dead_letters == 1
+    assert read_lag(setup.client, setup.stream).dead_letters == 1
 
 
 def test_a_fault_of_the_program_does_not_empty_the_stream_into_the_dead_letters(
@@ -540,6 +540,38 @@ def test_running_outlives_a_failing_redis_and_says_why_it_waited(
     setup.assert_counts(setup.events)
 
 
+class Waits(threading.Event):
+    """Notes how long each thread wants to wait, and lets nobody; set once both sinks did so ten times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[str, list[float]] = {"online": [], "lake-sink": []}
+
+    def wait(self, timeout: float | None = None) -> bool:
+        name = threading.current_thread().name
+        if name in self.of:
+            self.of[name].append(timeout or 0)
+            if min(map(len, self.of.values())) >= 10:
+                self.set()
+        return super().wait(0.001)
+
+
+def test_after_an_outage_the_online_sink_goes_on_within_half_a_second_and_the_lake_within_five(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> int:
+        raise DependencyError("nobody there")
+
+    monkeypatch.setattr(consumer.online, "step", away)
+    monkeypatch.setattr(consumer.lake, "step", away)
+    waits = Waits()
+    thread = threading.Thread(target=consumer.run, args=(waits,), name="online")
+    thread.start()
+    thread.join(20)
+    assert waits.of["online"][:5] == [0.1, 0.2, 0.4, 0.5, 0.5]
+    assert waits.of["lake-sink"][:8] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
 @pytest.mark.parametrize("end", ["told to stop", "an error"])
 def test_the_garbage_collector_is_as_before_after_a_run_however_it_ends(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch, end: str
@@ -577,6 +609,21 @@ def test_lag_is_the_wait_of_the_oldest_record(setup: Setup, consumer: Consumer) 
     assert 59 < (consumer.lag()["online"] or 0) < 90
     setup.client.delete(keys.CURRENT)
     assert consumer.lag()["online"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "rule"),
+    [
+        (keys.DEAD_LETTERS_EVER, "must hold a whole number"),
+        (keys.LAKE_REACHED, "must hold a stream id"),
+        (keys.Generation(1).applied, "must hold a stream id"),
+        (keys.CURRENT, "must hold a whole number"),
+    ],
+)
+def test_a_lag_that_cannot_be_told_names_the_key(setup: Setup, key: bytes, rule: str) -> None:
+    setup.client.set(key, b"\xff")
+    with pytest.raises(DataError, match=f"online key {key.decode()} {rule}"):
+        read_lag(setup.client, setup.stream)
 
 
 def test_only_records_that_both_stores_have_and_that_are_old_are_trimmed(setup: Setup, consumer: Consumer) -> None:
@@ -637,6 +684,34 @@ def test_falling_behind_is_told_when_it_starts_doubles_and_ends(caplog: pytest.L
     ]  # fmt: skip
 
 
+def test_a_lag_that_cannot_be_told_is_told_again_when_it_can_be(
+    setup: Setup, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, odd = consumer._read_lag, [ZeroDivisionError("nobody foresaw it")]
+
+    def failing() -> Lag:
+        if odd:
+            raise odd.pop()
+        return read()
+
+    monkeypatch.setattr(consumer_module, "_LAG_EVERY_S", 0.02)
+    monkeypatch.setattr(consumer, "_read_lag", failing)
+    monkeypatch.setattr(consumer.online, "step", lambda block_ms: stop.wait(0.01))
+    setup.client.xadd(keys.STREAM, {"e": b""}, id=f"{int((time.time() - 60) * 1000)}-0")
+    setup.client.set(keys.DEAD_LETTERS_EVER, "many")
+    stop = threading.Event()
+    thread = threading.Thread(target=consumer.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: "online key recsys:dead_letters:ever must hold a whole number" in caplog.text)
+        setup.client.delete(keys.DEAD_LETTERS_EVER)
+        wait_until(lambda: "the online store is 6" in caplog.text)
+    finally:
+        stop.set()
+        thread.join()
+    assert "ZeroDivisionError: nobody foresaw it" in caplog.text
+
+
 def test_running_tells_that_it_is_behind(
     setup: Setup, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -648,7 +723,7 @@ def test_running_tells_that_it_is_behind(
     thread.start()
     try:
         wait_until(lambda: "the online store is 6" in caplog.text)
-        wait_until(lambda: read_lag(setup.client).lake == 0.0)
+        wait_until(lambda: read_lag(setup.client, setup.stream).lake == 0.0)
     finally:
         stop.set()
         thread.join()

@@ -9,7 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsys.errors import DependencyError
+from recsys.errors import DataError, DependencyError
 from recsys.features.spec import USER
 from recsys.offline import erasure as lake_erasure
 from recsys.offline.erasure import PERSONAL
@@ -140,6 +140,15 @@ def test_rows_of_every_generation_and_what_was_sent_go_at_once_others_stay(loade
     assert [loaded.exists(name) for name in loading] == [0, 1]
     assert loaded.zrange(keys.returned(GONE), 0, -1) == [b"b"]
     assert loaded.zcard(keys.returned(OTHER)) == 3
+
+
+def test_who_cannot_know_which_generations_there_are_says_so_before_anything_is_removed(loaded, stream, sink):
+    append(stream, [event(1, GONE, START)])
+    applied_all(sink)
+    loaded.set(keys.NEWEST, "the last")
+    with pytest.raises(DataError, match=r"recsys:newest must hold a whole number, .*; see what wrote it, then set it"):
+        remove_rows(loaded, GONE)
+    assert row_of(loaded, GONE) is not None
 
 
 def test_records_go_from_the_stream_and_others_keep_their_ids(client, stream, monkeypatch):

@@ -16,7 +16,7 @@ from recsys.config import Config, OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue import Catalogue
-from recsys.online import generations, keys, transaction
+from recsys.online import generations, holds, keys, transaction
 from recsys.online.embedded import connect
 from recsys.online.erased import mark_erased, read_erased
 from recsys.online.online_sink import OnlineSink
@@ -178,10 +178,16 @@ def test_a_load_goes_on_where_records_that_the_old_rows_hold_were_deleted(setup:
 
 def test_nothing_that_a_load_still_needs_is_trimmed_while_it_works(setup: Setup) -> None:
     trimmed: list[int] = []
-    setup.load(200, progress=lambda done, total: trimmed.append(setup.stream.trim(setup.ids[-1])))
+    setup.load(200, progress=lambda done, total: trimmed.append(holds.trim(setup.client, setup.ids[-1])))
     assert max(trimmed) > 0
     setup.assert_counts(setup.events)
-    assert setup.stream.trim(setup.ids[-1]) > 0
+    assert holds.trim(setup.client, setup.ids[-1]) > 0
+
+
+def test_a_load_that_cannot_be_given_a_number_names_the_key(setup: Setup) -> None:
+    setup.client.set(keys.NEWEST, "the last")
+    with pytest.raises(DataError, match="online key recsys:newest must hold a whole number, found 'the last'; "):
+        setup.load(200)
 
 
 def test_a_load_whose_records_went_all_the_same_is_refused_and_changes_nothing(setup: Setup) -> None:
@@ -189,7 +195,7 @@ def test_a_load_whose_records_went_all_the_same_is_refused_and_changes_nothing(s
 
     def lose(done: int, total: int) -> None:
         setup.client.delete(keys.HOLDS)
-        setup.stream.trim(setup.ids[300])
+        holds.trim(setup.client, setup.ids[300])
 
     with pytest.raises(DataError, match=f"trimmed up to {setup.ids[300]}"):
         setup.load(200, progress=lose)

@@ -25,6 +25,7 @@ from recsys.online.embedded import connect
 from recsys.online.erased import mark_erased, read_erased
 from recsys.online.erasure import remove_rows
 from recsys.online.generations import current
+from recsys.online.lag import read_lag
 from recsys.online.online_sink import OnlineSink
 from recsys.online.records import Entry, Event
 from recsys.online.rows import unpack
@@ -211,6 +212,29 @@ def test_tombstones_hold_although_their_version_was_lost(
     stream.append([event(1)])
     assert sink.step() == 1
     assert not client.exists(*GENERATION.rows("user", np.array([1])))
+
+
+def test_a_stream_of_another_type_is_named_by_whoever_reads_it(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink
+) -> None:
+    client.set(keys.STREAM, "someone's text")
+    readers: list[Callable[[], object]] = [
+        sink.step, lambda: sink.step(block_ms=10), stream.last_id, lambda: stream.waited_s(""),
+        lambda: stream.remove(["1-1"]), lambda: read_lag(client, stream),
+    ]  # fmt: skip
+    for read in readers:
+        with pytest.raises(DataError, match="key recsys:stream must hold the Redis type stream, found string; see"):
+            read()
+
+
+def test_events_refused_because_the_stream_has_no_ids_left_are_appended_when_it_has(
+    client: redis.Redis, stream: RedisStream
+) -> None:
+    client.xadd(keys.STREAM, {"e": b""}, id="18446744073709551615-18446744073709551615")
+    with pytest.raises(DependencyError):
+        stream.append([event(1)])
+    client.delete(keys.STREAM)
+    assert stream.append([event(1)]) == 1
 
 
 def test_events_refused_because_of_a_key_of_another_type_are_appended_when_it_is_gone(

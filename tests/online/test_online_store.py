@@ -17,7 +17,7 @@ from recsys.features import decay
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.catalogue import Catalogue, lookup
-from recsys.online import keys
+from recsys.online import holds, keys
 from recsys.online.commands import send
 from recsys.online.generations import clear
 from recsys.online.records import Event, Returned, decode
@@ -214,7 +214,7 @@ def test_a_load_whose_watermark_was_trimmed_away_is_refused(
     stream = RedisStream(client, config)
     stream.append(random_log(1, 10))
     middle, last = stream.read("", 10)[4].id, stream.read("", 10)[-1].id
-    assert stream.trim(middle) == 4
+    assert holds.trim(client, middle) == 4
     snapshot = snapshot_of(random_log(1, 10))
     load_snapshot(client, catalogue, snapshot, config, last, NOW)
     with pytest.raises(DataError, match=f"trimmed up to {middle}; run `recsys train` again"):

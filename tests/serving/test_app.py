@@ -246,6 +246,14 @@ def test_metrics_count_requests_stages_events_and_refusals(http):
     assert counted["recsys_stream_lag_seconds",] > 0
 
 
+def test_metrics_go_on_without_a_lag_that_cannot_be_told(http, client):
+    feed(http)
+    client.set(keys.DEAD_LETTERS_EVER, "many")
+    counted = metrics(http)
+    assert counted["recsys_http_request_seconds_count", "/v1/feed", "200"] == 1
+    assert ("recsys_stream_lag_seconds",) not in counted
+
+
 def test_two_apps_in_one_process_count_for_themselves(http, recommender, client):
     feed(http)
     with served(make_service(recommender, client)) as other:

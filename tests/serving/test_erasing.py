@@ -283,6 +283,14 @@ def test_what_was_under_way_when_the_tombstone_came_leaves_nothing_behind(http, 
     assert decode(stream.read("", 9)).events["event_id"].tolist() == [2]
 
 
+def test_a_number_that_is_none_leaves_an_erasure_in_part_that_can_be_completed(config, client, lake):
+    client.set(keys.NEWEST, "the last")
+    with pytest.raises(DependencyError, match=r"erased only in part: .* online key recsys:newest must hold a"):
+        erase(config, client, Clock(), "Ann")
+    client.delete(keys.NEWEST)
+    erase(config, client, Clock(), "Ann")
+
+
 def test_a_lake_that_others_hold_is_named_with_what_is_done(config, client, lake, monkeypatch):
     monkeypatch.setattr("redis.lock.Lock.acquire", lambda *_, **__: False)
     monkeypatch.setattr("recsys.online.lake_sink.WAIT_S", 0.2)
