@@ -248,6 +248,33 @@ def test_events_refused_because_of_a_key_of_another_type_are_appended_when_it_is
     assert stream.append(events) == 5
 
 
+def test_whatever_the_sink_writes_expires_but_where_it_stands_and_what_it_set_aside(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink
+) -> None:
+    of_load = set(client.scan_iter(b"recsys:*"))
+    assert of_load == {keys.CURRENT, keys.NEWEST, GENERATION.applied, GENERATION.origin}
+    stream.append([event(1)])
+    client.xadd(keys.STREAM, {"e": b"poison"})
+    of_stream = {keys.STREAM, keys.seen_event(1)}
+    assert sink.step() == 2
+    lifetime = {name: client.pttl(name) for name in client.scan_iter(b"recsys:*") if name not in of_load | of_stream}
+    stays = {name for name, ms in lifetime.items() if ms < 0}
+    assert stays == {keys.DEAD_LETTERS, keys.DEAD_LETTERS_EVER}
+    parts = {name.removeprefix(GENERATION.prefix).split(b":")[0] for name in lifetime.keys() - stays}
+    assert parts == {b"user", b"post", b"author", b"topic", b"trending"}
+    full = sink.config.ttl_s * 1000
+    assert all(full - 60_000 < lifetime[name] <= full for name in lifetime.keys() - stays)
+
+
+def test_a_trending_set_lives_anew_from_every_click(client: redis.Redis, stream: RedisStream, sink: OnlineSink) -> None:
+    full = sink.config.ttl_s * 1000
+    for number in (1, 2):
+        stream.append([event(number)])
+        sink.step()
+        assert full - 60_000 < client.pttl(GENERATION.trending(None)) <= full
+        client.pexpire(GENERATION.trending(None), 60_000)
+
+
 # Batch after batch.
 
 SMALL = 4
