@@ -64,7 +64,8 @@ def advance_users(
     )
     decay.advance(own, USER, owner, events.time, events.action)
     begin = start + HEADER
-    n_topics, n_authors, n_clicks = head[:, COUNTS], head[:, COUNTS + 1], head[:, COUNTS + 2]
+    # Contiguous also for many users: code for another layout is compiled at first, and nothing applied meanwhile.
+    n_topics, n_authors, n_clicks = np.ascontiguousarray(head[:, COUNTS : COUNTS + 3].T)
     begins = (begin, begin + n_topics * entry_width(USER_TOPIC))
     clicks_begin = begins[1] + n_authors * entry_width(USER_AUTHOR)
     topics = _advance_entries(USER_TOPIC, words, begins[0], n_topics, owner, events.topic_key, events)

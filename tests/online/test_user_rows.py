@@ -14,6 +14,7 @@ from recsys.config import OnlineConfig
 from recsys.errors import DataError
 from recsys.offline.catalogue import Catalogue
 from recsys.offline.labels import ACTIONS
+from recsys.online import user_rows
 from recsys.online.apply import touches_user
 from recsys.online.patches import Patches
 from recsys.online.records import Event
@@ -52,6 +53,14 @@ def apply(catalogue: Catalogue, rows: Rows, events: Sequence[Event]) -> Rows:
     batch = columns(catalogue, events)
     batch = batch.where(touches_user(batch.action))
     return patched(rows, advance_users([b"a", b"b", b"c"], rows, batch, np.searchsorted(IDS, batch.user_id), 4))
+
+
+def test_one_user_and_many_are_of_the_same_compiled_code(catalogue: Catalogue) -> None:
+    """Compiling takes seconds, and a consumer that just began would spend them when first two users come at once."""
+    batch = columns(catalogue, [Event("click", 0, 0, 1, 100, START, START)])
+    advance_users([b"a"], [None], batch, np.zeros(1, np.int64), 4)
+    apply(catalogue, NOBODY, [Event("click", n, 0, user, 100, START, START) for n, user in enumerate(IDS)])
+    assert len(user_rows._patch.signatures) == len(user_rows._find.signatures) == 1
 
 
 EVENTS = st.lists(
