@@ -122,6 +122,12 @@ def test_rows_live_as_long_as_anything_of_their_counts_is_left() -> None:
         OnlineConfig(ttl_s=71 * 86_400 - 1)
 
 
+@pytest.mark.parametrize("setting", [{"ttl_s": 1e18}, {"ttl_s": float("inf")}, {"trending_size": 10**19}])
+def test_a_number_that_redis_would_refuse_is_refused_before_anything_is_written(setting: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        OnlineConfig(**setting)
+
+
 def test_a_post_nobody_knows_is_remembered_as_clicked_under_the_missing_topic_and_no_author(
     catalogue: Catalogue,
 ) -> None:
