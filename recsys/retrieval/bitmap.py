@@ -20,7 +20,7 @@ class Bitmap:
     """N posts."""
 
     bits: NDArray[np.uint8]
-    """Post r is bit r % 8 of byte r // 8, (ceil(N / 8),)."""
+    """Post r is bit r % 8 of byte r // 8, (ceil(N / 8),); no bit behind the last post is set."""
     n_posts: int
     share: float
     """Of the posts that may appear; before those that `without` left out, which are few."""
