@@ -7,6 +7,7 @@ them. Here one process holds worker and traffic; every further worker would do t
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import tempfile
 import threading
@@ -82,6 +83,7 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
         tuned = tuning.tune(vectors.posts[:n_posts], vectors.queries[0::2], k, lists, report).chosen.index
     effort = {
         "kind": "lists",
+        "nlist_factor": max(tuned.segment.n_lists, 1) / math.sqrt(n_posts),
         "code_bytes": getattr(tuned.segment, "code_bytes", settings.code_bytes),
         "nprobe_share": tuned.effort.lists / max(tuned.segment.n_lists, 1) or settings.nprobe_share,
         "refine_factor": tuned.effort.refine,

@@ -25,6 +25,13 @@ class Bitmap:
     share: float
     """Of the posts that may appear; before those that `without` left out, which are few."""
 
+    def __post_init__(self) -> None:
+        """Searches look bits up without looking where the array ends."""
+        if self.bits.shape != (-(-self.n_posts // 8),) or self.bits.dtype != np.uint8:
+            raise ValueError(
+                f"a bitmap of {self.n_posts} posts must hold a bit each, got {self.bits.shape} of {self.bits.dtype}"
+            )
+
     @classmethod
     def of(cls, mask: Mask) -> Self:
         """From one bool per post, (N,)."""
@@ -41,7 +48,8 @@ class Bitmap:
 
     def __and__(self, other: Self) -> Self:
         """Posts that both let through."""
-        return type(self)(self.bits & other.bits, self.n_posts, min(self.share, other.share))
+        bits = self.bits & other.bits
+        return type(self)(bits, self.n_posts, float(np.bitwise_count(bits).sum(dtype=np.int64)) / max(self.n_posts, 1))
 
     def has(self, rows: Rows) -> Mask:
         """Whether these posts may appear, (...,)."""

@@ -64,6 +64,10 @@ class Exact:
         index.add(np.ascontiguousarray(vectors, np.float32))
         return cls(index)
 
+    def sees_all(self, allowed: Bitmap | None, effort: Effort) -> bool:
+        """Always; as of lists."""
+        return True
+
     def search(self, queries: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Floats, Rows]:
         selector = None if allowed is None else faiss.IDSelectorBitmap(allowed.bits)
         scores, rows = self.index.search(queries, min(k, self.n_posts), params=faiss.SearchParameters(sel=selector))
@@ -182,7 +186,7 @@ class PostIndex:
         effort = effort or self.effort
         scores, rows = self.segment.search(queries, k, allowed, effort)
         # The visited lists may hold too few allowed posts; then more are visited.
-        while effort.lists < self.segment.n_lists and len(short := np.flatnonzero(rows[:, -1] < 0)):
+        while not self.segment.sees_all(allowed, effort) and len(short := np.flatnonzero(rows[:, -1] < 0)):
             effort = replace(effort, lists=4 * max(effort.lists, 1))
             scores[short], rows[short] = self.segment.search(queries[short], k, allowed, effort)
         return scores, rows

@@ -10,9 +10,15 @@ each after the other, as byte products take them (`instructions`). It does not k
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numba
 import numpy as np
 
+from recsys.kernel_cache import stamp_of, stamped
+from recsys.retrieval import instructions
 from recsys.retrieval.instructions import LANES, TURN, add_codes, lowest_bit, prefetch, reaching
 
 SPAN = 15_000
@@ -33,11 +39,17 @@ _BINS = 1024
 _SHIFT = 5
 """Scores that fall together when the best are counted, as bits."""
 
-JIT = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+_STAMP = stamp_of([Path(__file__), Path(instructions.__file__)])
+_NJIT: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
 """Sums in any order, so that they become vector instructions; every number that comes in is finite."""
 
 
-@JIT
+def jit(function: Callable[..., Any]) -> Any:
+    """Compiled, anew when the instructions it is made of have changed."""
+    return stamped(_NJIT(function), _STAMP)
+
+
+@jit
 def search(  # type: ignore[no-untyped-def]
     coarse, n_lists, step, starts, sizes, codes, rows, kept, query, base, wanted, allowed, expected_share
 ):
@@ -90,7 +102,7 @@ def search(  # type: ignore[no-untyped-def]
     return _exact(kept, found, found_score, lowest, query, base)
 
 
-@JIT
+@jit
 def score_allowed(kept, query, base, allowed, n_allowed):  # type: ignore[no-untyped-def]
     """Rows and exact scores of all posts that may appear; arguments as of `search`, about `n_allowed` posts."""
     rows = np.empty(2 * n_allowed + 64, np.int32)
@@ -116,7 +128,7 @@ def score_allowed(kept, query, base, allowed, n_allowed):  # type: ignore[no-unt
     return _exact(kept, rows[:n], np.zeros(n, np.int16), 0, query, base)
 
 
-@JIT
+@jit
 def sortable(rows, score):  # type: ignore[no-untyped-def]
     """An integer per row, (M,) int64, that is smaller the higher its score is; of equal scores, for smaller rows."""
     key, bits = np.empty(len(rows), np.int64), score.view(np.int32)
@@ -126,7 +138,7 @@ def sortable(rows, score):  # type: ignore[no-untyped-def]
     return key
 
 
-@JIT
+@jit
 def unsorted(key, factor, rows, score):  # type: ignore[no-untyped-def]
     """Rows and scores of these integers, times this factor, into the first places of two arrays."""
     bits = np.empty(len(key), np.int32)
@@ -139,7 +151,7 @@ def unsorted(key, factor, rows, score):  # type: ignore[no-untyped-def]
         score[i] = found[i] * factor
 
 
-@JIT
+@jit
 def _nth_best(values, n):  # type: ignore[no-untyped-def]
     """One of these numbers, that at least n of them reach, and few more do but those that equal it."""
     low = high = values[0]
@@ -169,7 +181,7 @@ def _nth_best(values, n):  # type: ignore[no-untyped-def]
         low, high = least[place], most[place]
 
 
-@JIT
+@jit
 def _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes):  # type: ignore[no-untyped-def]
     """Blocks of these lists, those that reach `near` first; their list's score in units below the best, their filled
     lanes; and how many are near."""
@@ -191,7 +203,7 @@ def _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes):  # type: i
     return blocks, bias, lanes, n_near
 
 
-@JIT
+@jit
 def _score_blocks(codes, blocks, bias, lanes, weight, middle):  # type: ignore[no-untyped-def]
     """Score of every lane: its list's, and of each number of its code (number - 7.5) * weight; sums wrap around on the
     way and fit at the end."""
@@ -215,7 +227,7 @@ def _score_blocks(codes, blocks, bias, lanes, weight, middle):  # type: ignore[n
     return score
 
 
-@JIT
+@jit
 def _least_of_best(score, wanted):  # type: ignore[no-untyped-def]
     """A score that at least `wanted` of these reach (and few more do), above that of empty lanes."""
     count = np.zeros(1 << (16 - _SHIFT), np.int32)
@@ -229,7 +241,7 @@ def _least_of_best(score, wanted):  # type: ignore[no-untyped-def]
     return _FLOOR + 1
 
 
-@JIT
+@jit
 def _lanes_at_least(score, lowest):  # type: ignore[no-untyped-def]
     """Places of the scores that reach this one, in order."""
     place = np.empty(len(score), np.int32)
@@ -243,7 +255,7 @@ def _lanes_at_least(score, lowest):  # type: ignore[no-untyped-def]
     return place[:n]
 
 
-@JIT
+@jit
 def _allowed_rows(lane, score, blocks, rows, allowed):  # type: ignore[no-untyped-def]
     """Post rows at these lanes, and their scores, without those that are not allowed."""
     found, found_score = np.empty(len(lane), np.int32), np.empty(len(lane), np.int16)
@@ -259,7 +271,7 @@ def _allowed_rows(lane, score, blocks, rows, allowed):  # type: ignore[no-untype
     return found[:n], found_score[:n]
 
 
-@JIT
+@jit
 def _exact(kept, found, found_score, lowest, query, base):  # type: ignore[no-untyped-def]
     """Rows whose score by their code is high enough, and their scores by what is kept of them."""
     chosen = np.empty(len(found), np.int32)

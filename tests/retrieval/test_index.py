@@ -386,3 +386,24 @@ def test_an_exact_index_that_is_not_what_it_should_be_is_refused(tmp_path, harm,
 )
 def test_lists_that_are_not_what_they_should_be_are_refused(tmp_path, harm, rule):
     assert rule in refusal_of(lists(), tmp_path, harm)
+
+
+def test_all_that_may_appear_are_looked_through_once_where_they_are_fewer_than_asked_for(monkeypatch):
+    calls, score_allowed = [], inverted_file.scan.score_allowed
+    monkeypatch.setattr(inverted_file.scan, "score_allowed", lambda *words: calls.append(1) or score_allowed(*words))
+    _, rows = lists().search(QUERIES[:1], 10, Bitmap.of(np.arange(len(POSTS)) < 3), Effort(1, 1))
+    assert (np.sort(rows[0, :3]) == [0, 1, 2]).all()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("bits", [np.zeros(1, np.uint8), np.zeros(3, np.uint8), np.zeros(2, np.int64)])
+def test_a_bitmap_has_a_bit_for_every_post(bits):
+    with pytest.raises(ValueError, match="16 posts must hold a bit each"):
+        Bitmap(bits, 16, 1.0)
+
+
+def test_two_bitmaps_let_through_what_both_do():
+    first, second = np.arange(100) < 50, np.arange(100) % 2 == 0
+    both = Bitmap.of(first) & Bitmap.of(second)
+    np.testing.assert_array_equal(both.has(np.arange(100, dtype=np.int32)), first & second)
+    assert both.share == 0.25

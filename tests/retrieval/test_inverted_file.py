@@ -82,7 +82,9 @@ def test_visited_counts_the_lanes_of_the_lists(lists):
 
 def test_a_bitmap_of_nothing_ends_the_search(lists, monkeypatch):
     monkeypatch.setattr(inverted_file, "FEW", 0)
-    _, rows = lists.search(QUERIES[:3], 10, Bitmap(np.zeros(len(POSTS) // 8, np.uint8), len(POSTS), 1.0), Effort(3, 2))
+    _, rows = lists.search(
+        QUERIES[:3], 10, Bitmap(np.zeros(-(-len(POSTS) // 8), np.uint8), len(POSTS), 1.0), Effort(3, 2)
+    )
     assert (rows == -1).all()
 
 
