@@ -154,7 +154,7 @@ class IndexConfig(Section):
     n_tuning_queries: int = Field(1000, ge=10)
     """Users drawn to shape the lists by and to tune with, half of them for each."""
     nlist_factor: float = Field(4.0, gt=0)
-    """Inverted lists per square root of the catalogue size. The tuner tries 1, 2 and 4."""
+    """Inverted lists per square root of the catalogue size. The tuner tries 1, 2 and 4 itself."""
     code_bytes: Literal[8, 16, 24, 32] = 24
     """Bytes that a search reads of each post in the lists it visits. The tuner tries 16, 24 and 32."""
     nprobe_share: float = Field(0.08, gt=0, le=1)
