@@ -36,7 +36,7 @@ SURE = 2.0
 """Standard errors by which the recall of the tuning queries must exceed the target, so that others reach it as well."""
 
 # Nanoseconds on one core with 512-bit vectors, fitted to 144 kinds of searches of 1, 3 and 10 million made-up posts,
-# nine of ten within a sixth; they only weigh parts of a search against each other.
+# eight of ten within a tenth; they only weigh parts of a search against each other.
 _PER_SEARCH = 17_500.0
 _PER_CENTRE_BYTE = 0.032
 _PER_CODE_BYTE = 0.046
