@@ -8,6 +8,7 @@ import pytest
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError
+from recsys.retrieval import tuning
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.inverted_file import Effort
 from recsys.retrieval.tuning import LIST_FACTORS, Trial, Truth, choose, measure, tune
@@ -87,19 +88,22 @@ def test_lists_take_no_more_memory_than_they_may_but_the_shortest_codes_are_alwa
     assert all(taken <= limit for code_bytes, taken in limited if code_bytes > 16)
 
 
-def test_the_tuner_goes_on_to_more_lists_until_they_cost_more(tuned):
-    cheapest = {}
-    for trial in tuned.trials:
-        if not trial.index.is_exact and trial.surely >= TINY.target_recall:
-            n_lists = trial.index.segment.n_lists
-            cheapest[n_lists] = min(trial.cost_ms, cheapest.get(n_lists, math.inf))
-    numbers = [trial.index.segment.n_lists for trial in tuned.trials if not trial.index.is_exact]
-    assert numbers == sorted(numbers)
-    wanted = [round(factor * math.sqrt(len(POSTS))) for factor in LIST_FACTORS]
-    assert sorted(set(numbers)) == wanted[: len(set(numbers))]
-    assert len(set(numbers)) > 1
-    *_, last = sorted(set(numbers))
-    assert last == wanted[-1] or cheapest.get(last, math.inf) > tuned.chosen.cost_ms
+@pytest.mark.parametrize(("per_centre_byte", "tried"), [(-0.1, 3), (0.3, 2)])
+def test_the_tuner_goes_on_to_more_lists_until_they_cost_more(per_centre_byte, tried, monkeypatch):
+    monkeypatch.setattr(tuning, "_PER_CENTRE_BYTE", per_centre_byte)
+    for name in ("_PER_LANE", "_PER_CODE_BYTE"):
+        monkeypatch.setattr(tuning, name, 0.0)
+    trials = tune(POSTS, USERS, 50, TINY, quiet).trials
+    numbers = {trial.index.segment.n_lists for trial in trials if not trial.index.is_exact}
+    assert sorted(numbers) == [round(factor * math.sqrt(len(POSTS))) for factor in LIST_FACTORS][:tried]
+
+
+def test_what_costs_too_much_before_it_visits_any_list_is_not_tried(monkeypatch):
+    monkeypatch.setattr(tuning, "_LEAST_PER_RESCORED", 1e6)
+    trials = tune(POSTS, USERS, 50, TINY, quiet).trials
+    refines = {trial.index.effort.refine for trial in trials if not trial.index.is_exact}
+    assert max(refines) <= tuning._HOPELESS * min(refines) * 1.01
+    assert len(refines) > 1
 
 
 def test_measured_times_decide_where_all_trials_have_them():
