@@ -32,6 +32,8 @@ from recsys.online.post_changes import PostChange, PostChanges
 from recsys.progress import Progress
 from recsys.retrieval import tuning
 from recsys.retrieval.freshness import N_PACES
+from recsys.retrieval.index import PostIndex
+from recsys.retrieval.inverted_file import InvertedFile
 from recsys.retrieval.live import LiveIndex
 from recsys.retrieval.segment import Segment, current
 from recsys.serving.processes import follow_parent
@@ -81,14 +83,7 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
         reserve = (1 + settings.target_recall) / 2
         lists = settings.model_copy(update={"exact_below": 0, "target_recall": reserve})
         tuned = tuning.tune(vectors.posts[:n_posts], vectors.queries[0::2], k, lists, report).chosen.index
-    effort = {
-        "kind": "lists",
-        "nlist_factor": max(tuned.segment.n_lists, 1) / math.sqrt(n_posts),
-        "code_bytes": getattr(tuned.segment, "code_bytes", settings.code_bytes),
-        "nprobe_share": tuned.effort.lists / max(tuned.segment.n_lists, 1) or settings.nprobe_share,
-        "refine_factor": tuned.effort.refine,
-    }
-    settings = settings.model_copy(update=effort)
+    settings = as_tuned(settings, tuned)
     with tempfile.TemporaryDirectory(prefix="recsys-bench-", dir=existing_folder(config.data_dir)) as name:
         folder = Path(name)
         with own_redis(folder / "redis") as own, client_of(own) as client, peak_memory() as peak:
@@ -118,6 +113,19 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
         "posts_that_went": len(seen.gone_ms),
         "peak_memory_mb": peak.megabytes,
     }
+
+
+def as_tuned(settings: IndexConfig, tuned: PostIndex) -> IndexConfig:
+    """Settings that build lists as these are, of other posts; of an exact index, lists as the settings have them."""
+    lists = {"kind": "lists", "exact_below": 0}
+    if isinstance(tuned.segment, InvertedFile):
+        lists |= {
+            "nlist_factor": tuned.segment.n_lists / math.sqrt(tuned.n_posts),
+            "code_bytes": tuned.segment.code_bytes,
+            "nprobe_share": tuned.effort.lists / tuned.segment.n_lists,
+            "refine_factor": tuned.effort.refine,
+        }
+    return settings.model_copy(update=lists)
 
 
 def _run(

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from recsys.bench import vectors as sources
-from recsys.bench.live import bench_live
+from recsys.bench.live import as_tuned, bench_live
 from recsys.bench.retrieval import at_recall, bench_retrieval
+from recsys.config import IndexConfig
 from recsys.errors import DataError
 from recsys.evaluation.material import gather
 from recsys.progress import Progress
+from recsys.retrieval.index import PostIndex
+from recsys.retrieval.segment import Segment
 
 
 def quiet(done, total):
@@ -129,6 +132,22 @@ def test_more_results_than_posts_are_refused(tiny_world, tmp_path):
     files = tmp_path / "posts.npy", tmp_path / "users.npy"
     with pytest.raises(DataError, match="needs more posts than that, got 100"):
         bench_retrieval(tiny_world, 0, 100, files, None, tmp_path / "p.png", Progress())
+
+
+def test_live_segments_are_built_as_the_tuned_one_was():
+    rng = np.random.default_rng(5)
+    posts, users = (rng.normal(size=(n, 16)).astype(np.float32) for n in (3000, 100))
+    settings = IndexConfig(exact_below=0)
+    tuned = PostIndex.lists(
+        posts, users, settings.model_copy(update={"nlist_factor": 2.0, "code_bytes": 24, "refine_factor": 1.7})
+    )
+    segment = Segment.build(
+        np.arange(3000), posts, np.zeros(3000, np.int32), users, 50, as_tuned(settings, tuned), "r-1"
+    )
+    assert segment.index.name == tuned.name
+    assert not Segment.build(
+        np.arange(3000), posts, np.zeros(3000), users, 50, as_tuned(IndexConfig(), PostIndex.exact(posts)), "r-1"
+    ).index.is_exact
 
 
 def test_posts_come_and_go_while_segments_are_swapped(tiny_world):
