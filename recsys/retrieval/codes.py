@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.errors import DataError
 from recsys.types import Doubles, Floats, Rows
 
 _STEP = 0.335
@@ -23,8 +24,10 @@ _WIDE_STEP = 0.5
 """The same where another number divides the steps further: what lies beyond the levels then weighs more."""
 _USUAL = 0.0002
 """Share of the posts beyond what is usual in a dimension, at each end."""
-_SAMPLE = 100_000
-"""Posts that tell how far vectors reach."""
+SAMPLE = 100_000
+"""Posts that tell how far vectors, and what codes stand for, reach."""
+_LARGEST = 1e15
+"""Its square still is a float32."""
 _CHUNK = 50_000
 """Posts worked on at once."""
 _LINE = 64
@@ -50,7 +53,8 @@ class Space:
 
     @classmethod
     def of(cls, sample: Floats, queries: Floats) -> Self:
-        beyond = max(_USUAL, min(2 / len(sample), 0.25))
+        # Of a handful of posts nobody can say which lie far outside.
+        beyond = max(_USUAL, 2 / len(sample)) if len(sample) >= 8 else 0.0
         low = np.quantile(sample, beyond, axis=0, method="higher").astype(np.float64)
         high = np.quantile(sample, 1 - beyond, axis=0, method="lower").astype(np.float64)
         # Directions in which nearly all posts are alike may still say much about the few that are not.
@@ -85,8 +89,19 @@ class Prepared:
 
     @classmethod
     def of(cls, vectors: Floats, queries: Floats) -> Self:
-        """`queries`: a sample of those to come, (M, D), finite, M > 0."""
-        space = Space.of(some_of(vectors, _SAMPLE), queries)
+        """`queries`: a sample of those to come, (M, D), finite, M > 0.
+
+        Raises: DataError when most places are too large for float32 distances.
+        """
+        sample = some_of(vectors, SAMPLE)
+        with np.errstate(over="ignore", invalid="ignore"):
+            space = Space.of(sample, queries)
+            largest = float(np.abs(space.place(sample)).max())
+        if not largest <= _LARGEST:  # NaN is none either
+            raise DataError(
+                f"post vectors, times the length of users', must mostly lie within {_LARGEST:g}, got {largest:g}; "
+                "run `recsys train` again"
+            )
         return cls(vectors, space, *_as_bytes(vectors, space))
 
 
@@ -118,10 +133,10 @@ def choose_numbers(rest: Floats, code_bytes: int) -> tuple[Rows, Floats]:
 
 def encode(rest: Floats, number_of: Rows, step: Floats) -> Bytes:
     """Numbers from 0 to 15, (M, 2 P); a further number of a dimension codes what the one before left."""
-    numbers = np.empty((len(rest), len(number_of)), np.uint8)
+    left, numbers = rest.copy(), np.empty((len(rest), len(number_of)), np.uint8)
     for i, (d, size) in enumerate(zip(number_of, step, strict=True)):
-        number = np.clip(np.floor(rest[:, d] / size + 8), 0, 15)
-        rest[:, d] -= (number - np.float32(7.5)) * size
+        number = np.clip(np.floor(left[:, d] / size + 8), 0, 15)
+        left[:, d] -= (number - np.float32(7.5)) * size
         numbers[:, i] = number
     return numbers
 

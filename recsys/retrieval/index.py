@@ -30,6 +30,8 @@ faiss: Any = _typed_faiss
 
 _FAISS_METRIC = {"inner_product": faiss.METRIC_INNER_PRODUCT}[METRIC]
 _FILE = "index.faiss"
+_LAYOUT = 2
+"""Of the files; raised when they change their meaning."""
 _AGAIN = "run `recsys train` again"
 
 NO_EFFORT = Effort(lists=0, refine=1.0)
@@ -150,7 +152,8 @@ class PostIndex:
         """
         vectors = checked(vectors)
         n_lists = number_of_lists(len(vectors), config.nlist_factor)
-        lists = InvertedFile.build(Prepared.of(vectors, queries), n_lists, config.code_bytes)
+        posts = Prepared.of(vectors, queries)
+        lists = InvertedFile.grouped(posts, n_lists).coded(posts, config.code_bytes)
         effort = Effort(max(1, round(config.nprobe_share * n_lists)), config.refine_factor)
         return cls(lists, effort, digest(vectors))
 
@@ -173,8 +176,8 @@ class PostIndex:
                 f"queries must have shape (queries, {self.embedding_size}) as the index, got {queries.shape}; "
                 "take users and posts from one release"
             )
-        if len(bad := np.argwhere(~np.isfinite(queries))):
-            row, column = bad[0]
+        if not np.isfinite(queries).all():
+            row, column = np.argwhere(~np.isfinite(queries))[0]
             raise DataError(f"user vectors must be finite, got {queries[row, column]} (row {row}); {_AGAIN}")
         if k < 1:
             raise DataError(f"a search must ask for at least 1 post, got k = {k}; raise it")
@@ -186,7 +189,7 @@ class PostIndex:
         effort = effort or self.effort
         scores, rows = self.segment.search(queries, k, allowed, effort)
         # The visited lists may hold too few allowed posts; then more are visited.
-        while not self.segment.sees_all(allowed, effort) and len(short := np.flatnonzero(rows[:, -1] < 0)):
+        while (short := rows[:, -1] < 0).any() and not self.segment.sees_all(allowed, effort):
             effort = replace(effort, lists=4 * max(effort.lists, 1))
             scores[short], rows[short] = self.segment.search(queries[short], k, allowed, effort)
         return scores, rows
@@ -196,6 +199,7 @@ class PostIndex:
         folder.mkdir(parents=True, exist_ok=True)
         names = self.segment.save(folder)
         about = {
+            "layout": _LAYOUT,
             "metric": METRIC,
             "kind": next(name for name, kind in _KINDS.items() if isinstance(self.segment, kind)),
             "n_posts": self.n_posts,
@@ -214,6 +218,8 @@ class PostIndex:
         """
         try:
             about = json.loads((folder / "index.json").read_text())
+            if (layout := about.get("layout", 1)) != _LAYOUT:
+                raise ReleaseError(f"the index in {folder} must have layout {_LAYOUT}, got {layout}; {_AGAIN}")
             if about["metric"] != METRIC:
                 raise ReleaseError(f"the index in {folder} must be built for {METRIC}, got {about['metric']}; {_AGAIN}")
             # A mapped file that is too short would kill the process when it is read, so its length is checked first.

@@ -22,7 +22,7 @@ TURN = 8
 """Bytes of a code that one `add_codes` adds up."""
 
 _BYTE, _SHORT, _WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
-_LINE = 2 * LANES
+_PAIRS = 2 * LANES
 """Bytes of two bytes of each lane."""
 
 _FEATURES = str(cpu_target.target_context.codegen().magic_tuple()[2]).split(",")
@@ -79,7 +79,7 @@ def adding(width: int) -> Any:
     then high halves times the weights from `first` on, four for these two bytes; then the next two. `codes` uint8,
     `weights` int8, `sums` int16: products of two are added in 16 bits, which they must fit.
     """
-    size = width or _LINE
+    size = width or _PAIRS
     halves, bytes_ = ir.VectorType(_SHORT, size // 2), ir.VectorType(_BYTE, size)
 
     def products(builder: Any, numbers: Any, weights: Any) -> Any:
@@ -100,7 +100,7 @@ def adding(width: int) -> Any:
     def add_codes(typing_context: Any, codes: Any, at: Any, weights: Any, first: Any, sums: Any, out: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             codes_at, weights_at, sums_at = (_place(context, builder, signature, arguments, nth) for nth in (0, 2, 4))
-            parts = range(_LINE // size)
+            parts = range(_PAIRS // size)
             total = [_read(builder, sums_at, halves, part) for part in parts]
             for pair in range(TURN // 2):
                 low_weights, high_weights = (_read(builder, weights_at, _SHORT, 2 * pair + nth) for nth in (0, 1))

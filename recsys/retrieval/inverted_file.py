@@ -21,11 +21,11 @@ from typing import Any, Self
 import faiss as _typed_faiss
 import numpy as np
 
-from recsys.errors import DataError, ReleaseError
+from recsys.errors import ReleaseError
 from recsys.progress import Report
 from recsys.retrieval import scan
 from recsys.retrieval.bitmap import Bitmap
-from recsys.retrieval.codes import Bytes, Prepared, choose_numbers, chunks, encode, some_of
+from recsys.retrieval.codes import SAMPLE, Bytes, Prepared, choose_numbers, chunks, encode, some_of
 from recsys.retrieval.instructions import LANES, TURN
 from recsys.types import Floats, Ids, Rows
 
@@ -35,10 +35,6 @@ faiss: Any = _typed_faiss
 _TRAINING_ROWS_PER_LIST = 96
 """Posts that a centre is made of. With 64 a search reads 3% more codes for the same recall, with 160 hardly fewer."""
 _ROUNDS = 10
-_SAMPLE = 100_000
-"""Posts that tell how far codes must reach."""
-_LARGEST = 1e15
-"""Its square still is a float32."""
 FEW = 16_000
 """Where fewer posts may appear, all of them are scored: no search with such a filter is quicker."""
 _WIDER = 0.6
@@ -112,19 +108,10 @@ class InvertedFile:
         return self.n_bytes + (code_bytes - self.code_bytes) * per_byte
 
     @classmethod
-    def build(cls, posts: Prepared, n_lists: int, code_bytes: int, report: Report = lambda done, total: None) -> Self:
-        """Lists of these posts; the same vectors and queries give the same arrays on the same machine.
-
-        Args:
-            code_bytes: P, a multiple of `TURN`.
-        Raises: DataError when most vectors are too large for float32 distances.
-        """
+    def grouped(cls, posts: Prepared, n_lists: int, report: Report = lambda done, total: None) -> Self:
+        """Lists of these posts, to be `coded`; the same vectors and queries give the same lists on the same machine."""
         n, size = posts.vectors.shape
         places = posts.space.place(some_of(posts.vectors, _TRAINING_ROWS_PER_LIST * n_lists))
-        if not (largest := float(np.abs(places).max())) <= _LARGEST:  # NaN is none either
-            raise DataError(
-                f"post vectors must mostly lie within {_LARGEST:g}, got {largest:g}; run `recsys train` again"
-            )
         kmeans = faiss.Kmeans(
             size, n_lists, niter=_ROUNDS, seed=1, min_points_per_centroid=1,
             max_points_per_centroid=_TRAINING_ROWS_PER_LIST,
@@ -139,17 +126,16 @@ class InvertedFile:
         order = np.argsort(list_of, kind="stable").astype(np.int32)
         rows = np.full(starts[-1] * LANES, -1, np.int32)
         rows[_filled_lanes(starts, sizes)] = order
-        lists = cls(
+        return cls(
             posts.space.to_seen, np.ascontiguousarray(kmeans.centroids), starts, sizes, np.zeros(0, np.int32),
             np.zeros(0, np.float32), np.zeros((0, 0, LANES, 2), np.uint8), rows, posts.kept, posts.kept_scale,
         )  # fmt: skip
-        return lists.coded(posts, code_bytes)
 
     def coded(self, posts: Prepared, code_bytes: int) -> Self:
-        """The same lists, of the same posts, with codes of another length."""
+        """The same lists, of the same posts, with codes of P bytes, a multiple of `TURN`."""
         lane = np.flatnonzero(self.rows >= 0)
         list_of = np.repeat(np.arange(self.n_lists), self.sizes)
-        spread = np.random.default_rng(2).permutation(len(lane))[:_SAMPLE]
+        spread = np.random.default_rng(2).permutation(len(lane))[:SAMPLE]
         number_of, step = choose_numbers(self._beyond_centre(posts, lane[spread], list_of[spread]), code_bytes)
         codes = np.zeros((self.starts[-1], code_bytes // 2, LANES, 2), np.uint8)
         for part in chunks(len(lane)):
@@ -165,29 +151,23 @@ class InvertedFile:
 
     def search(self, queries: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Floats, Rows]:
         """As `PostIndex.search`, of the lists visited."""
-        scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int32)
+        scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int32)
+        bits, share = (np.empty(0, np.uint8), 1.0) if allowed is None else (allowed.bits, allowed.share)
+        few, n_lists, wanted = self._few(allowed), self._lists(share, effort), max(round(k * effort.refine), k)
         # One by one: a product of many queries rounds otherwise than that of one, which then would find others.
         for i, query in enumerate(queries):
-            # Freshness far from the build makes a query's numbers so large that products would leave float32.
-            largest = np.float32(max(float(np.abs(query).max()), 1e-30))
+            if few:
+                n_allowed = round(share * self.n_posts)
+                best, largest = scan.best_of_allowed(query, self.kept, self.kept_scale, bits, n_allowed)
+            else:
+                best, largest = scan.best_of_lists(
+                    query, n_lists, wanted, self.to_seen, self.centres, self.starts, self.sizes, self.number_of,
+                    self.step, self.codes, self.rows, self.kept, self.kept_scale, bits, share,
+                )  # fmt: skip
             # As one integer each, found posts are sorted by vector instructions, and equal scores by row.
-            best = scan.sortable(*self._search_one(query / largest, k, allowed, effort))
             best.sort()
-            scan.unsorted(best[:k], largest, rows[i], scores[i])
+            scan.unsorted(best, largest, rows[i], scores[i])
         return scores, rows
-
-    def _search_one(self, query: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Rows, Floats]:
-        """Posts and their scores, in no order."""
-        seen = query @ self.to_seen
-        exact = self.kept, query * self.kept_scale[0], query @ self.kept_scale[1]
-        bits, share = (np.empty(0, np.uint8), 1.0) if allowed is None else (allowed.bits, allowed.share)
-        if self._few(allowed):
-            return scan.score_allowed(*exact, bits, round(share * self.n_posts))  # type: ignore[no-any-return]
-        found, score = scan.search(
-            self.centres @ seen, self._lists(share, effort), seen[self.number_of] * self.step, self.starts, self.sizes,
-            self.codes.reshape(-1), self.rows, *exact, max(round(k * effort.refine), k), bits, share,
-        )  # fmt: skip
-        return found, score
 
     def sees_all(self, allowed: Bitmap | None, effort: Effort) -> bool:
         """Whether a search looks at all posts that may appear, so that a more thorough one would find no more."""

@@ -36,6 +36,8 @@ _FLOOR = -32_768
 """Score of lanes without a post, below every other."""
 _BINS = 1024
 """Parts of the range of lists' scores that are told apart at once."""
+_NARROW = np.float32(1e-36)
+"""Width of such a part that tells nothing apart: one over a narrower one may be infinite."""
 _SHIFT = 5
 """Scores that fall together when the best are counted, as bits."""
 
@@ -47,6 +49,70 @@ _NJIT: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=Tr
 def jit(function: Callable[..., Any]) -> Any:
     """Compiled, anew when the instructions it is made of have changed."""
     return stamped(_NJIT(function), _STAMP)
+
+
+@jit
+def best_of_lists(  # type: ignore[no-untyped-def]
+    query, n_lists, wanted, to_seen, centres, starts, sizes, number_of, step, codes, rows, kept, kept_scale, allowed,
+    expected_share,
+):  # fmt: skip
+    """The best posts of one query, about `wanted` of them, in no order: a search in one call, since a call from Python
+    for each of its steps takes as long as a whole search of few lists.
+
+    Args:
+        query: (D,) float32, finite.
+        allowed: as of `search`, and so are `n_lists`, `wanted` and `expected_share`; all others as of `InvertedFile`.
+    Returns: integers (`sortable`) of posts and scores, (M,), and what their scores are to be multiplied by.
+    """
+    scaled, largest = _scaled(query)
+    seen = np.zeros(len(scaled), np.float32)
+    for i in range(len(scaled)):
+        for j in range(len(scaled)):
+            seen[j] += scaled[i] * to_seen[i, j]
+    coarse = np.empty(len(centres), np.float32)
+    for i in range(len(centres)):
+        total = np.float32(0)
+        for j in range(len(seen)):
+            total += centres[i, j] * seen[j]
+        coarse[i] = total
+    weight = np.empty(len(step), np.float32)
+    for i in range(len(step)):
+        weight[i] = seen[number_of[i]] * step[i]
+    factor, base = _of_kept(scaled, kept_scale)
+    found, score = search(
+        coarse, n_lists, weight, starts, sizes, codes.reshape(-1), rows, kept, factor, base, wanted, allowed,
+        expected_share,
+    )  # fmt: skip
+    return sortable(found, score), largest
+
+
+@jit
+def best_of_allowed(query, kept, kept_scale, allowed, n_allowed):  # type: ignore[no-untyped-def]
+    """All posts that may appear, about `n_allowed`, scored; otherwise as `best_of_lists`."""
+    scaled, largest = _scaled(query)
+    factor, base = _of_kept(scaled, kept_scale)
+    rows, score = score_allowed(kept, factor, base, allowed, n_allowed)
+    return sortable(rows, score), largest
+
+
+@jit
+def _scaled(query):  # type: ignore[no-untyped-def]
+    """The query with 1 for its largest number, and what that was: freshness far from the build makes numbers so large
+    that products would leave float32."""
+    largest = np.float32(1e-30)
+    for i in range(len(query)):
+        largest = max(largest, abs(query[i]))
+    return query / largest, largest
+
+
+@jit
+def _of_kept(query, kept_scale):  # type: ignore[no-untyped-def]
+    """Weights of kept bytes, (D,), and what to add, so that this gives the score."""
+    factor, base = np.empty(len(query), np.float32), np.float32(0)
+    for i in range(len(query)):
+        factor[i] = query[i] * kept_scale[0, i]
+        base += query[i] * kept_scale[1, i]
+    return factor, base
 
 
 @jit
@@ -140,15 +206,17 @@ def sortable(rows, score):  # type: ignore[no-untyped-def]
 
 @jit
 def unsorted(key, factor, rows, score):  # type: ignore[no-untyped-def]
-    """Rows and scores of these integers, times this factor, into the first places of two arrays."""
-    bits = np.empty(len(key), np.int32)
-    for i in range(len(key)):
+    """Rows and scores of these integers, times this factor, into two arrays as far as they reach, then -1 and -inf."""
+    n = min(len(key), len(rows))
+    bits = np.empty(n, np.int32)
+    for i in range(n):
         rows[i] = np.int32(key[i] & 0x7FFFFFFF)
         number = key[i] >> 32
         bits[i] = -number if number <= 0 else number - (np.int64(1) << 31)
     found = bits.view(np.float32)
-    for i in range(len(key)):
+    for i in range(n):
         score[i] = found[i] * factor
+    rows[n:], score[n:] = -1, -np.inf
 
 
 @jit
@@ -161,7 +229,7 @@ def _nth_best(values, n):  # type: ignore[no-untyped-def]
     while True:
         # Of the numbers from low to high, which are among the given ones, so that rounding moves none in or out.
         width = (high - low) / np.float32(_BINS)
-        if not width > 0:
+        if not width > _NARROW:
             return low
         count = np.zeros(_BINS, np.int32)
         least, most = np.full(_BINS, high), np.full(_BINS, low)
@@ -205,8 +273,7 @@ def _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes):  # type: i
 
 @jit
 def _score_blocks(codes, blocks, bias, lanes, weight, middle):  # type: ignore[no-untyped-def]
-    """Score of every lane: its list's, and of each number of its code (number - 7.5) * weight; sums wrap around on the
-    way and fit at the end."""
+    """Score of every lane: its list's, and of each number of its code (number - 7.5) * weight."""
     # Places are unsigned: a signed one might count from the end, and looking whether it does takes time.
     width, size, turn = np.uint64(LANES), np.uint64(len(weight) // 2 * LANES), np.uint64(TURN)
     score = np.empty(len(blocks) * LANES, np.int16)

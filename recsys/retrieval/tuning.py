@@ -37,7 +37,7 @@ SURE = 2.0
 
 # Nanoseconds on one core with 512-bit vectors, fitted to 144 kinds of searches of 1, 3 and 10 million made-up posts,
 # eight of ten within a tenth; they only weigh parts of a search against each other.
-_PER_SEARCH = 17_500.0
+_PER_SEARCH = 8_000.0
 _PER_CENTRE_BYTE = 0.032
 _PER_CODE_BYTE = 0.046
 _PER_LANE = 0.044
@@ -133,7 +133,9 @@ def tune(
         vectors: (N, D).
         queries: a sample of those to come, (M, D), M >= 4: every other one shapes the lists, the others tell.
         k: results of a search.
-        thorough: try lists also where the catalogue is small enough for an exact scan.
+        thorough: try every configuration, also those that the model rejects before they are tried, and lists also
+            where the catalogue is small enough for an exact scan. For whoever times them: the model may be wrong on
+            another processor.
     Raises: DataError when there is no vector, one is not finite or there are fewer than four queries.
     """
     vectors = checked(vectors)
@@ -150,17 +152,24 @@ def tune(
         as_set = PostIndex.lists(vectors, shaping, config)
         return choose([_tried(vectors, as_set, truth), *trials], n, k, config)
     least = math.inf
-    for of_one_number in _candidates(vectors, shaping, config, report):
+    start = time.perf_counter()
+    posts = Prepared.of(vectors, shaping)
+    prepared_s = time.perf_counter() - start
+    numbers = sorted({number_of_lists(n, factor) for factor in LIST_FACTORS})
+    for nth, n_lists in enumerate(numbers):
         before = least
-        for coded, build_s in of_one_number:
+        if not thorough and _cost_ns(_centre_bytes(n_lists, size)) / 1e6 > _HOPELESS * least:
+            break
+        for coded, build_s in _coded(posts, n_lists, config.max_bytes, _part_of(report, nth, len(numbers))):
             for refine in REFINES:
-                if _cost_ns(coded, refine, k, 0.0) / 1e6 > _HOPELESS * least:
+                if not thorough and _cost_ns(coded.centres.nbytes, n, refine * k) / 1e6 > _HOPELESS * least:
                     break
                 found = _cheapest(vectors, coded, exact.built_from, refine, truth, config.target_recall)
-                trials += [replace(trial, build_s=build_s) for trial in found]
+                trials += [replace(trial, build_s=prepared_s + build_s) for trial in found]
                 least = min([least, *(trial.cost_ms for trial in found if trial.surely >= config.target_recall)])
-        if least == before < math.inf:
+        if not thorough and least == before < math.inf:
             break  # more lists cost more: still more would too
+    report(1, 1)
     return choose(trials, n, k, config)
 
 
@@ -209,36 +218,21 @@ def measure(trial: Trial, queries: Floats, k: int, allowed: Bitmap | None) -> Tr
     return replace(trial, p50_ms=float(p50), p99_ms=float(p99), queries_per_s=len(times) / sum(times))
 
 
-def _candidates(
-    vectors: Floats, queries: Floats, config: IndexConfig, report: Report
-) -> Iterator[Iterator[tuple[InvertedFile, float]]]:
-    """By number of lists, the fewest first: those lists with codes of each length that memory allows, and the seconds
-    they took."""
-    start = time.perf_counter()
-    posts = Prepared.of(vectors, queries)
-    prepared_s = time.perf_counter() - start
-    numbers = sorted({number_of_lists(len(vectors), factor) for factor in LIST_FACTORS})
-    for nth, n_lists in enumerate(numbers):
-        yield _coded(posts, n_lists, prepared_s, config.max_bytes, _part_of(report, nth, len(numbers)))
-
-
 def _part_of(report: Report, nth: int, parts: int) -> Report:
     """Progress of one of several parts as that of the whole."""
     return lambda done, total: report(nth * total + done, parts * total)
 
 
-def _coded(
-    posts: Prepared, n_lists: int, prepared_s: float, max_bytes: float, report: Report
-) -> Iterator[tuple[InvertedFile, float]]:
+def _coded(posts: Prepared, n_lists: int, max_bytes: float, report: Report) -> Iterator[tuple[InvertedFile, float]]:
+    """So many lists with codes of each length that memory allows, and the seconds that both took."""
     start = time.perf_counter()
-    lists = InvertedFile.build(posts, n_lists, CODE_BYTES[0], report)
-    built_s = prepared_s + time.perf_counter() - start
-    yield lists, built_s
-    for code_bytes in CODE_BYTES[1:]:
-        if lists.n_bytes_with(code_bytes) <= max_bytes * lists.n_posts:
+    lists = InvertedFile.grouped(posts, n_lists, report)
+    grouped_s = time.perf_counter() - start
+    for code_bytes in CODE_BYTES:
+        if code_bytes == CODE_BYTES[0] or lists.n_bytes_with(code_bytes) <= max_bytes * lists.n_posts:
             start = time.perf_counter()
-            lists = lists.coded(posts, code_bytes)
-            yield lists, built_s + time.perf_counter() - start
+            coded = lists.coded(posts, code_bytes)
+            yield coded, grouped_s + time.perf_counter() - start
 
 
 def _cheapest(
@@ -261,19 +255,26 @@ def _tried(vectors: Floats, index: PostIndex, truth: Truth) -> Trial:
     lists, effort = index.segment, index.effort
     if not isinstance(lists, InvertedFile):
         raise TypeError(f"only lists are tried, got {index.name}")
-    cost_ns = _cost_ns(lists, effort.refine, truth.k, lists.visited(truth.queries, effort))
+    visited = lists.visited(truth.queries, effort)
+    cost_ns = _cost_ns(lists.centres.nbytes, lists.n_posts, effort.refine * truth.k, visited, lists.code_bytes)
     # By the lists themselves: the index would visit more where these hold too few posts, at a cost not counted here.
     recall = truth.recall(vectors, lists.search(truth.queries, truth.k, None, effort)[1])
     error = float(recall.std()) / math.sqrt(len(recall))
     return Trial(index, mean := float(recall.mean()), mean - SURE * error, cost_ns / 1e6, lists.n_bytes / lists.n_posts)
 
 
-def _cost_ns(lists: InvertedFile, refine: float, k: int, lanes: float) -> float:
-    """Of one search that reads so many lanes."""
-    per_rescored = max(_PER_RESCORED + _PER_RESCORED_TENFOLD * math.log10(lists.n_posts / 1e6), _LEAST_PER_RESCORED)
+def _centre_bytes(n_lists: int, embedding_size: int) -> int:
+    return 4 * n_lists * embedding_size
+
+
+def _cost_ns(
+    centre_bytes: int, n_posts: int = 0, rescored: float = 0.0, lanes: float = 0.0, code_bytes: int = 0
+) -> float:
+    """Of one search that reads so many lanes; what is left out is a bound from below."""
+    per_rescored = _PER_RESCORED + _PER_RESCORED_TENFOLD * math.log10(max(n_posts, 1) / 1e6)
     return (
         _PER_SEARCH
-        + _PER_CENTRE_BYTE * lists.centres.nbytes
-        + (_PER_CODE_BYTE * lists.code_bytes + _PER_LANE) * lanes
-        + per_rescored * refine * k
+        + _PER_CENTRE_BYTE * centre_bytes
+        + (_PER_CODE_BYTE * code_bytes + _PER_LANE) * lanes
+        + max(per_rescored, _LEAST_PER_RESCORED) * rescored
     )

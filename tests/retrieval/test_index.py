@@ -260,9 +260,19 @@ def test_how_long_a_query_is_changes_nothing_but_the_scale_of_its_scores(index, 
     np.testing.assert_allclose(other_scores, scores * np.float32(scale), rtol=1e-4)
 
 
-def test_vectors_too_large_to_compare_are_refused():
+@pytest.mark.parametrize(("posts", "users"), [(1e20, 1), (1, 1e20), (1e30, 1e30), (1e38, 1e38)])
+def test_vectors_too_large_to_compare_are_refused(posts, users):
     with pytest.raises(DataError, match=r"must mostly lie within 1e\+15, got"):
-        lists(POSTS * np.float32(1e20))
+        lists(POSTS / np.abs(POSTS).max() * np.float32(posts), QUERIES / np.abs(QUERIES).max() * np.float32(users))
+
+
+def test_an_index_from_before_layouts_had_numbers_is_refused(index, tmp_path):
+    def harm(folder):
+        about = json.loads((folder / "index.json").read_text())
+        del about["layout"]
+        (folder / "index.json").write_text(json.dumps(about))
+
+    assert "must have layout 2, got 1" in refusal_of(index, tmp_path, harm)
 
 
 def edit(**changes):
@@ -325,6 +335,7 @@ def changed(place, value):
 
 
 HARMS = [
+    (edit(layout=1), "must have layout 2, got 1"),
     (edit(metric="cosine"), "inner_product, got cosine"),
     (edit(n_posts=4001), "must hold 4001 posts"),
     (edit(embedding_size=64), "of 64 dimensions, got 4000 of 16"),
@@ -389,8 +400,10 @@ def test_lists_that_are_not_what_they_should_be_are_refused(tmp_path, harm, rule
 
 
 def test_all_that_may_appear_are_looked_through_once_where_they_are_fewer_than_asked_for(monkeypatch):
-    calls, score_allowed = [], inverted_file.scan.score_allowed
-    monkeypatch.setattr(inverted_file.scan, "score_allowed", lambda *words: calls.append(1) or score_allowed(*words))
+    calls, best_of_allowed = [], inverted_file.scan.best_of_allowed
+    monkeypatch.setattr(
+        inverted_file.scan, "best_of_allowed", lambda *words: calls.append(1) or best_of_allowed(*words)
+    )
     _, rows = lists().search(QUERIES[:1], 10, Bitmap.of(np.arange(len(POSTS)) < 3), Effort(1, 1))
     assert (np.sort(rows[0, :3]) == [0, 1, 2]).all()
     assert len(calls) == 1

@@ -14,9 +14,14 @@ POSTS = (RNG.normal(size=(3000, 12)) * np.linspace(0.1, 3, 12)).astype(np.float3
 QUERIES = (RNG.normal(size=(200, 12)) * np.linspace(2, 0.5, 12)).astype(np.float32)
 
 
+def built(posts, queries, n_lists, code_bytes):
+    prepared = Prepared.of(posts, queries)
+    return InvertedFile.grouped(prepared, n_lists).coded(prepared, code_bytes)
+
+
 @pytest.fixture(scope="module", params=[8, 16])
 def lists(request):
-    return InvertedFile.build(Prepared.of(POSTS, QUERIES), 20, request.param)
+    return built(POSTS, QUERIES, 20, request.param)
 
 
 def decoded(lists):
@@ -45,7 +50,7 @@ def test_codes_give_scores_close_to_the_vectors_own(lists):
 
 def test_more_bytes_leave_less_error():
     def error(code_bytes):
-        coded = InvertedFile.build(Prepared.of(POSTS, QUERIES), 20, code_bytes)
+        coded = built(POSTS, QUERIES, 20, code_bytes)
         return float(((QUERIES @ (decoded(coded) - POSTS).T) ** 2).mean())
 
     assert error(16) < error(8) / 4
@@ -53,7 +58,7 @@ def test_more_bytes_leave_less_error():
 
 def test_numbers_go_where_queries_see_most_difference():
     posts = POSTS * np.array([50.0] + [1.0] * 11, np.float32)
-    coded = InvertedFile.build(Prepared.of(posts, np.eye(12, dtype=np.float32)), 1, 8)
+    coded = built(posts, np.eye(12, dtype=np.float32), 1, 8)
     count = np.bincount(coded.number_of, minlength=12)
     assert count.max() >= 2
     assert count.min() <= 1
@@ -61,7 +66,7 @@ def test_numbers_go_where_queries_see_most_difference():
 
 def test_other_codes_of_the_same_lists_are_those_of_a_new_build(lists):
     again = lists.coded(Prepared.of(POSTS, QUERIES), 24)
-    fresh = InvertedFile.build(Prepared.of(POSTS, QUERIES), 20, 24)
+    fresh = built(POSTS, QUERIES, 20, 24)
     np.testing.assert_array_equal(again.codes, fresh.codes)
     np.testing.assert_array_equal(again.step, fresh.step)
 

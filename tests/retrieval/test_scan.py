@@ -98,6 +98,13 @@ def test_empty_lanes_are_never_found_however_good_their_code_is():
     assert (found >= 0).all()
 
 
+@given(st.sampled_from([1e-38, 1e-40, 1e-44, 0.0]), st.lists(st.integers(0, 50), min_size=1, max_size=300))
+def test_numbers_too_close_to_tell_apart_count_as_equal(unit, steps):
+    values = np.array(steps, np.float32) * np.float32(unit)
+    cut = scan._nth_best(values, 10)
+    assert (values >= cut).sum() >= min(10, len(values))
+
+
 close = st.floats(-1e3, 1e3, width=32)
 values = st.one_of(
     st.lists(close, min_size=1, max_size=300),
@@ -134,6 +141,10 @@ def test_integers_sort_as_scores_do_equal_ones_by_row_and_give_both_back(values,
     order = np.lexsort((rows, -score))
     np.testing.assert_array_equal(found, [*rows[order], -1])
     np.testing.assert_array_equal(found_score, [*score[order], -np.inf])
+    first, first_score = np.empty(len(key) // 2, np.int32), np.empty(len(key) // 2, np.float32)
+    scan.unsorted(key, np.float32(1), first, first_score)
+    np.testing.assert_array_equal(first, found[: len(first)])
+    np.testing.assert_array_equal(first_score, found_score[: len(first)])
 
 
 @given(st.integers(1, 200), st.floats(0, 1), st.integers(0, 150), st.integers(0, 9))

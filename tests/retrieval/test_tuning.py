@@ -1,5 +1,6 @@
 """The tuner takes the cheapest index that finds enough, counts recall by score, and says why."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -104,6 +105,46 @@ def test_what_costs_too_much_before_it_visits_any_list_is_not_tried(monkeypatch)
     refines = {trial.index.effort.refine for trial in trials if not trial.index.is_exact}
     assert max(refines) <= tuning._HOPELESS * min(refines) * 1.01
     assert len(refines) > 1
+
+
+def test_more_lists_than_can_be_cheaper_are_not_even_made(monkeypatch):
+    made, grouped = [], tuning.InvertedFile.grouped
+    monkeypatch.setattr(
+        tuning.InvertedFile, "grouped", lambda posts, n_lists, report: made.append(n_lists) or grouped(posts, n_lists)
+    )
+    monkeypatch.setattr(tuning, "_PER_CENTRE_BYTE", 1e3)
+    tune(POSTS, USERS, 50, TINY, quiet)
+    assert made == [round(math.sqrt(len(POSTS)))]
+
+
+def test_a_thorough_tuner_tries_also_what_the_model_takes_for_hopeless(monkeypatch):
+    monkeypatch.setattr(tuning, "_PER_CENTRE_BYTE", 1e3)
+    monkeypatch.setattr(tuning, "_LEAST_PER_RESCORED", 1e6)
+    trials = tune(POSTS, USERS, 50, TINY, quiet, thorough=True).trials
+    tried = {
+        (trial.index.segment.n_lists, trial.index.segment.code_bytes, trial.index.effort.refine)
+        for trial in trials
+        if not trial.index.is_exact
+    }
+    numbers = [round(factor * math.sqrt(len(POSTS))) for factor in LIST_FACTORS]
+    assert tried == set(itertools.product(numbers, tuning.CODE_BYTES, tuning.REFINES))
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_progress_only_grows_and_ends_when_all_is_done(thorough):
+    told = []
+    tune(POSTS, USERS, 50, TINY, lambda done, total: told.append(done / total), thorough=thorough)
+    assert told == sorted(told)
+    assert told[-1] == 1
+    assert len(told) > 1
+
+
+def test_seconds_of_a_build_are_of_these_codes_and_no_others(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(clock))
+    trials = tune(POSTS, USERS, 50, TINY, quiet).trials
+    # A second each for what all share, the lists, and the codes.
+    assert {trial.build_s for trial in trials} == {0, 3}
 
 
 def test_measured_times_decide_where_all_trials_have_them():
