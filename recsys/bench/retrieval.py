@@ -77,7 +77,9 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         raise DataError(f"a search for {k} needs more posts than that, got {len(posts)}; raise --posts or lower --k")
     settings = config.retrieval.index
     with progress.stage(f"tune on {vectors.name} vectors") as report:
-        tuned = tuning.tune(posts, tuning_queries, k, settings, report, thorough=True)
+        # Above that size the picture does without what the model rejects: to try it takes long.
+        small = len(posts) <= LARGEST_FOR_PEERS
+        tuned = tuning.tune(posts, tuning_queries, k, settings, report, thorough=small)
     chosen = tuned.chosen
     allowed = Bitmap.of(np.random.default_rng(1).random(len(posts)) >= DELETED)
     exact = next(trial for trial in tuned.trials if trial.index.is_exact)
@@ -111,7 +113,6 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         "trials": trials,
     }
     figures["filtered"] = _with_filter(chosen, exact, posts, queries, k)
-    small = len(posts) <= LARGEST_FOR_PEERS
     with progress.stage("FAISS"):
         figures["faiss"] = faiss_curves(posts, allowed, truth, _PLOT_QUERIES) if small else None
     curves: dict[str, Any] = dict.fromkeys((*PEERS, SCANN_MOVED))

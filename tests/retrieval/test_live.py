@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
 from recsys.online.post_changes import START, PostChange
+from recsys.retrieval import inverted_file
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.live import LiveIndex
 from recsys.retrieval.segment import Segment, current
@@ -215,7 +216,9 @@ def test_an_id_that_repeats_is_refused():
         segment(np.array([7, 3, 7], np.int64))
 
 
-def test_searches_during_changes_and_swaps_see_each_post_once_and_none_that_was_gone_before():
+@pytest.mark.parametrize("few", [1, inverted_file.FEW], ids=["lists are searched", "all allowed are scored"])
+def test_searches_during_changes_and_swaps_see_each_post_once_and_none_that_was_gone_before(few, monkeypatch):
+    monkeypatch.setattr(inverted_file, "FEW", few)
     many = np.arange(3000, dtype=np.int64)
     config = IndexConfig(kind="lists", code_bytes=8, nprobe_share=1)
     index = LiveIndex(segment(many, config=config))

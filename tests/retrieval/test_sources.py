@@ -10,6 +10,7 @@ from tastes import END, clicks_of, learned_sources, request, trained, two_tastes
 from worlds import NOW, catalogue, context, rows
 
 from recsys.config import IndexConfig, SourcesConfig
+from recsys.retrieval import inverted_file, scan
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.covisitation import Neighbours
 from recsys.retrieval.index import PostIndex
@@ -36,13 +37,15 @@ def sources(request, cat, towers):
     lists = IndexConfig(nlist_factor=0.5, code_bytes=8)
     index = PostIndex.exact(vectors) if request.param == "exact" else PostIndex.lists(vectors, vectors, lists)
     learned = learned_sources(cat, clicks_of(cat))
-    return (
-        TwoTower(cat, towers, index),
-        Followed(cat),
-        Trending(cat),
-        Fresh(cat, learned.author_shown, SETTINGS),
-        Covisited(learned.neighbours, SETTINGS),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
+        yield (
+            TwoTower(cat, towers, index),
+            Followed(cat),
+            Trending(cat),
+            Fresh(cat, learned.author_shown, SETTINGS),
+            Covisited(learned.neighbours, SETTINGS),
+        )
 
 
 moments = st.sampled_from([-1, 0, DAY, 5 * DAY, END, END + DAY])
@@ -195,3 +198,15 @@ def test_who_clicked_nothing_or_nothing_known_gets_nothing_from_others_clicks():
 
 def test_posts_left_out_get_no_place_from_others_clicks():
     assert covisited([0], exclude=[1]) == [2]
+
+
+def test_both_ways_through_lists_are_compiled_before_the_first_request(cat, towers, monkeypatch):
+    ran = []
+    monkeypatch.setattr(inverted_file, "FEW", 16_000)  # the sources above set it back only after the last test
+    for name in ("best_of_lists", "best_of_allowed"):
+        monkeypatch.setattr(
+            inverted_file.scan, name, lambda *words, name=name, way=getattr(scan, name): ran.append(name) or way(*words)
+        )
+    vectors = towers.post_vectors(cat)
+    TwoTower(cat, towers, PostIndex.lists(vectors, vectors, IndexConfig(nlist_factor=0.5, code_bytes=8)))
+    assert set(ran) == {"best_of_lists", "best_of_allowed"}
