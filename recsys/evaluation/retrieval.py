@@ -19,6 +19,7 @@ from recsys.offline.labels import CLICK, Exposures
 from recsys.online import trending
 from recsys.progress import Progress, Report
 from recsys.ranking.examples import user_batch
+from recsys.retrieval.index import PostIndex
 from recsys.retrieval.retriever import Retriever
 from recsys.types import DAY, Context, Doubles, FeedRequest, Ids, Mask, Rows, Source
 
@@ -94,9 +95,10 @@ def _hits(
 ) -> tuple[dict[str, Mask], Ids]:
     """Whether each click's post is among each row's candidates, and the clicks it had before, (E,) each."""
     catalogue, sources, world = material.catalogue, material.config.retrieval.sources, material.world
-    retriever = Retriever(
-        catalogue, material.towers, material.index, material.post_vectors, material.learned_sources, sources
-    )
+    # Not the release's index: of posts from after the request, which lie nearest to it, an index of that moment would
+    # have held none. What that index itself misses the tuner says.
+    index = PostIndex.exact(material.post_vectors)
+    retriever = Retriever(catalogue, material.towers, index, material.post_vectors, material.learned_sources, sources)
     size = material.config.online.history_size
     users = user_batch(catalogue, material.logs.events, clicks.user_row, clicks.now, clicks.history_seen, size)
     trends = _Trends(material)
