@@ -10,6 +10,7 @@ ratios.
 from __future__ import annotations
 
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         "trials": trials,
     }
     figures["filtered"] = _with_filter(chosen, exact, posts, queries, k)
+    figures["returned_before"] = _with_best_left_out(chosen, exact, posts, queries, k)
     with progress.stage("FAISS"):
         figures["faiss"] = faiss_curves(posts, allowed, truth, _PLOT_QUERIES) if small else None
     curves: dict[str, Any] = dict.fromkeys((*PEERS, SCANN_MOVED))
@@ -159,6 +161,25 @@ def _with_filter(
     with one_core():
         timed = tuning.measure(chosen, some, k, allowed)
     return {"share": share, f"recall@{k}": round(float(recall.mean()), 4), "p50_ms": _rounded(timed.p50_ms)}
+
+
+def _with_best_left_out(
+    chosen: tuning.Trial, exact: tuning.Trial, posts: Floats, queries: Floats, k: int, most: int = 1000
+) -> dict[str, Any]:
+    """The chosen index where a query's best posts may not appear, as for a user who was shown them before."""
+    some, left_out = queries[:_PLOT_QUERIES], min(most, len(posts) - k)
+    best, rows = exact.index.search(some, left_out + k)
+    everything = Bitmap.of(np.ones(len(posts), bool))
+    recall, times = [], []
+    with one_core():
+        for query, kth, without in zip(some[:, None], best[:, -1:], rows[:, :left_out], strict=True):
+            allowed = everything.without(without)
+            start = time.perf_counter()
+            _, found = chosen.index.search(query, k, allowed)
+            times.append(time.perf_counter() - start)
+            recall.append(tuning.Truth(query, k, kth).recall(posts, found)[0])
+    p50_ms = float(np.median(times)) * 1e3
+    return {"best_left_out": left_out, f"recall@{k}": round(float(np.mean(recall)), 4), "p50_ms": _rounded(p50_ms)}
 
 
 def _peer_curves(

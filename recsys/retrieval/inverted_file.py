@@ -37,10 +37,6 @@ _TRAINING_ROWS_PER_LIST = 96
 _ROUNDS = 10
 FEW = 16_000
 """Where fewer posts may appear, all of them are scored: no search with such a filter is quicker."""
-_WIDER = 0.6
-"""The fewer may appear, the further away the best of them lie: lists visited grow with this power of one over the
-share that may. With 0.5 trained vectors' recall was 0.912 at a share of 0.01 (scored exactly among a million, searched
-among more), with 0.6 0.983, with 0.7 0.996 in a sixth more time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +157,7 @@ class InvertedFile:
                 best, largest = scan.best_of_allowed(query, self.kept, self.kept_scale, bits, n_allowed)
             else:
                 best, largest = scan.best_of_lists(
-                    query, n_lists, wanted, self.to_seen, self.centres, self.starts, self.sizes, self.number_of,
+                    query, n_lists, k, wanted, self.to_seen, self.centres, self.starts, self.sizes, self.number_of,
                     self.step, self.codes, self.rows, self.kept, self.kept_scale, bits, share,
                 )  # fmt: skip
             # As one integer each, found posts are sorted by vector instructions, and equal scores by row.
@@ -179,7 +175,7 @@ class InvertedFile:
 
     def _lists(self, share: float, effort: Effort) -> int:
         """Lists to visit where this share of the posts may appear."""
-        wider: float = max(share, 1e-9) ** -_WIDER
+        wider: float = max(share, 1e-9) ** -scan.WIDER
         return max(1, round(effort.lists * wider))
 
     def moved(self, vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:

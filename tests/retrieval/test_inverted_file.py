@@ -105,8 +105,35 @@ def test_where_few_may_appear_more_lists_are_visited(lists, monkeypatch):
             [len(set(row) & set(exact)) / 20 for row, exact in zip(rows.tolist(), best.tolist(), strict=True)]
         )
 
-    # The same bits, said to be most posts, find less.
-    assert recall(allowed) > recall(Bitmap(allowed.bits, allowed.n_posts, 1.0)) + 0.05
+    visited, best_of_lists = [], inverted_file.scan.best_of_lists
+    monkeypatch.setattr(
+        inverted_file.scan,
+        "best_of_lists",
+        lambda query, n_lists, *words: visited.append(n_lists) or best_of_lists(query, n_lists, *words),
+    )
+    assert recall(allowed) > 0.8
+    assert set(visited) == {16}  # 4 * 0.1 ** -0.6
+    # The same bits, said to be all posts, are seen through.
+    assert recall(Bitmap(allowed.bits, allowed.n_posts, 1.0)) > 0.8
+
+
+@pytest.mark.parametrize("n_best", [20, 200, 1000])
+def test_where_the_best_may_not_appear_the_next_best_are_found_as_well(lists, n_best, monkeypatch):
+    """A user who was shown them before."""
+    monkeypatch.setattr(inverted_file, "FEW", 0)
+    everything = Bitmap.of(np.ones(len(POSTS), bool))
+    order = np.argsort(-(QUERIES[:100] @ POSTS.T), axis=1)
+
+    def recall(effort):
+        shares = []
+        for nth, best in enumerate(order):
+            allowed = everything.without(best[:n_best].astype(np.int32))
+            _, rows = lists.search(QUERIES[nth : nth + 1], 20, allowed, effort)
+            shares.append(len(set(rows[0].tolist()) & set(best[n_best : n_best + 20].tolist())) / 20)
+        return np.mean(shares)
+
+    # All that more effort could find: ever closer together, posts are told apart less by what is kept of them.
+    assert recall(Effort(6, 1.5)) > recall(Effort(lists.n_lists, 100)) - 0.03
 
 
 def test_where_hardly_any_may_appear_all_of_them_are_scored(lists):

@@ -51,7 +51,7 @@ def test_a_search_finds_the_best_by_code_and_scores_them_exactly(seed, code_byte
     bits = np.packbits(allowed, bitorder="little")
     wanted = 25
     found, score = scan.search(
-        coarse, 6, step, starts, sizes, codes.reshape(-1), rows, kept, query, 0.5, wanted, bits, share
+        coarse, 6, step, starts, sizes, codes.reshape(-1), rows, kept, query, 0.5, wanted, wanted, bits, share
     )
     by_code = plainly(coarse, N_LISTS, step, starts, sizes, codes, rows, allowed)
     visited = plainly(coarse, 6, step, starts, sizes, codes, rows, allowed)
@@ -81,6 +81,7 @@ def test_without_a_bitmap_every_post_may_appear():
         query,
         0.0,
         10**6,
+        10**6,
         np.empty(0, np.uint8),
         1.0,
     )
@@ -93,7 +94,7 @@ def test_empty_lanes_are_never_found_however_good_their_code_is():
     code = (best[:, 0] | best[:, 1] << 4).astype(np.uint8)
     empty = np.flatnonzero(rows < 0)
     codes[empty // LANES, :, empty % LANES] = code
-    found, _ = scan.search(coarse, 6, step, starts, sizes, codes.reshape(-1), rows, kept, query, 0.0, 10, ALL, 1.0)
+    found, _ = scan.search(coarse, 6, step, starts, sizes, codes.reshape(-1), rows, kept, query, 0.0, 10, 10, ALL, 1.0)
     assert len(found) >= 10
     assert (found >= 0).all()
 
