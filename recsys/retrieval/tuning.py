@@ -169,7 +169,7 @@ def tune(
                 least = min([least, *(trial.cost_ms for trial in found if trial.surely >= config.target_recall)])
         if not thorough and least == before < math.inf:
             break  # more lists cost more: still more would too
-    report(1, 1)
+    report(len(numbers) * n, len(numbers) * n)
     return choose(trials, n, k, config)
 
 
