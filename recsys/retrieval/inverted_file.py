@@ -154,7 +154,7 @@ class InvertedFile:
         for i, query in enumerate(queries):
             if few:
                 n_allowed = round(share * self.n_posts)
-                best, largest = scan.best_of_allowed(query, self.kept, self.kept_scale, bits, n_allowed)
+                best, largest = scan.best_of_allowed(query, k, self.kept, self.kept_scale, bits, n_allowed)
             else:
                 best, largest = scan.best_of_lists(
                     query, n_lists, k, wanted, self.to_seen, self.centres, self.starts, self.sizes, self.number_of,

@@ -47,6 +47,10 @@ share that may. With 0.5 trained vectors' recall was 0.912 at a share of 0.01 (s
 among more), with 0.6 0.983, with 0.7 0.996 in a sixth more time."""
 _AS_EXPECTED = 0.9
 """Where so much less of the best may appear than of all posts, more lists are visited and more posts scored exactly."""
+_DEEPEST = 8.0
+"""Times as many at once: where none of the best may appear, nothing says how far the first that may is."""
+_ALL_IN_A_ROW = 16
+"""Posts scored in order of memory in the time of one somewhere; a guess, since hardly anybody asks that deep."""
 
 _STAMP = stamp_of([Path(__file__), Path(instructions.__file__)])
 _NJIT: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
@@ -94,11 +98,11 @@ def best_of_lists(  # type: ignore[no-untyped-def]
 
 
 @jit
-def best_of_allowed(query, kept, kept_scale, allowed, n_allowed):  # type: ignore[no-untyped-def]
-    """All posts that may appear, about `n_allowed`, scored; otherwise as `best_of_lists`."""
+def best_of_allowed(query, k, kept, kept_scale, allowed, n_allowed):  # type: ignore[no-untyped-def]
+    """The best of all posts that may appear, about `n_allowed`, each scored; otherwise as `best_of_lists`."""
     scaled, largest = _scaled(query)
     factor, base = _of_kept(scaled, kept_scale)
-    rows, score = score_allowed(kept, factor, base, allowed, n_allowed)
+    rows, score = score_allowed(kept, factor, base, allowed, n_allowed, k)
     return sortable(rows, score), largest
 
 
@@ -151,14 +155,16 @@ def search(  # type: ignore[no-untyped-def]
             lists[n_visited] = i  # without a branch: nobody can predict which are visited
             n_visited += coarse[i] >= cut
         lists = lists[:n_visited]
-        found, found_score, lowest, share = _best_by_code(
+        found, found_score, lowest, reach, may = _best_by_code(
             coarse, lists, cut, n_lists, step, starts, sizes, codes, rows, k, wanted, allowed, expected_share
         )
-        if share >= _AS_EXPECTED * expected_share or (n_visited == len(coarse) and wanted >= len(kept)):
+        if may + 2 * np.sqrt(may) >= _AS_EXPECTED * expected_share * reach:  # by chance it may be so much less
             break
         # What may not appear is what this user would like best, so that what may lies deeper, and closer together.
-        deeper = expected_share / share
-        n_lists, wanted, expected_share = int(n_lists * deeper) + 1, int(wanted * deeper), share
+        deeper = min(expected_share * reach / max(may, 1), _DEEPEST)
+        n_lists, wanted, expected_share = int(n_lists * deeper) + 1, int(wanted * deeper), expected_share / deeper
+        if wanted * _ALL_IN_A_ROW > len(kept):
+            return score_allowed(kept, query, base, allowed, int(expected_share * len(kept)), k)
     return _exact(kept, found, found_score, lowest, query, base)
 
 
@@ -166,8 +172,8 @@ def search(  # type: ignore[no-untyped-def]
 def _best_by_code(  # type: ignore[no-untyped-def]
     coarse, lists, cut, n_lists, step, starts, sizes, codes, rows, k, wanted, allowed, expected_share
 ):  # fmt: skip
-    """Posts of these lists that may appear, and their scores by code; the score that about `wanted` of them reach; and
-    what share of all about as good as the best k of them may appear."""
+    """Posts of these lists that may appear, and their scores by code; the score that about `wanted` of them reach; how
+    many of all posts are about as good as the best k of them, and how many of those may appear."""
     of_visited = coarse[lists]
     best, near = of_visited.max(), _nth_best(of_visited, max(n_lists // 4, 1))
     unit = max(np.abs(step).sum() * np.float32(7.5), best - cut, np.float32(1e-30)) / np.float32(SPAN)
@@ -195,12 +201,12 @@ def _best_by_code(  # type: ignore[no-untyped-def]
         reach += score[lane[i]] >= of_results
     for i in range(len(found)):
         may += found_score[i] >= of_results
-    return found, found_score, _least_of_best(found_score, wanted), max(may, 1) / max(reach, 1)
+    return found, found_score, _least_of_best(found_score, wanted), reach, may
 
 
 @jit
-def score_allowed(kept, query, base, allowed, n_allowed):  # type: ignore[no-untyped-def]
-    """Rows and exact scores of all posts that may appear; arguments as of `search`, about `n_allowed` posts."""
+def score_allowed(kept, query, base, allowed, n_allowed, k):  # type: ignore[no-untyped-def]
+    """Rows and exact scores of the best k, or few more, of about `n_allowed` posts, all that may appear."""
     rows = np.empty(2 * n_allowed + 64, np.int32)
     n, whole = 0, len(allowed) // 4
     words = allowed[: 4 * whole].view(np.uint32)
@@ -221,7 +227,11 @@ def score_allowed(kept, query, base, allowed, n_allowed):  # type: ignore[no-unt
             rows[n] = np.int32(32 * at) + np.int32(lowest_bit(left))
             n += 1
             left &= left - np.uint32(1)
-    return _exact(kept, rows[:n], np.zeros(n, np.int16), 0, query, base)
+    rows, score = _exact(kept, rows[:n], np.zeros(n, np.int16), 0, query, base)
+    if n <= k:
+        return rows, score
+    best = score >= _nth_best(score, k)
+    return rows[best], score[best]
 
 
 @jit

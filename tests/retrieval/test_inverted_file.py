@@ -117,7 +117,7 @@ def test_where_few_may_appear_more_lists_are_visited(lists, monkeypatch):
     assert recall(Bitmap(allowed.bits, allowed.n_posts, 1.0)) > 0.8
 
 
-@pytest.mark.parametrize("n_best", [20, 200, 1000])
+@pytest.mark.parametrize("n_best", [20, 200, 1000, 2900])
 def test_where_the_best_may_not_appear_the_next_best_are_found_as_well(lists, n_best, monkeypatch):
     """A user who was shown them before."""
     monkeypatch.setattr(inverted_file, "FEW", 0)
