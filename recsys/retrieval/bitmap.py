@@ -23,13 +23,17 @@ class Bitmap:
     """Post r is bit r % 8 of byte r // 8, (ceil(N / 8),); no bit behind the last post is set."""
     n_posts: int
     share: float
-    """Of the posts that may appear; before those that `without` left out, which are few."""
+    """Of the posts that may appear."""
 
     def __post_init__(self) -> None:
         """Searches look bits up without looking where the array ends."""
         if self.bits.shape != (-(-self.n_posts // 8),) or self.bits.dtype != np.uint8:
             raise ValueError(
                 f"a bitmap of {self.n_posts} posts must hold a bit each, got {self.bits.shape} of {self.bits.dtype}"
+            )
+        if self.n_posts % 8 and self.bits[-1] >> self.n_posts % 8:
+            raise ValueError(
+                f"a bitmap of {self.n_posts} posts must have no bit behind the last, got {self.bits[-1]:b}"
             )
 
     @classmethod
@@ -39,12 +43,13 @@ class Bitmap:
 
     def without(self, rows: Rows) -> Self:
         """The same, less these posts; -1 is ignored."""
+        rows = np.unique(rows[rows >= 0])
         if not len(rows):
             return self
-        rows = rows[rows >= 0]
         bits = self.bits.copy()
         np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
-        return type(self)(bits, self.n_posts, self.share)
+        n_less = np.count_nonzero(self.has(rows))
+        return type(self)(bits, self.n_posts, max(self.share - n_less / self.n_posts, 0.0))
 
     def __and__(self, other: Self) -> Self:
         """Posts that both let through."""

@@ -184,9 +184,10 @@ class InvertedFile:
         return vectors @ to_place.astype(np.float32), queries @ self.to_seen
 
     def visited(self, queries: Floats, effort: Effort) -> float:
-        """Lanes that a search reads on average."""
+        """Lanes that a search without a filter reads on average, at least."""
         coarse = (queries @ self.to_seen) @ self.centres.T
-        lists = np.argpartition(-coarse, min(effort.lists, self.n_lists) - 1, axis=1)[:, : effort.lists]
+        n = min(self._lists(1.0, effort), self.n_lists)
+        lists = np.argpartition(-coarse, n - 1, axis=1)[:, :n]
         return float(np.diff(self.starts)[lists].sum(axis=1).mean()) * LANES
 
     def save(self, folder: Path) -> list[str]:

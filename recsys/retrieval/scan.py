@@ -146,7 +146,7 @@ def search(  # type: ignore[no-untyped-def]
         allowed: bitmap of posts that may appear, little-endian; empty allows all.
         k: how many of them will be asked for; `wanted` is more, since codes tell only about how good a post is.
         expected_share: about what share of posts is allowed.
-    Returns: rows and scores, (M,) each, M >= min(wanted, allowed posts of the lists visited).
+    Returns: rows and scores, (M,) each, M >= min(k, allowed posts of the lists visited).
     """
     while True:
         cut = _nth_best(coarse, n_lists)
@@ -161,7 +161,7 @@ def search(  # type: ignore[no-untyped-def]
         if may + 2 * np.sqrt(may) >= _AS_EXPECTED * expected_share * reach:  # by chance it may be so much less
             break
         # What may not appear is what this user would like best, so that what may lies deeper, and closer together.
-        deeper = min(expected_share * reach / max(may, 1), _DEEPEST)
+        deeper = min(expected_share * reach / may, _DEEPEST) if may else _DEEPEST
         n_lists, wanted, expected_share = int(n_lists * deeper) + 1, int(wanted * deeper), expected_share / deeper
         if wanted * _ALL_IN_A_ROW > len(kept):
             return score_allowed(kept, query, base, allowed, int(expected_share * len(kept)), k)
@@ -261,7 +261,8 @@ def unsorted(key, factor, rows, score):  # type: ignore[no-untyped-def]
 
 @jit
 def _nth_best(values, n):  # type: ignore[no-untyped-def]
-    """One of these numbers, that at least n of them reach, and few more do but those that equal it."""
+    """One of these numbers, that at least n of them reach, or all, and few more do but those that equal it."""
+    n = max(n, 1)
     low = high = values[0]
     for i in range(len(values)):
         low, high = min(low, values[i]), max(high, values[i])

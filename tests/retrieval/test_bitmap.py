@@ -1,6 +1,7 @@
 """A bitmap says of each post what its mask said."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,13 @@ def test_posts_left_out_are_gone_and_no_other(mask, data):
     expected[rows[rows >= 0]] = False
     np.testing.assert_array_equal(after.has(np.arange(len(mask), dtype=np.int32)), expected)
     np.testing.assert_array_equal(before.has(np.arange(len(mask), dtype=np.int32)), mask)
+    assert after.share == pytest.approx(expected.mean())
+
+
+def test_bits_behind_the_last_post_are_refused():
+    assert Bitmap(np.array([0b111], np.uint8), 3, 1.0).share == 1.0
+    with pytest.raises(ValueError, match="no bit behind the last, got 1111"):
+        Bitmap(np.array([0b1111], np.uint8), 3, 1.0)
 
 
 @given(masks)

@@ -85,12 +85,20 @@ def test_visited_counts_the_lanes_of_the_lists(lists):
     assert 0 < lists.visited(QUERIES[:10], Effort(2, 2)) < lists.starts[-1] * LANES
 
 
-def test_a_bitmap_of_nothing_ends_the_search(lists, monkeypatch):
+@pytest.mark.parametrize("share", [1.0, 0.05, 0.004])
+@pytest.mark.parametrize("effort", [Effort(0, 1), Effort(3, 2)])
+@pytest.mark.parametrize("k", [1, 10])
+@pytest.mark.parametrize("n_allowed", [0, 1, 60])
+def test_the_search_ends_whatever_is_said_of_what_may_appear(lists, k, effort, share, n_allowed, monkeypatch):
+    """A search that does not end is compiled code that nothing stops."""
     monkeypatch.setattr(inverted_file, "FEW", 0)
-    _, rows = lists.search(
-        QUERIES[:3], 10, Bitmap(np.zeros(-(-len(POSTS) // 8), np.uint8), len(POSTS), 1.0), Effort(3, 2)
-    )
-    assert (rows == -1).all()
+    worst = np.argsort(QUERIES[0] @ POSTS.T)[:n_allowed]
+    mask = np.isin(np.arange(len(POSTS)), worst)
+    bitmap = Bitmap(np.packbits(mask, bitorder="little"), len(POSTS), share)
+    _, rows = lists.search(QUERIES[:3], k, bitmap, effort)
+    assert mask[rows[rows >= 0]].all()
+    if effort.lists:
+        assert (rows >= 0).sum() == 3 * min(k, n_allowed)
 
 
 def test_where_few_may_appear_more_lists_are_visited(lists, monkeypatch):
@@ -117,8 +125,8 @@ def test_where_few_may_appear_more_lists_are_visited(lists, monkeypatch):
     assert recall(Bitmap(allowed.bits, allowed.n_posts, 1.0)) > 0.8
 
 
-@pytest.mark.parametrize("n_best", [20, 200, 1000, 2900])
-def test_where_the_best_may_not_appear_the_next_best_are_found_as_well(lists, n_best, monkeypatch):
+@pytest.mark.parametrize(("n_best", "k"), [(20, 5), (50, 5), (20, 20), (200, 20), (1000, 20), (2900, 20)])
+def test_where_the_best_may_not_appear_the_next_best_are_found_as_well(lists, n_best, k, monkeypatch):
     """A user who was shown them before."""
     monkeypatch.setattr(inverted_file, "FEW", 0)
     everything = Bitmap.of(np.ones(len(POSTS), bool))
@@ -128,12 +136,12 @@ def test_where_the_best_may_not_appear_the_next_best_are_found_as_well(lists, n_
         shares = []
         for nth, best in enumerate(order):
             allowed = everything.without(best[:n_best].astype(np.int32))
-            _, rows = lists.search(QUERIES[nth : nth + 1], 20, allowed, effort)
-            shares.append(len(set(rows[0].tolist()) & set(best[n_best : n_best + 20].tolist())) / 20)
+            _, rows = lists.search(QUERIES[nth : nth + 1], k, allowed, effort)
+            shares.append(len(set(rows[0].tolist()) & set(best[n_best : n_best + k].tolist())) / k)
         return np.mean(shares)
 
     # All that more effort could find: ever closer together, posts are told apart less by what is kept of them.
-    assert recall(Effort(6, 1.5)) > recall(Effort(lists.n_lists, 100)) - 0.03
+    assert recall(Effort(6, 2)) > recall(Effort(lists.n_lists, 100)) - 0.03
 
 
 def test_where_hardly_any_may_appear_all_of_them_are_scored(lists):
