@@ -1,5 +1,6 @@
 """The floor writes the same files with other values."""
 
+import time
 from datetime import UTC, datetime
 
 import numpy as np
@@ -85,7 +86,12 @@ def test_past_the_time_limit_a_fifth_of_the_rows_is_still_written(source, tmp_pa
 
 
 def test_an_interruption_leaves_the_waiting_files_unwritten(source, tmp_path):
+    calls = []
+
     def stop(done, total):
+        calls.append(done)
+        if len(calls) > 1:
+            time.sleep(0.5)  # the writer goes on until whoever waits for it has been told
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
