@@ -36,6 +36,8 @@ from recsys.retrieval.inverted_file import InvertedFile
 from recsys.types import Floats
 
 DELETED = 0.01
+RETURNED = 1000
+"""Posts that a user has been shown before, as many as the online store remembers by default."""
 PEERS = ("hnswlib", "usearch", "scann")
 SCANN_MOVED = "scann_moved"
 LARGEST_FOR_PEERS = 1_000_000
@@ -164,10 +166,10 @@ def _with_filter(
 
 
 def _with_best_left_out(
-    chosen: tuning.Trial, exact: tuning.Trial, posts: Floats, queries: Floats, k: int, most: int = 1000
+    chosen: tuning.Trial, exact: tuning.Trial, posts: Floats, queries: Floats, k: int
 ) -> dict[str, Any]:
     """The chosen index where a query's best posts may not appear, as for a user who was shown them before."""
-    some, left_out = queries[:_PLOT_QUERIES], min(most, len(posts) - k)
+    some, left_out = queries[:_PLOT_QUERIES], min(RETURNED, len(posts) - k)
     best, rows = exact.index.search(some, left_out + k)
     everything = Bitmap.of(np.ones(len(posts), bool))
     recall, times = [], []

@@ -149,7 +149,11 @@ class InvertedFile:
         """As `PostIndex.search`, of the lists visited."""
         scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int32)
         bits, share = (np.empty(0, np.uint8), 1.0) if allowed is None else (allowed.bits, allowed.share)
-        few, n_lists, wanted = self._few(allowed), self._lists(share, effort), max(round(k * effort.refine), k)
+        few, n_lists, wanted = (
+            self._few(allowed),
+            self._lists(share, effort),
+            max(k, round(min(k * effort.refine, self.n_posts))),
+        )
         # One by one: a product of many queries rounds otherwise than that of one, which then would find others.
         for i, query in enumerate(queries):
             if few:

@@ -46,7 +46,9 @@ WIDER = 0.6
 share that may. With 0.5 trained vectors' recall was 0.912 at a share of 0.01 (scored exactly among a million, searched
 among more), with 0.6 0.983, with 0.7 0.996 in a sixth more time."""
 _AS_EXPECTED = 0.9
-"""Where so much less of the best may appear than of all posts, more lists are visited and more posts scored exactly."""
+"""A search looks deeper where less than this share of what is expected of the best may appear, and not by chance."""
+_CHANCE = 2.0
+"""Standard errors of a share that count as chance; there is none where all posts may appear."""
 _DEEPEST = 8.0
 """Times as many at once: where none of the best may appear, nothing says how far the first that may is."""
 _ALL_IN_A_ROW = 16
@@ -158,7 +160,8 @@ def search(  # type: ignore[no-untyped-def]
         found, found_score, lowest, reach, may = _best_by_code(
             coarse, lists, cut, n_lists, step, starts, sizes, codes, rows, k, wanted, allowed, expected_share
         )
-        if may + 2 * np.sqrt(may) >= _AS_EXPECTED * expected_share * reach:  # by chance it may be so much less
+        chance = _CHANCE * np.sqrt(may * max(1 - expected_share, 0.0))
+        if may + chance >= _AS_EXPECTED * expected_share * reach:
             break
         # What may not appear is what this user would like best, so that what may lies deeper, and closer together.
         deeper = min(expected_share * reach / may, _DEEPEST) if may else _DEEPEST

@@ -12,6 +12,7 @@ from recsys.config import IndexConfig
 from recsys.errors import DataError
 from recsys.evaluation.material import gather
 from recsys.progress import Progress
+from recsys.retrieval import inverted_file
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.segment import Segment
 
@@ -78,7 +79,8 @@ def small(config):
     return config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"index": index})})
 
 
-def test_a_whole_run_of_outside_vectors_has_every_figure(tiny_world, tmp_path):
+def test_a_whole_run_of_outside_vectors_has_every_figure(tiny_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
     rng = np.random.default_rng(3)
     np.save(tmp_path / "posts.npy", rng.normal(size=(4000, 16)).astype(np.float64))
     np.save(tmp_path / "users.npy", rng.normal(size=(400, 16)).astype(np.float32))
@@ -136,20 +138,27 @@ def test_more_results_than_posts_are_refused(tiny_world, tmp_path):
         bench_retrieval(tiny_world, 0, 100, files, None, tmp_path / "p.png", Progress())
 
 
-def test_live_segments_are_built_as_the_tuned_one_was():
+def live_segment(posts, users, config):
+    languages = np.zeros(len(posts), np.int32)
+    return Segment.build(np.arange(len(posts)), posts, languages, users, 50, config, "r-1").index
+
+
+def test_live_segments_of_fewer_posts_are_built_as_the_tuned_one_was():
     rng = np.random.default_rng(5)
-    posts, users = (rng.normal(size=(n, 16)).astype(np.float32) for n in (3000, 100))
+    posts, users = (rng.normal(size=(n, 16)).astype(np.float32) for n in (3600, 100))
     settings = IndexConfig(exact_below=0)
     tuned = PostIndex.lists(
         posts, users, settings.model_copy(update={"nlist_factor": 2.0, "code_bytes": 24, "refine_factor": 1.7})
     )
-    segment = Segment.build(
-        np.arange(3000), posts, np.zeros(3000, np.int32), users, 50, as_tuned(settings, tuned), "r-1"
-    )
-    assert segment.index.name == tuned.name
-    assert not Segment.build(
-        np.arange(3000), posts, np.zeros(3000), users, 50, as_tuned(IndexConfig(), PostIndex.exact(posts)), "r-1"
-    ).index.is_exact
+    index = live_segment(posts[:2500], users, as_tuned(settings, tuned))
+    assert (tuned.segment.n_lists, index.segment.n_lists) == (120, 100)
+    assert index.effort.lists / 100 == pytest.approx(tuned.effort.lists / 120, rel=0.1)
+    assert (index.segment.code_bytes, index.effort.refine) == (24, 1.7)
+
+
+def test_live_segments_are_lists_also_where_an_exact_scan_was_tuned():
+    posts = np.random.default_rng(5).normal(size=(100, 16)).astype(np.float32)
+    assert not live_segment(posts, posts, as_tuned(IndexConfig(), PostIndex.exact(posts))).is_exact
 
 
 def test_posts_come_and_go_while_segments_are_swapped(tiny_world):

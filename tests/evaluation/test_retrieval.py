@@ -143,3 +143,8 @@ def test_popular_is_what_was_clicked_most_lately_and_still_visible(material):
         score[post] += 0.5 ** ((now - time) / DAY)
     score[~material.catalogue.visible] = 0
     assert trends.popular(20).tolist() == np.argsort(-score, kind="stable")[:20].tolist()
+
+
+def test_the_release_s_index_which_knows_the_future_is_not_asked(material):
+    figures = retrieval_report(replace(material, index=None), Progress())
+    assert figures["recall@500"] == retrieval_report(material, Progress())["recall@500"]

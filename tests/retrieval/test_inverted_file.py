@@ -144,6 +144,13 @@ def test_where_the_best_may_not_appear_the_next_best_are_found_as_well(lists, n_
     assert recall(Effort(6, 2)) > recall(Effort(lists.n_lists, 100)) - 0.03
 
 
+def test_no_effort_is_too_much(lists):
+    """Rescoring more than there are is scoring all."""
+    _, most = lists.search(QUERIES[:5], 20, None, Effort(lists.n_lists, 1e300))
+    _, all_ = lists.search(QUERIES[:5], 20, None, Effort(lists.n_lists, len(POSTS)))
+    np.testing.assert_array_equal(most, all_)
+
+
 def test_where_hardly_any_may_appear_all_of_them_are_scored(lists):
     mask = RNG.random(len(POSTS)) < 0.05
     _, rows = lists.search(QUERIES[:50], 20, Bitmap.of(mask), Effort(1, 1))
