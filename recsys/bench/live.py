@@ -117,7 +117,7 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
 
 def as_tuned(settings: IndexConfig, tuned: PostIndex) -> IndexConfig:
     """Settings that build lists as these are, of other posts; of an exact index, lists as the settings have them."""
-    lists = {"kind": "lists", "exact_below": 0}
+    lists: dict[str, Any] = {"kind": "lists"}
     if isinstance(tuned.segment, InvertedFile):
         lists |= {
             "nlist_factor": tuned.segment.n_lists / math.sqrt(tuned.n_posts),

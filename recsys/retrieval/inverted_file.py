@@ -37,6 +37,10 @@ _TRAINING_ROWS_PER_LIST = 96
 _ROUNDS = 10
 FEW = 16_000
 """Where fewer posts may appear, all of them are scored: no search with such a filter is quicker."""
+_WIDER = 0.6
+"""The fewer may appear, the further away the best of them lie: lists visited grow with this power of one over the
+share that may. With 0.5 trained vectors' recall was 0.912 at a share of 0.01 (scored exactly among a million, searched
+among more), with 0.6 0.983, with 0.7 0.996 in a sixth more time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +153,8 @@ class InvertedFile:
         """As `PostIndex.search`, of the lists visited."""
         scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int32)
         bits, share = (np.empty(0, np.uint8), 1.0) if allowed is None else (allowed.bits, allowed.share)
-        few, n_lists, wanted = (
-            self._few(allowed),
-            self._lists(share, effort),
-            max(k, round(min(k * effort.refine, self.n_posts))),
-        )
+        few, n_lists = self._few(allowed), self._lists(share, effort)
+        wanted = max(k, round(min(k * effort.refine, self.n_posts)))
         # One by one: a product of many queries rounds otherwise than that of one, which then would find others.
         for i, query in enumerate(queries):
             if few:
@@ -179,7 +180,7 @@ class InvertedFile:
 
     def _lists(self, share: float, effort: Effort) -> int:
         """Lists to visit where this share of the posts may appear."""
-        wider: float = max(share, 1e-9) ** -scan.WIDER
+        wider: float = max(share, 1e-9) ** -_WIDER
         return max(1, round(effort.lists * wider))
 
     def moved(self, vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:

@@ -41,10 +41,6 @@ _NARROW = np.float32(1e-36)
 _SHIFT = 5
 """Scores that fall together when the best are counted, as bits."""
 
-WIDER = 0.6
-"""The fewer may appear, the further away the best of them lie: lists visited grow with this power of one over the
-share that may. With 0.5 trained vectors' recall was 0.912 at a share of 0.01 (scored exactly among a million, searched
-among more), with 0.6 0.983, with 0.7 0.996 in a sixth more time."""
 _AS_EXPECTED = 0.9
 """A search looks deeper where less than this share of what is expected of the best may appear, and not by chance."""
 _CHANCE = 2.0

@@ -158,7 +158,7 @@ def tune(
     numbers = sorted({number_of_lists(n, factor) for factor in LIST_FACTORS})
     for nth, n_lists in enumerate(numbers):
         before = least
-        if not thorough and _cost_ns(_centre_bytes(n_lists, size)) / 1e6 > _HOPELESS * least:
+        if not thorough and _cost_ns(4 * n_lists * size) / 1e6 > _HOPELESS * least:
             break
         for coded, build_s in _coded(posts, n_lists, config.max_bytes, _part_of(report, nth, len(numbers))):
             for refine in REFINES:
@@ -261,10 +261,6 @@ def _tried(vectors: Floats, index: PostIndex, truth: Truth) -> Trial:
     recall = truth.recall(vectors, lists.search(truth.queries, truth.k, None, effort)[1])
     error = float(recall.std()) / math.sqrt(len(recall))
     return Trial(index, mean := float(recall.mean()), mean - SURE * error, cost_ns / 1e6, lists.n_bytes / lists.n_posts)
-
-
-def _centre_bytes(n_lists: int, embedding_size: int) -> int:
-    return 4 * n_lists * embedding_size
 
 
 def _cost_ns(
