@@ -24,6 +24,7 @@ import numpy as np
 from recsys.errors import ReleaseError
 from recsys.progress import Report
 from recsys.retrieval import scan
+from recsys.retrieval.best import unsorted
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.codes import SAMPLE, Bytes, Prepared, choose_numbers, chunks, encode, some_of
 from recsys.retrieval.instructions import LANES, TURN
@@ -167,7 +168,7 @@ class InvertedFile:
                 )  # fmt: skip
             # As one integer each, found posts are sorted by vector instructions, and equal scores by row.
             best.sort()
-            scan.unsorted(best, largest, rows[i], scores[i])
+            unsorted(best, largest, rows[i], scores[i])
         return scores, rows
 
     def sees_all(self, allowed: Bitmap | None, effort: Effort) -> bool:

@@ -10,16 +10,11 @@ each after the other, as byte products take them (`instructions`). It does not k
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import numba
 import numpy as np
 
-from recsys.kernel_cache import stamp_of, stamped
-from recsys.retrieval import instructions
-from recsys.retrieval.instructions import LANES, TURN, add_codes, lowest_bit, prefetch, reaching
+from recsys.retrieval.best import FLOOR, lanes_at_least, least_of_best, nth_best, sortable
+from recsys.retrieval.instructions import LANES, TURN, add_codes, lowest_bit, prefetch
+from recsys.retrieval.kernels import jit
 
 SPAN = 15_000
 """Largest part of a 16-bit score that codes make up; their list adds as much again."""
@@ -32,14 +27,6 @@ _ROWS_AHEAD = 48
 """Lanes between the one whose post is looked up and the one that is asked for."""
 _POSTS_AHEAD = 16
 """Posts between the one that is scored exactly and the one that is asked for."""
-_FLOOR = -32_768
-"""Score of lanes without a post, below every other."""
-_BINS = 1024
-"""Parts of the range of lists' scores that are told apart at once."""
-_NARROW = np.float32(1e-36)
-"""Width of such a part that tells nothing apart: one over a narrower one may be infinite."""
-_SHIFT = 5
-"""Scores that fall together when the best are counted, as bits."""
 
 _AS_EXPECTED = 0.9
 """A search looks deeper where less than this share of what is expected of the best may appear, and not by chance."""
@@ -50,15 +37,6 @@ _DEEPEST = 8.0
 _MANY = 0.5
 """Share of all posts that take as long, found by code and scored one by one, as all in order of memory: 10 to 13 ns a
 post."""
-
-_STAMP = stamp_of([Path(__file__), Path(instructions.__file__)])
-_NJIT: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
-"""Sums in any order, so that they become vector instructions; every number that comes in is finite."""
-
-
-def jit(function: Callable[..., Any]) -> Any:
-    """Compiled, anew when the instructions it is made of have changed."""
-    return stamped(_NJIT(function), _STAMP)
 
 
 @jit
@@ -148,7 +126,7 @@ def search(  # type: ignore[no-untyped-def]
     Returns: rows and scores, (M,) each, M >= min(k, allowed posts of the lists visited).
     """
     while True:
-        cut = _nth_best(coarse, n_lists)
+        cut = nth_best(coarse, n_lists)
         lists, n_visited = np.empty(len(coarse) + 1, np.int32), 0
         for i in range(len(coarse)):
             lists[n_visited] = i  # without a branch: nobody can predict which are visited
@@ -175,7 +153,7 @@ def _best_by_code(  # type: ignore[no-untyped-def]
     """Posts of these lists that may appear, and their scores by code; the score that about `wanted` of them reach; how
     many of all posts are about as good as the best k of them, and how many of those may appear."""
     of_visited = coarse[lists]
-    best, near = of_visited.max(), _nth_best(of_visited, max(n_lists // 4, 1))
+    best, near = of_visited.max(), nth_best(of_visited, max(n_lists // 4, 1))
     unit = max(np.abs(step).sum() * np.float32(7.5), best - cut, np.float32(1e-30)) / np.float32(SPAN)
     unit = max(unit, np.abs(step).max() / np.float32(HEAVIEST))
     weight = np.empty(len(step), np.int8)
@@ -189,19 +167,19 @@ def _best_by_code(  # type: ignore[no-untyped-def]
     while True:
         if 2 * ask > n_near * LANES:
             n_near = len(blocks)  # a few near lists say too little
-        lowest = _least_of_best(score[: n_near * LANES], ask)
-        lane = _lanes_at_least(score, lowest)
+        lowest = least_of_best(score[: n_near * LANES], ask)
+        lane = lanes_at_least(score, lowest)
         found, found_score = _allowed_rows(lane, score, blocks, rows, allowed)
-        if len(found) >= wanted or lowest == _FLOOR + 1:
+        if len(found) >= wanted or lowest == FLOOR + 1:
             break
         # Filters left too few of the best: the next best are read out too.
         ask *= 4
-    of_results, reach, may = _least_of_best(found_score, k), 0, 0
+    of_results, reach, may = least_of_best(found_score, k), 0, 0
     for i in range(len(lane)):
         reach += score[lane[i]] >= of_results
     for i in range(len(found)):
         may += found_score[i] >= of_results
-    return found, found_score, _least_of_best(found_score, wanted), reach, may
+    return found, found_score, least_of_best(found_score, wanted), reach, may
 
 
 @jit
@@ -230,64 +208,8 @@ def score_allowed(kept, query, base, allowed, n_allowed, k):  # type: ignore[no-
     rows, score = _exact(kept, rows[:n], np.zeros(n, np.int16), 0, query, base)
     if n <= k:
         return rows, score
-    best = score >= _nth_best(score, k)
+    best = score >= nth_best(score, k)
     return rows[best], score[best]
-
-
-@jit
-def sortable(rows, score):  # type: ignore[no-untyped-def]
-    """An integer per row, (M,) int64, that is smaller the higher its score is; of equal scores, for smaller rows."""
-    key, bits = np.empty(len(rows), np.int64), score.view(np.int32)
-    for i in range(len(rows)):
-        number = np.int64(bits[i])
-        key[i] = ((-number if number >= 0 else number + (np.int64(1) << 31)) << 32) + rows[i]
-    return key
-
-
-@jit
-def unsorted(key, factor, rows, score):  # type: ignore[no-untyped-def]
-    """Rows and scores of these integers, times this factor, into two arrays as far as they reach, then -1 and -inf."""
-    n = min(len(key), len(rows))
-    bits = np.empty(n, np.int32)
-    for i in range(n):
-        rows[i] = np.int32(key[i] & 0x7FFFFFFF)
-        number = key[i] >> 32
-        bits[i] = -number if number <= 0 else number - (np.int64(1) << 31)
-    found = bits.view(np.float32)
-    for i in range(n):
-        score[i] = found[i] * factor
-    rows[n:], score[n:] = -1, -np.inf
-
-
-@jit
-def _nth_best(values, n):  # type: ignore[no-untyped-def]
-    """One of these numbers, that at least n of them reach, or all, and few more do but those that equal it."""
-    n = max(n, 1)
-    low = high = values[0]
-    for i in range(len(values)):
-        low, high = min(low, values[i]), max(high, values[i])
-    above = 0
-    while True:
-        # Of the numbers from low to high, which are among the given ones, so that rounding moves none in or out.
-        width = (high - low) / np.float32(_BINS)
-        if not width > _NARROW:
-            return low
-        count = np.zeros(_BINS, np.int32)
-        least, most = np.full(_BINS, high), np.full(_BINS, low)
-        for i in range(len(values)):
-            if low <= values[i] <= high:
-                place = min(int((values[i] - low) / width), _BINS - 1)
-                count[place] += 1
-                least[place], most[place] = min(least[place], values[i]), max(most[place], values[i])
-        place, reached = _BINS, above
-        while place > 0 and reached < n:
-            place -= 1
-            reached += count[place]
-        if count[place] * 8 <= max(n, 64) or (least[place] == low and most[place] == high):
-            return least[place]
-        # Too many of them lie together: look into that bin again.
-        above = reached - count[place]
-        low, high = least[place], most[place]
 
 
 @jit
@@ -331,36 +253,8 @@ def _score_blocks(codes, blocks, bias, lanes, weight, middle):  # type: ignore[n
         for byte in range(np.uint64(0), np.uint64(len(weight) // 2), turn):
             add_codes(codes, at + byte * width, weight, np.uint64(2) * byte, score, out)
         for j in range(lanes[i], LANES):
-            score[out + np.uint64(j)] = _FLOOR
+            score[out + np.uint64(j)] = FLOOR
     return score
-
-
-@jit
-def _least_of_best(score, wanted):  # type: ignore[no-untyped-def]
-    """A score that at least `wanted` of these reach (and few more do), above that of empty lanes."""
-    count = np.zeros(1 << (16 - _SHIFT), np.int32)
-    for i in range(len(score)):
-        count[(np.int32(score[i]) - _FLOOR) >> _SHIFT] += 1
-    reached = 0
-    for place in range(len(count) - 1, -1, -1):
-        reached += count[place]
-        if reached >= wanted:
-            return max((place << _SHIFT) + _FLOOR, _FLOOR + 1)
-    return _FLOOR + 1
-
-
-@jit
-def _lanes_at_least(score, lowest):  # type: ignore[no-untyped-def]
-    """Places of the scores that reach this one, in order."""
-    place = np.empty(len(score), np.int32)
-    n = 0
-    for at in range(np.uint64(0), np.uint64(len(score)), np.uint64(LANES)):
-        left = reaching(score, at, np.int16(lowest))
-        while left:
-            place[n] = np.int32(at) + np.int32(lowest_bit(left))
-            n += 1
-            left &= left - np.uint32(1)
-    return place[:n]
 
 
 @jit

@@ -99,53 +99,52 @@ def test_empty_lanes_are_never_found_however_good_their_code_is():
     assert (found >= 0).all()
 
 
-@given(st.sampled_from([1e-38, 1e-40, 1e-44, 0.0]), st.lists(st.integers(0, 50), min_size=1, max_size=300))
-def test_numbers_too_close_to_tell_apart_count_as_equal(unit, steps):
-    values = np.array(steps, np.float32) * np.float32(unit)
-    cut = scan._nth_best(values, 10)
-    assert (values >= cut).sum() >= min(10, len(values))
+def passes_of_a_search(monkeypatch, answers, share, allowed=ALL):
+    """What each pass of a search for 10 posts in 2 lists is asked, if passes find so many as good as the best, of
+    which so many may appear: lists, posts, share. And what the search finds."""
+    coarse, step, starts, sizes, codes, rows, kept, query = some_lists(3, 8)
+    asked, left = [], list(answers)
+
+    def best_by_code(coarse, lists, cut, n_lists, *words):
+        *_, wanted, _, expected_share = words
+        assert len(lists) == min(n_lists, N_LISTS)
+        asked.append((n_lists, wanted, pytest.approx(expected_share)))
+        return np.array([7], np.int32), np.array([1], np.int16), 1, *left.pop(0)
+
+    monkeypatch.setattr(scan, "_best_by_code", best_by_code)
+    found, _ = scan.search.py_func(
+        coarse, 2, step, starts, sizes, codes.reshape(-1), rows, kept, query, 0.0, 5, 10, allowed, share
+    )
+    assert not left
+    return asked, found
 
 
-close = st.floats(-1e3, 1e3, width=32)
-values = st.one_of(
-    st.lists(close, min_size=1, max_size=300),
-    st.lists(st.sampled_from([0.1, 0.1 + 1e-7, 0.3, 7.0]), min_size=1, max_size=300),
-    st.lists(st.one_of(close, st.sampled_from([1e15, -1e15])), min_size=1, max_size=300),
+@pytest.mark.parametrize(
+    ("share", "answers", "asked"),
+    [
+        (1.0, [(100, 90)], [(2, 10, 1.0)]),
+        (1.0, [(100, 89), (100, 81)], [(2, 10, 1.0), (3, 11, 0.89)]),
+        (0.8, [(100, 66)], [(2, 10, 0.8)]),  # 66 + 2 sqrt(66 * 0.2) > 0.9 * 80
+        (0.8, [(100, 64), (100, 64)], [(2, 10, 0.8), (3, 12, 0.64)]),
+        (0.8, [(100, 20), (100, 10), (100, 8)], [(2, 10, 0.8), (9, 40, 0.2), (19, 80, 0.1)]),
+        (0.8, [(100, 1), (100, 10)], [(2, 10, 0.8), (17, 80, 0.1)]),  # 8 times as deep at once, at most
+    ],
 )
+def test_a_search_looks_deeper_until_as_many_of_the_best_may_appear_as_it_expects(share, answers, asked, monkeypatch):
+    passes, found = passes_of_a_search(monkeypatch, answers, share)
+    assert passes == asked
+    assert found.tolist() == [7]
 
 
-@given(values, st.integers(1, 400))
-def test_at_least_so_many_reach_the_nth_best_and_not_many_more(values, n):
-    values = np.array(values, np.float32)
-    cut = scan._nth_best(values, n)
-    assert cut in values
-    reach = int((values >= cut).sum())
-    assert reach >= min(n, len(values))
-    exact = np.sort(values)[-min(n, len(values))]
-    assert reach <= (values >= exact).sum() + max(n, 64) / 8
-
-
-scores = st.one_of(
-    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=300),
-    st.lists(st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, 7.0, -7.0]), max_size=300),
-)
-
-
-@given(scores, st.integers(0, 2**31 - 1))
-def test_integers_sort_as_scores_do_equal_ones_by_row_and_give_both_back(values, last):
-    score = np.array(values, np.float32)
-    rows = (last - np.random.default_rng(1).permutation(min(len(score), last + 1))).astype(np.int32)
-    score = score[: len(rows)]
-    key = np.sort(scan.sortable(rows, score))
-    found, found_score = np.full(len(key) + 1, -1, np.int32), np.full(len(key) + 1, -np.inf, np.float32)
-    scan.unsorted(key, np.float32(1), found, found_score)
-    order = np.lexsort((rows, -score))
-    np.testing.assert_array_equal(found, [*rows[order], -1])
-    np.testing.assert_array_equal(found_score, [*score[order], -np.inf])
-    first, first_score = np.empty(len(key) // 2, np.int32), np.empty(len(key) // 2, np.float32)
-    scan.unsorted(key, np.float32(1), first, first_score)
-    np.testing.assert_array_equal(first, found[: len(first)])
-    np.testing.assert_array_equal(first_score, found_score[: len(first)])
+def test_a_search_that_would_have_to_look_at_most_posts_scores_all(monkeypatch):
+    n_posts = len(some_lists(3, 8)[6])
+    mask = np.arange(n_posts) % 3 == 0
+    passes, found = passes_of_a_search(monkeypatch, [(100, 0), (100, 0)], 0.8, np.packbits(mask, bitorder="little"))
+    assert passes == [(2, 10, 0.8), (17, 80, 0.1)]
+    assert 10 * 8 < scan._MANY * n_posts < 10 * 8 * 8
+    *_, kept, query = some_lists(3, 8)
+    exact = np.where(mask, kept.astype(np.float32) @ query, -np.inf)
+    assert set(np.argsort(-exact)[:5]) <= set(found.tolist())
 
 
 @given(st.integers(1, 200), st.floats(0, 1), st.integers(0, 150), st.integers(0, 9))
