@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from recsys.bench.one_core import one_core
-from recsys.bench.vectors import users_of
+from recsys.bench.vectors import halves, users_of
 from recsys.config import Config
 from recsys.evaluation.material import gather
 from recsys.progress import Progress
@@ -28,14 +28,14 @@ def tune_release(config: Config, progress: Progress) -> dict[str, Any]:
     """
     material = gather(config)
     k, settings = config.retrieval.sources.budget, config.retrieval.index
-    queries = users_of(material)
+    tuning_queries, queries = halves(users_of(material))
     with progress.stage("tune") as report:
-        tuned = tuning.tune(material.post_vectors, queries[0::2], k, settings, report, thorough=True)
+        tuned = tuning.tune(material.post_vectors, tuning_queries, k, settings, report, thorough=True)
     visible = Bitmap.of(material.catalogue.visible)
     with progress.stage("time") as report, one_core():
         timed = []
         for number, trial in enumerate(tuned.trials):
-            timed.append(tuning.measure(trial, queries[1::2][:_TIMED], k, visible))
+            timed.append(tuning.measure(trial, queries[:_TIMED], k, visible))
             report(number + 1, len(tuned.trials))
     chosen = tuning.choose(timed, material.catalogue.n_posts, k, settings)
     path = config.data_dir / "index-tuning.json"

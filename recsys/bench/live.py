@@ -7,7 +7,6 @@ them. Here one process holds worker and traffic; every further worker would do t
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import tempfile
 import threading
@@ -32,8 +31,6 @@ from recsys.online.post_changes import PostChange, PostChanges
 from recsys.progress import Progress
 from recsys.retrieval import tuning
 from recsys.retrieval.freshness import N_PACES
-from recsys.retrieval.index import PostIndex
-from recsys.retrieval.inverted_file import InvertedFile
 from recsys.retrieval.live import LiveIndex
 from recsys.retrieval.segment import Segment, current
 from recsys.serving.processes import follow_parent
@@ -53,6 +50,8 @@ _GIVE_UP_S = 10.0
 class _Seen:
     """What the threads of the run noted."""
 
+    index: str
+    """Of the first segment."""
     come_ms: list[float] = field(default_factory=list)
     gone_ms: list[float] = field(default_factory=list)
     recall: list[tuple[int, float]] = field(default_factory=list)
@@ -76,14 +75,9 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
     with progress.stage("vectors of made-up posts") as report:
         material = gather(config)
         vectors = sources.of_towers(material, n_posts + _SPARE, report)
-    settings = config.retrieval.index
+    users, _ = sources.halves(vectors.queries)
     with progress.stage("tune") as report:
-        # Lists at any size: it is their rebuilding that is watched. Segment after segment is built with what is found
-        # here, while posts come and go; so half of what may be missed is kept in reserve.
-        reserve = (1 + settings.target_recall) / 2
-        lists = settings.model_copy(update={"exact_below": 0, "target_recall": reserve})
-        tuned = tuning.tune(vectors.posts[:n_posts], vectors.queries[0::2], k, lists, report).chosen.index
-    settings = as_tuned(settings, tuned)
+        settings = tuning.for_rebuilding(vectors.posts[:n_posts], users, k, config.retrieval.index, report)
     with tempfile.TemporaryDirectory(prefix="recsys-bench-", dir=existing_folder(config.data_dir)) as name:
         folder = Path(name)
         with own_redis(folder / "redis") as own, client_of(own) as client, peak_memory() as peak:
@@ -95,7 +89,7 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
     return {
         "posts": n_posts,
         "k": k,
-        "index": tuned.name,
+        "index": seen.index,
         "post_to_retrievable_p50_ms": _percentile(seen.come_ms, 50),
         "post_to_retrievable_p99_ms": _percentile(seen.come_ms, 99),
         "delete_to_gone_p50_ms": _percentile(seen.gone_ms, 50),
@@ -115,36 +109,24 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
     }
 
 
-def as_tuned(settings: IndexConfig, tuned: PostIndex) -> IndexConfig:
-    """Settings that build lists as these are, of other posts; of an exact index, lists as the settings have them."""
-    lists: dict[str, Any] = {"kind": "lists"}
-    if isinstance(tuned.segment, InvertedFile):
-        lists |= {
-            "nlist_factor": tuned.segment.n_lists / math.sqrt(tuned.n_posts),
-            "code_bytes": tuned.segment.code_bytes,
-            "nprobe_share": tuned.effort.lists / tuned.segment.n_lists,
-            "refine_factor": tuned.effort.refine,
-        }
-    return settings.model_copy(update=lists)
-
-
 def _run(
     url: str, changes: PostChanges, vectors: Vectors, n_posts: int, n_swaps: int, k: int, settings: IndexConfig,
     folder: Path, progress: Progress,
 ) -> _Seen:  # fmt: skip
     """Start everything, let it run for so many swaps, stop everything."""
-    users, segments = vectors.queries[0::2], folder / "segments"
+    users, queries = sources.halves(vectors.queries)
+    segments = folder / "segments"
     ids = np.arange(n_posts, dtype=np.int64)
     language = np.zeros(n_posts, np.int32)
     first = Segment.build(ids, vectors.posts[:n_posts], language, users, k, settings, release="bench")
     live = LiveIndex(Segment.load(first.publish(segments)))
-    seen, stop = _Seen(), threading.Event()
+    seen, stop = _Seen(first.index.name), threading.Event()
     there = _There(ids, _SPARE)
     works: list[Callable[[], None]] = [
         lambda: _follow(live, changes, stop),
         lambda: _swap(live, segments, seen, stop),
         lambda: _come_and_go(live, changes, vectors.posts, n_posts, there, k, seen, stop),
-        lambda: _search(live, vectors.queries[1::2], k, there, seen, stop),
+        lambda: _search(live, queries, k, there, seen, stop),
     ]
     threads = [threading.Thread(target=_guarded(work, seen, stop)) for work in works]
     context = multiprocessing.get_context("spawn")

@@ -75,7 +75,7 @@ def bench_retrieval(
 
 
 def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Progress) -> dict[str, Any]:
-    posts, tuning_queries, queries = vectors.posts, vectors.queries[0::2], vectors.queries[1::2]
+    posts, (tuning_queries, queries) = vectors.posts, sources.halves(vectors.queries)
     if len(posts) <= k:
         raise DataError(f"a search for {k} needs more posts than that, got {len(posts)}; raise --posts or lower --k")
     settings = config.retrieval.index
@@ -117,6 +117,11 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     }
     figures["filtered"] = _with_filter(chosen, exact, posts, queries, k)
     figures["returned_before"] = _with_best_left_out(chosen, exact, posts, queries, k)
+    with one_core():
+        figures["as_time_passes"] = [
+            {"hours": hours} | _found(chosen, exact, posts, users[:_PLOT_QUERIES], k, allowed)
+            for hours, users in vectors.later.items()
+        ] or None
     with progress.stage("FAISS"):
         figures["faiss"] = faiss_curves(posts, allowed, truth, _PLOT_QUERIES) if small else None
     curves: dict[str, Any] = dict.fromkeys((*PEERS, SCANN_MOVED))
@@ -157,12 +162,18 @@ def _with_filter(
 ) -> dict[str, Any]:
     """The chosen index where only a fifth of the posts, drawn at random, may appear."""
     allowed = Bitmap.of(np.random.default_rng(2).random(len(posts)) < share)
-    some = queries[:_PLOT_QUERIES]
-    truth = tuning.Truth.of(exact.index, some, k, allowed)
-    recall = truth.recall(posts, chosen.index.search(some, k, allowed)[1])
     with one_core():
-        timed = tuning.measure(chosen, some, k, allowed)
-    return {"share": share, f"recall@{k}": round(float(recall.mean()), 4), "p50_ms": _rounded(timed.p50_ms)}
+        return {"share": share} | _found(chosen, exact, posts, queries[:_PLOT_QUERIES], k, allowed)
+
+
+def _found(
+    chosen: tuning.Trial, exact: tuning.Trial, posts: Floats, queries: Floats, k: int, allowed: Bitmap
+) -> dict[str, Any]:
+    """What the chosen index finds of these queries' best, and how long one takes."""
+    truth = tuning.Truth.of(exact.index, queries, k, allowed)
+    recall = truth.recall(posts, chosen.index.search(queries, k, allowed)[1])
+    timed = tuning.measure(chosen, queries, k, allowed)
+    return {f"recall@{k}": round(float(recall.mean()), 4), "p50_ms": _rounded(timed.p50_ms)}
 
 
 def _with_best_left_out(
@@ -201,12 +212,16 @@ def _peer_curves(
 
 
 def at_recall(curve: list[dict[str, Any]], recall: float, k: int) -> dict[str, Any]:
-    """A peer's figures at this recall, between the two settings around it on its own curve.
+    """A peer's figures at this recall, between the two settings around it on its own curve, of which settings that
+    another one beats in both recall and speed are no part.
 
     Times are interpolated by their logarithm. Beyond the ends of the curve the nearest setting counts where it finds
     more than is asked for; where none does, `qps_1_core` is None.
     """
-    front = sorted(curve, key=lambda point: point["recall"])
+    front: list[dict[str, Any]] = []
+    for point in sorted(curve, key=lambda point: (-point["queries_per_s"], -point["recall"])):
+        if not front or point["recall"] > front[-1]["recall"]:
+            front.append(point)
     place = np.array([point["recall"] for point in front])
     if place[-1] < recall:
         last = front[-1]

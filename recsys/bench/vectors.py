@@ -5,31 +5,42 @@ Takes a size, gives post vectors with a sample of the users who look for them. I
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from recsys.errors import DataError
 from recsys.evaluation.material import Material
 from recsys.progress import Report
+from recsys.retrieval.freshness import N_PACES, to_float32, user_part
 from recsys.training import some_users
-from recsys.types import Floats, Rows, Times
+from recsys.types import HOUR, Floats, Rows, Times
 
 N_QUERIES = 2000
 """Half shape and tune an index, half measure it."""
+HOURS = (0.0, 6.0, 12.0, 24.0, 48.0, 72.0, 168.0)
+"""After the end of the logs, at which an index is asked besides."""
 _CHUNK = 100_000
 
 
-class Vectors(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Vectors:
     """What is searched and for whom."""
 
     name: str
     posts: Floats
     """(N, D)."""
     queries: Floats
-    """(M, D)."""
+    """As of S moments, (S, M, D)."""
+    later: dict[float, Floats] = field(default_factory=dict)
+    """Other users so many hours after the posts' vectors were made, (M, D) each; empty where time changes nothing."""
+
+
+def halves(queries: Floats) -> tuple[Floats, Floats]:
+    """One to shape and tune an index with, (S, M / 2, D), the other to measure it by, moments in turn, (S M / 2, D)."""
+    return queries[:, 0::2], np.swapaxes(queries[:, 1::2], 0, 1).reshape(-1, queries.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class _MadeUp:
 
 
 def of_towers(material: Material, n: int, report: Report) -> Vectors:
-    """The release's post tower on n made-up posts, and its users as of the end of the logs.
+    """The release's post tower on n made-up posts, and its users as of the end of the logs and of its service.
 
     A post takes topic, author, language, medium, own embedding and half of its words from one post of the catalogue,
     the other words from another of the same topic and language, and its time from a third: as in a world of that size,
@@ -77,15 +88,24 @@ def of_towers(material: Material, n: int, report: Report) -> Vectors:
         of_chunk = replace(towers, post_place=towers.post_place[one])
         vectors[start : start + size] = of_chunk.post_vectors(posts)
         report(start + size, n)
-    return Vectors("trained", vectors, users_of(material))
+    users = users_of(material)
+    at_first = users[0, 1::2]
+    return Vectors("trained", vectors, users, {hours: _later(at_first, hours) for hours in HOURS})
 
 
 def users_of(material: Material) -> Floats:
-    """Users of the release as of the end of its logs, (M, D)."""
+    """Users of the release as of the end of its logs, and of its service, (S, M, D)."""
     config = material.config
     index = config.retrieval.index.model_copy(update={"n_tuning_queries": N_QUERIES})
     config = config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"index": index})})
     return some_users(material.catalogue, material.logs.events, material.towers, material.logs_end, config)
+
+
+def _later(users: Floats, hours: float) -> Floats:
+    """The same users so many hours after, without anything that they did since."""
+    faded = users.copy()
+    faded[:, -N_PACES:] *= to_float32(user_part(np.array([round(hours * HOUR)]), 0))
+    return faded
 
 
 def hard(n: int, size: int = 64, seed: int = 0) -> Vectors:
@@ -102,7 +122,7 @@ def hard(n: int, size: int = 64, seed: int = 0) -> Vectors:
             part[:] = x / np.linalg.norm(x, axis=1, keepdims=True)
         return drawn
 
-    return Vectors("hard", draw(n), draw(N_QUERIES))
+    return Vectors("hard", draw(n), draw(N_QUERIES)[None])
 
 
 def from_files(posts: Path, queries: Path) -> Vectors:
@@ -128,7 +148,7 @@ def from_files(posts: Path, queries: Path) -> Vectors:
         )
     if len(read[1]) < 40:
         raise DataError(f"{queries} must hold at least 40 vectors, half to tune with, got {len(read[1])}")
-    return Vectors(posts.stem, *read)
+    return Vectors(posts.stem, read[0], read[1][None])
 
 
 def n_distinct(vectors: Floats) -> int:

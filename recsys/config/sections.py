@@ -151,6 +151,9 @@ class IndexConfig(Section):
     """Share of the exact best that tuned lists must find."""
     max_bytes: float = Field(100.0, gt=0)
     """Memory of tuned lists, bytes a post; lists of the shortest codes are tried whatever they take."""
+    serves_for_s: float = Field(2 * 86_400.0, ge=0, le=30 * 86_400.0)
+    """Seconds after the logs' end up to which tuned lists must find that much. What a user likes of fresh posts fades
+    in the inner product as time passes, and taste weighs more: lists shaped by users of one moment serve no other."""
     n_tuning_queries: int = Field(1000, ge=10)
     """Users drawn to shape the lists by and to tune with, half of them for each."""
     nlist_factor: float = Field(4.0, gt=0)

@@ -108,7 +108,7 @@ class PostIndex:
     effort: Effort
     """How thorough a search is unless it says otherwise; an exact one has no choice."""
     built_from: str
-    """`digest` of its vectors: an index of other posts, or of the same ones by other towers, has another."""
+    """`digest` of its vectors: an index by other towers, or of another catalogue, has another."""
 
     @property
     def n_posts(self) -> int:
@@ -148,9 +148,12 @@ class PostIndex:
 
         Args:
             queries: a sample of those to come, (M, D), finite.
-        Raises: DataError when there is no vector or one is not finite.
+        Raises: DataError when there is no vector or query, or one is not finite or of another size.
         """
         vectors = checked(vectors)
+        queries = checked_queries(queries, vectors.shape[1])
+        if not len(queries):
+            raise DataError("lists are shaped by at least one query, got 0; simulate or import users")
         n_lists = number_of_lists(len(vectors), config.nlist_factor)
         posts = Prepared.of(vectors, queries)
         lists = InvertedFile.grouped(posts, n_lists).coded(posts, config.code_bytes)
@@ -170,15 +173,7 @@ class PostIndex:
             rounded to a byte per dimension, and count a post far outside of nearly all others as one nearer to them.
         Raises: DataError when a shape is wrong, a query is not finite as float32, or k is below 1.
         """
-        queries = _as_float32(queries)
-        if queries.ndim != 2 or queries.shape[1] != self.embedding_size:
-            raise DataError(
-                f"queries must have shape (queries, {self.embedding_size}) as the index, got {queries.shape}; "
-                "take users and posts from one release"
-            )
-        if not np.isfinite(queries).all():
-            row, column = np.argwhere(~np.isfinite(queries))[0]
-            raise DataError(f"user vectors must be finite, got {queries[row, column]} (row {row}); {_AGAIN}")
+        queries = checked_queries(queries, self.embedding_size)
         if k < 1:
             raise DataError(f"a search must ask for at least 1 post, got k = {k}; raise it")
         if allowed is not None and allowed.n_posts != self.n_posts:
@@ -242,7 +237,11 @@ class PostIndex:
 
 
 def digest(vectors: Floats) -> str:
-    """What tells an index's vectors from others: a hash of about a thousand rows, evenly spread, and of the shape."""
+    """What tells an index's vectors from others': a hash of about a thousand rows, evenly spread, and of the shape.
+
+    Every worker computes it when it starts, so it must not read all. Other towers change every row; a few rows changed
+    by hand may pass, against which releases have checksums of whole files.
+    """
     some = np.ascontiguousarray(vectors[:: max(1, len(vectors) // 1000)], np.float32)
     return hashlib.blake2b(some.tobytes() + str(vectors.shape).encode(), digest_size=8).hexdigest()
 
@@ -258,12 +257,34 @@ def checked(vectors: Floats) -> Floats:
     Raises: DataError when there is none or one is not finite as float32.
     """
     vectors = _as_float32(vectors)
-    if not len(vectors):
-        raise DataError("an index needs at least one post, got 0; run `recsys simulate` or import posts")
+    if vectors.ndim != 2:
+        raise DataError(f"post vectors must have shape (posts, dimensions), got {vectors.shape}")
+    if not vectors.size:
+        raise DataError(
+            f"an index needs at least one post, got {len(vectors)} of {vectors.shape[1]} dimensions; run "
+            "`recsys simulate` or import posts"
+        )
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise DataError(f"post vectors must be finite, got {len(bad)} that are not (first: row {bad[0]}); {_AGAIN}")
     return vectors
+
+
+def checked_queries(queries: np.ndarray, size: int) -> Floats:
+    """The vectors of users, as float32.
+
+    Raises: DataError when they are not of this size or not finite as float32.
+    """
+    queries = _as_float32(queries)
+    if queries.ndim != 2 or queries.shape[1] != size:
+        raise DataError(
+            f"queries must have shape (queries, {size}) as the index, got {queries.shape}; "
+            "take users and posts from one release"
+        )
+    if not np.isfinite(queries).all():
+        row, column = np.argwhere(~np.isfinite(queries))[0]
+        raise DataError(f"user vectors must be finite, got {queries[row, column]} (row {row}); {_AGAIN}")
+    return queries
 
 
 def _as_float32(numbers: np.ndarray) -> Floats:

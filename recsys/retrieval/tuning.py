@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from recsys.errors import DataError
 from recsys.progress import Report
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.codes import Prepared
-from recsys.retrieval.index import PostIndex, checked, number_of_lists
+from recsys.retrieval.index import PostIndex, checked, checked_queries, number_of_lists
 from recsys.retrieval.inverted_file import Effort, InvertedFile
 from recsys.types import Doubles, Floats
 
@@ -58,6 +58,7 @@ class Truth:
     """What an exact search gives: the k-th score of each query, (M,)."""
 
     queries: Floats
+    """(M, D)."""
     k: int
     kth: Floats
 
@@ -85,8 +86,9 @@ class Trial:
 
     index: PostIndex
     recall: float
+    """Of the moment at which it is least."""
     surely: float
-    """Recall, less `SURE` standard errors."""
+    """Recall, less `SURE` standard errors; of the moment at which that is least."""
     cost_ms: float
     """By the model."""
     bytes_per_vector: float
@@ -131,12 +133,13 @@ def tune(
 
     Args:
         vectors: (N, D).
-        queries: a sample of those to come, (M, D), M >= 4: every other one shapes the lists, the others tell.
+        queries: a sample of those to come, (M, D), M >= 4, or of each of S moments, (S, M, D), M >= 2: every other one
+            shapes the lists, the others tell, and at each moment enough must be found.
         k: results of a search.
         thorough: try every configuration, also those that the model rejects before they are tried, and lists also
             where the catalogue is small enough for an exact scan. For whoever times them: the model may be wrong on
             another processor.
-    Raises: DataError when there is no vector, one is not finite or there are fewer than four queries.
+    Raises: DataError when there is no vector, one is not finite or of another size, or there are too few queries.
     """
     vectors = checked(vectors)
     n, size = vectors.shape
@@ -144,13 +147,18 @@ def tune(
     trials = [Trial(exact, 1.0, 1.0, (_PER_SEARCH + _PER_EXACT_BYTE * 4 * n * size) / 1e6, exact.segment.n_bytes / n)]
     if config.kind != "lists" and not thorough and (config.kind == "exact" or _is_small(n, k, config)):
         return choose(trials, n, k, config)
-    if len(queries) < 4:
-        raise DataError(f"an index is tuned with at least 4 queries, got {len(queries)}; simulate or import more users")
-    shaping, telling = queries[0::2], queries[1::2]
-    truth = Truth.of(exact, telling, k)
+    by_moment = queries if queries.ndim == 3 else queries[None]
+    shaping = checked_queries(by_moment[:, 0::2].reshape(-1, by_moment.shape[-1]), size)
+    telling = checked_queries(by_moment[:, 1::2].reshape(-1, by_moment.shape[-1]), size)
+    if by_moment.shape[1] < 2 or len(shaping) + len(telling) < 4:
+        raise DataError(
+            f"an index is tuned with at least 4 queries, 2 of a moment, got {len(shaping) + len(telling)} of "
+            f"{len(by_moment)} moments; simulate or import more users"
+        )
+    moments = _Moments(Truth.of(exact, telling, k), len(by_moment))
     if config.kind == "lists":
         as_set = PostIndex.lists(vectors, shaping, config)
-        return choose([_tried(vectors, as_set, truth), *trials], n, k, config)
+        return choose([_tried(vectors, as_set, moments), *trials], n, k, config)
     least = math.inf
     start = time.perf_counter()
     posts = Prepared.of(vectors, shaping)
@@ -164,13 +172,36 @@ def tune(
             for refine in REFINES:
                 if not thorough and _cost_ns(coded.centres.nbytes, n, refine * k) / 1e6 > _HOPELESS * least:
                     break
-                found = _cheapest(vectors, coded, exact.built_from, refine, truth, config.target_recall)
+                found = _cheapest(vectors, coded, exact.built_from, refine, moments, config.target_recall)
                 trials += [replace(trial, build_s=prepared_s + build_s) for trial in found]
                 least = min([least, *(trial.cost_ms for trial in found if trial.surely >= config.target_recall)])
         if not thorough and least == before < math.inf:
             break  # more lists cost more: still more would too
     report(len(numbers) * n, len(numbers) * n)
     return choose(trials, n, k, config)
+
+
+def for_rebuilding(vectors: Floats, queries: Floats, k: int, config: IndexConfig, report: Report) -> IndexConfig:
+    """Settings by which lists are built over and over without tuning each time, while posts come and go.
+
+    What holds for the posts that were tuned with holds less for those of a hundred builds later: half of what may be
+    missed is kept in reserve. Arguments as of `tune`; small catalogues get lists as well.
+    """
+    reserve = {"kind": "tuned", "exact_below": 0, "target_recall": (1 + config.target_recall) / 2}
+    return as_tuned(config, tune(vectors, queries, k, config.model_copy(update=reserve), report).chosen.index)
+
+
+def as_tuned(config: IndexConfig, tuned: PostIndex) -> IndexConfig:
+    """Settings that build lists as these are, of other posts; of an exact index, lists as the settings have them."""
+    lists: dict[str, Any] = {"kind": "lists"}
+    if isinstance(tuned.segment, InvertedFile):
+        lists |= {
+            "nlist_factor": tuned.segment.n_lists / math.sqrt(tuned.n_posts),
+            "code_bytes": tuned.segment.code_bytes,
+            "nprobe_share": tuned.effort.lists / tuned.segment.n_lists,
+            "refine_factor": tuned.effort.refine,
+        }
+    return config.model_copy(update=lists)
 
 
 def choose(trials: list[Trial], n_posts: int, k: int, config: IndexConfig) -> Tuning:
@@ -235,8 +266,22 @@ def _coded(posts: Prepared, n_lists: int, max_bytes: float, report: Report) -> I
             yield coded, grouped_s + time.perf_counter() - start
 
 
+class _Moments(NamedTuple):
+    """Queries of several moments, as many of each, one moment after the other."""
+
+    truth: Truth
+    n: int
+
+    def least(self, recall: Doubles) -> tuple[float, float]:
+        """Of each query's recall, (M,): the least mean of a moment, and the least of such means less their errors."""
+        of_moment = recall.reshape(self.n, -1)
+        mean = of_moment.mean(axis=1)
+        error = of_moment.std(axis=1) / math.sqrt(of_moment.shape[1])
+        return float(mean.min()), float((mean - SURE * error).min())
+
+
 def _cheapest(
-    vectors: Floats, lists: InvertedFile, built_from: str, refine: float, truth: Truth, target: float
+    vectors: Floats, lists: InvertedFile, built_from: str, refine: float, moments: _Moments, target: float
 ) -> list[Trial]:
     """Trials on the way to the fewest lists that reach the target; recall grows with their number."""
     numbers = sorted({max(1, round(share * lists.n_lists)) for share in SHARES})
@@ -245,22 +290,21 @@ def _cheapest(
     while low <= high:
         middle = (low + high) // 2
         effort = Effort(numbers[middle], refine)
-        trials.append(trial := _tried(vectors, PostIndex(lists, effort, built_from), truth))
+        trials.append(trial := _tried(vectors, PostIndex(lists, effort, built_from), moments))
         low, high = (low, middle - 1) if trial.surely >= target else (middle + 1, high)
     return trials
 
 
-def _tried(vectors: Floats, index: PostIndex, truth: Truth) -> Trial:
+def _tried(vectors: Floats, index: PostIndex, moments: _Moments) -> Trial:
     """What these lists find with their effort."""
-    lists, effort = index.segment, index.effort
+    lists, effort, truth = index.segment, index.effort, moments.truth
     if not isinstance(lists, InvertedFile):
         raise TypeError(f"only lists are tried, got {index.name}")
     visited = lists.visited(truth.queries, effort)
     cost_ns = _cost_ns(lists.centres.nbytes, lists.n_posts, effort.refine * truth.k, visited, lists.code_bytes)
     # By the lists themselves: the index would visit more where these hold too few posts, at a cost not counted here.
     recall = truth.recall(vectors, lists.search(truth.queries, truth.k, None, effort)[1])
-    error = float(recall.std()) / math.sqrt(len(recall))
-    return Trial(index, mean := float(recall.mean()), mean - SURE * error, cost_ns / 1e6, lists.n_bytes / lists.n_posts)
+    return Trial(index, *moments.least(recall), cost_ns / 1e6, lists.n_bytes / lists.n_posts)
 
 
 def _cost_ns(

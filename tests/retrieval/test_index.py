@@ -173,6 +173,8 @@ def test_the_same_vectors_give_the_same_bytes(index, tmp_path):
 
 @pytest.mark.parametrize("kind", [exact, lists])
 def test_an_index_without_posts_is_refused(kind):
+    with pytest.raises(DataError, match=r"must have shape \(posts, dimensions\), got \(3,\)"):
+        PostIndex.exact(np.ones(3, np.float32))
     with pytest.raises(DataError, match="at least one post, got 0"):
         kind(POSTS[:0])
 

@@ -53,6 +53,36 @@ def test_the_chosen_lists_reach_the_target_on_other_users_too(tuned):
     assert truth.recall(POSTS, tuned.chosen.index.search(others, 50)[1]).mean() >= TINY.target_recall
 
 
+def test_an_index_finds_enough_at_every_moment_it_is_tuned_for():
+    """Two numbers of a vector are how fresh a post is; what users make of it fades."""
+    rng = np.random.default_rng(8)
+    posts = np.hstack([POSTS, rng.exponential(1.0, (len(POSTS), 2)).astype(np.float32)])
+
+    def users(n, weight):
+        taste = CENTRES[rng.integers(0, 40, n)] + 0.4 * rng.normal(size=(n, 16))
+        return np.hstack([taste, np.full((n, 2), weight)]).astype(np.float32)
+
+    def found(tuned, weight):
+        others = users(200, weight)
+        return Truth.of(exact, others, 50).recall(posts, tuned.chosen.index.search(others, 50)[1]).mean()
+
+    exact, settings = PostIndex.exact(posts), IndexConfig(exact_below=0)
+    at_first, later = users(120, 30.0), users(120, 1.0)
+    of_one = tune(posts, at_first, 50, settings, quiet)
+    assert found(of_one, 30.0) > 0.95 > 0.9 > found(of_one, 1.0)
+    of_both = tune(posts, np.stack([at_first, later]), 50, settings, quiet)
+    assert not of_both.chosen.index.is_exact
+    assert min(found(of_both, weight) for weight in (30.0, 10.0, 1.0)) > 0.95
+
+
+def test_what_counts_is_the_moment_at_which_least_is_found():
+    recall = np.array([1.0, 0.9, 0.8, 1.0, 0.97, 0.97, 0.97, 0.97])
+    mean, surely = tuning._Moments(None, 2).least(recall)
+    assert mean == pytest.approx(0.925)
+    assert surely == pytest.approx(0.925 - tuning.SURE * recall[:4].std() / 2)
+    assert tuning._Moments(None, 1).least(recall)[0] == pytest.approx(recall.mean())
+
+
 def test_no_cheaper_trial_reaches_the_target(tuned):
     assert tuned.chosen.recall > tuned.chosen.surely >= TINY.target_recall
     cheaper = [trial for trial in tuned.trials if trial.cost_ms < tuned.chosen.cost_ms]
@@ -174,8 +204,29 @@ def test_measuring_leaves_the_trial_as_it_is_but_for_its_times(tuned):
 
 
 def test_three_users_are_not_enough_to_tune_with():
-    with pytest.raises(DataError, match="at least 4 queries, got 3"):
+    with pytest.raises(DataError, match="at least 4 queries, 2 of a moment, got 3 of 1 moments"):
         tune(POSTS, USERS[:3], 50, TINY, quiet)
+    with pytest.raises(DataError, match="got 4 of 4 moments"):
+        tune(POSTS, USERS[:4, None], 50, TINY, quiet)
+
+
+@pytest.mark.parametrize("place", [0, 1, 6, 7])
+@pytest.mark.parametrize(("bad", "rule"), [(np.nan, "must be finite"), (1e39, "must be finite")])
+def test_users_that_are_not_finite_are_refused(place, bad, rule):
+    users = USERS[:8].astype(np.float64)
+    users[place, 3] = bad
+    for kind in ("tuned", "lists"):
+        with pytest.raises(DataError, match=rule):
+            tune(POSTS, users, 50, IndexConfig(kind=kind, exact_below=0), quiet)
+
+
+def test_users_of_another_size_are_refused():
+    with pytest.raises(DataError, match=r"must have shape \(queries, 16\)"):
+        tune(POSTS, USERS[:, :9], 50, TINY, quiet)
+    with pytest.raises(DataError, match=r"must have shape \(queries, 16\)"):
+        PostIndex.lists(POSTS, USERS[:, :9], TINY)
+    with pytest.raises(DataError, match="at least one query, got 0"):
+        PostIndex.lists(POSTS, USERS[:0], TINY)
 
 
 def test_nothing_but_the_scan_is_good_enough_where_lists_find_too_little():
