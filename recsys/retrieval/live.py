@@ -4,8 +4,8 @@ Takes changes of posts in the order of their stream, and new segments as they ar
 The fresh posts are few and searched exactly. It does not know where changes come from.
 
 Searches wait for nobody and see every post once, as it was at some moment of the search. What makes it so: of a post
-that changes, the new is written before the old is taken away; a search reads the segment first and the fresh posts
-then, and of what it sees twice takes the newer.
+that changes, the new is written before the old is taken away; a search first copies which posts of the segment are
+there, then looks which fresh ones are, and leaves out of the copy what it sees twice.
 """
 
 from __future__ import annotations
@@ -124,7 +124,12 @@ class LiveIndex:
         """
         state = self._state
         n_steps = state.n_steps
-        allowed = replace(state.alive, share=state.n_alive / state.alive.n_posts)
+        allowed = replace(state.alive, bits=state.alive.bits.copy(), share=state.n_alive / state.alive.n_posts)
+        fresh = state.fresh
+        few = fresh.places()
+        if n_steps % 2 or state.n_steps != n_steps:
+            few = fresh.newest(few)
+            allowed = allowed.without(_rows_of(state.segment, fresh.post_id[few]))
         if language is not None:
             spoken = state.of_language.get(language)
             allowed = allowed & spoken if spoken is not None else Bitmap.of(np.zeros(allowed.n_posts, bool))
@@ -132,12 +137,6 @@ class LiveIndex:
             allowed = allowed.without(_rows_of(state.segment, exclude))
         scores, rows = state.segment.index.search(queries, k, allowed)
         ids = np.where(rows >= 0, state.segment.post_id[rows], NO_POST)
-        fresh = state.fresh
-        few = fresh.places()
-        if n_steps % 2 or state.n_steps != n_steps:
-            few = fresh.newest(few)
-            again = np.isin(ids, fresh.post_id[few])
-            scores, ids = np.where(again, -np.inf, scores).astype(np.float32), np.where(again, NO_POST, ids)
         if not len(few):
             return scores, ids
         if language is not None:

@@ -9,6 +9,7 @@ know who searches it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ import numpy as np
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
-from recsys.online.post_changes import START, PostChange, is_after
+from recsys.online.post_changes import NO_POST, START, PostChange, is_after
 from recsys.progress import Report
 from recsys.retrieval import tuning
 from recsys.retrieval.index import PostIndex, digest
@@ -61,8 +62,16 @@ class Segment:
             post_id: (N,), each once.
             users: a sample of the queries to come.
             release: whose towers the vectors are of.
-        Raises: DataError when there is no post, an id repeats, or a vector is not finite.
+        Raises: DataError when there is no post, an id repeats or is that of none, a vector is not finite, or there are
+            not as many of each.
         """
+        if not len(post_id) == len(vectors) == len(language):
+            raise DataError(
+                "a segment needs an id, a vector and a language of each post, "
+                f"got {len(post_id)}, {len(vectors)} and {len(language)}"
+            )
+        if (post_id == NO_POST).any():
+            raise DataError(f"a post must have an id other than {NO_POST}, which stands for none; rename it")
         order = np.argsort(post_id, kind="stable")
         post_id, vectors, language = post_id[order], np.ascontiguousarray(vectors[order], np.float32), language[order]
         if len(twice := np.flatnonzero(np.diff(post_id) == 0)):
@@ -111,11 +120,10 @@ class Segment:
         for name in ("vectors", "post_id", "language"):
             np.save(staging / f"{name}.npy", getattr(self, name))
         (staging / "segment.json").write_text(json.dumps({"release": self.release, "position": self.position}))
-        target = folder / f"s-{self.release}-{self.position}"
-        if target.exists():
-            shutil.rmtree(staging)
-        else:
-            os.rename(staging, target)
+        # Never in place of another one, which may be harmed, built otherwise, or searched.
+        names = (f"s-{self.release}-{self.position}{f'.{nth}' if nth else ''}" for nth in itertools.count())
+        target = next(folder / name for name in names if not (folder / name).exists())
+        os.rename(staging, target)
         pointer = folder / f".current-{os.getpid()}"
         pointer.write_text(target.name + "\n")
         os.replace(pointer, folder / "current")
@@ -138,12 +146,13 @@ class Segment:
             )
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise ReleaseError(f"the segment in {path} cannot be read ({error}); build it again") from None
-        shapes = (vectors.shape, post_id.shape, language.shape)
-        wanted = ((index.n_posts, index.embedding_size), (index.n_posts,), (index.n_posts,))
-        if shapes != wanted or not np.all(np.diff(post_id) > 0):
+        got = [f"{part.dtype} {part.shape}" for part in (vectors, post_id, language)]
+        n = index.n_posts
+        wanted = [f"float32 {(n, index.embedding_size)}", f"int64 {(n,)}", f"int32 {(n,)}"]
+        if got != wanted or not np.all(np.diff(post_id) > 0):
             raise ReleaseError(
-                f"vectors, ids (ascending) and languages of the segment in {path} must be {wanted} as its index, "
-                f"got {shapes}; build it again"
+                f"vectors, ids (ascending) and languages of the segment in {path} must be {', '.join(wanted)} as its "
+                f"index, got {', '.join(got)}; build it again"
             )
         if index.built_from != digest(vectors):
             raise ReleaseError(f"the index of the segment in {path} must be built from its vectors; build it again")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
 from recsys.online.post_changes import START, PostChange
-from recsys.retrieval import inverted_file
+from recsys.retrieval import inverted_file, live
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.live import LiveIndex
 from recsys.retrieval.segment import Segment, current
@@ -211,6 +211,22 @@ def test_a_segment_without_a_post_is_refused():
         only.with_changes([gone(1, 1)], USERS, 1, EXACT)
 
 
+@pytest.mark.parametrize(
+    ("ids", "n_vectors", "n_languages", "rule"),
+    [
+        ([1, 2], 3, 2, "got 2, 3 and 2"),
+        ([1, 2], 1, 2, "got 2, 1 and 2"),
+        ([1, 2], 2, 3, "got 2, 2 and 3"),
+        ([1, -1], 2, 2, "an id other than -1"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(ids, n_vectors, n_languages, rule):
+    with pytest.raises(DataError, match=rule):
+        Segment.build(
+            np.array(ids), np.ones((n_vectors, SIZE), np.float32), np.zeros(n_languages), USERS, 3, EXACT, "r-1"
+        )
+
+
 def test_an_id_that_repeats_is_refused():
     with pytest.raises(DataError, match="got post 7 twice"):
         segment(np.array([7, 3, 7], np.int64))
@@ -280,58 +296,98 @@ def test_a_post_that_changes_over_and_over_is_found_in_every_search():
     assert not failures
 
 
-class Reading:
-    """In the index's place: makes a change in the middle of a search, before or after the segment is read."""
+class Watched:
+    """In the index's place: does something before a search, or after it."""
 
-    def __init__(self, inner, change, before):
-        self.inner, self.change, self.before = inner, change, before
+    def __init__(self, inner, before=lambda *words: None, after=lambda: None):
+        self.inner, self.before, self.after = inner, before, after
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def search(self, *args):
-        if self.before:
-            self.change()
-        result = self.inner.search(*args)
-        if not self.before:
-            self.change()
+    def search(self, *words):
+        self.before(*words)
+        result = self.inner.search(*words)
+        self.after()
         return result
 
 
+MOMENTS = ("before the fresh ones are looked at", "after that", "before the segment is searched", "after that too")
+
+
+@pytest.mark.parametrize("filters", [{}, {"language": 0}, {"exclude": np.array([41])}])
+@pytest.mark.parametrize("language", [0, 1])
 @pytest.mark.parametrize("changed", [7, 8])
-@pytest.mark.parametrize("before", [False, True])
-def test_a_post_that_changes_during_a_search_is_found_once_as_it_was_or_as_it_is(changed, before):
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("k", [3, 20])
+def test_a_post_that_changes_during_a_search_is_found_once_as_it_was_or_as_it_is(
+    k, moment, changed, language, filters, monkeypatch
+):
     made = segment()
     index = LiveIndex(made)
     index.apply(come(1, 8))
-    object.__setattr__(made, "index", Reading(made.index, lambda: index.apply(come(2, changed, seed=77)), before))
-    ids = [post for post in found(index, 20) if post >= 0]
-    assert sorted(ids) == sorted([*IDS.tolist(), 8])
+    pending, places = [come(2, changed, seed=77, language=language)], live._Fresh.places
+
+    def change(*words):
+        while pending:
+            index.apply(pending.pop())
+
+    def looked_at(fresh):
+        if moment == MOMENTS[0]:
+            change()
+        found = places(fresh)
+        if moment == MOMENTS[1]:
+            change()
+        return found
+
+    monkeypatch.setattr(live._Fresh, "places", looked_at)
+    if moment in MOMENTS[2:]:
+        hook = {"before" if moment == MOMENTS[2] else "after": change}
+        object.__setattr__(made, "index", Watched(made.index, **hook))
+    expected = {*IDS.tolist(), 8} - set(filters.get("exclude", ()))
+    ids = [post for post in found(index, k, **filters) if post >= 0]
+    assert not pending
+    hidden = {changed} if language and "language" in filters else set()
+    assert len(ids) == len(set(ids)) >= min(k, len(expected - hidden))
+    assert set(ids) <= expected
     scores, ids = index.search(USERS[:1], 20)
     assert scores[0, ids[0] == changed] == pytest.approx([USERS[0] @ vector(77)], rel=1e-4)
 
 
-def test_where_most_of_a_segment_is_gone_more_lists_are_visited():
+def test_of_a_fresh_post_that_is_just_being_changed_the_newer_state_counts():
+    index = LiveIndex(segment())
+    index.apply(come(1, 8))
+    # As in the middle of a change: the new is written, the old not yet taken away.
+    state = index._state
+    state.n_steps += 1
+    state.fresh.vectors[1], state.fresh.post_id[1], state.fresh.alive[1] = vector(77), 8, True
+    state.fresh.n += 1
+    scores, ids = index.search(USERS[:1], 20)
+    assert scores[0, ids[0] == 8] == pytest.approx([USERS[0] @ vector(77)], rel=1e-4)
+
+
+def test_where_most_of_a_segment_is_gone_more_lists_are_visited(monkeypatch):
+    monkeypatch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored
     many = np.arange(20_000, dtype=np.int64)
     index = LiveIndex(segment(many, config=IndexConfig(kind="lists", code_bytes=8, nprobe_share=0.05)))
+    visited, best_of_lists = [], inverted_file.scan.best_of_lists
+    monkeypatch.setattr(
+        inverted_file.scan,
+        "best_of_lists",
+        lambda query, n_lists, *words: visited.append(n_lists) or best_of_lists(query, n_lists, *words),
+    )
+    index.search(USERS[:1], 5)
     left = set(np.random.default_rng(1).permutation(many)[:1000].tolist())
     for number, post in enumerate(many.tolist(), 1):
         if post not in left:
             index.apply(gone(number, post))
-    seen = []
-    inner = index.segment.index
-    object.__setattr__(index.segment, "index", Watched(inner, seen))
+    shares = []
+    object.__setattr__(
+        index.segment, "index", Watched(index.segment.index, lambda queries, k, allowed: shares.append(allowed.share))
+    )
     index.search(USERS[:1], 5)
-    assert seen == [pytest.approx(0.05)]
-
-
-class Watched(Reading):
-    def __init__(self, inner, seen):
-        self.inner, self.seen = inner, seen
-
-    def search(self, queries, k, allowed):
-        self.seen.append(allowed.share)
-        return self.inner.search(queries, k, allowed)
+    assert shares == [pytest.approx(0.05)]
+    assert visited[1] == pytest.approx(visited[0] * 0.05**-0.6, abs=3)
 
 
 def test_a_published_segment_is_found_and_searches_as_before(tmp_path):
@@ -353,6 +409,15 @@ def test_only_the_last_two_segments_stay_on_disk(tmp_path):
     assert current(tmp_path).name == "s-r-1-4-0"
 
 
+def test_a_segment_that_was_harmed_can_be_published_again(tmp_path):
+    made = segment()
+    path = made.publish(tmp_path)
+    harm_vectors(path)
+    again = made.publish(tmp_path)
+    assert current(tmp_path) == again != path
+    assert Segment.load(again).post_id.tolist() == made.post_id.tolist()
+
+
 def test_a_segment_of_a_new_release_takes_the_place_of_the_old_one(tmp_path):
     segment().publish(tmp_path)
     segment(IDS[:3], release="r-2").publish(tmp_path)
@@ -368,6 +433,10 @@ def harm_index(path):
     PostIndex.exact(np.load(path / "vectors.npy") + 1).save(path / "index")
 
 
+def of_another_kind(name, kind):
+    return lambda path: np.save(path / f"{name}.npy", np.load(path / f"{name}.npy").astype(kind))
+
+
 def harm_vectors(path):
     np.save(path / "vectors.npy", np.load(path / "vectors.npy")[:-1])
 
@@ -377,6 +446,9 @@ def harm_vectors(path):
     [
         (harm_ids, "ids \\(ascending\\)"),
         (harm_vectors, "must be .* as its index"),
+        (of_another_kind("post_id", np.float64), "must be .*int64"),
+        (of_another_kind("language", np.int64), "must be .*int32"),
+        (of_another_kind("vectors", np.float64), "must be .*float32"),
         (harm_index, "must be built from its vectors"),
         (lambda path: (path / "language.npy").unlink(), "cannot be read"),
         (lambda path: (path / "segment.json").write_text(json.dumps([])), "cannot be read"),
