@@ -15,6 +15,7 @@ from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.covisitation import Neighbours
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.sources import Allowed, Covisited, Followed, Fresh, Trending, TwoTower
+from recsys.retrieval.sources import fresh as fresh_source
 from recsys.types import DAY, HOUR
 
 SETTINGS = SourcesConfig(fresh_window_s=2 * 86_400)
@@ -144,6 +145,15 @@ def test_fresh_posts_are_those_of_the_last_hours_and_the_newest_comes_first():
 def test_fresh_posts_are_in_the_users_language_where_it_is_known():
     assert sorted(fresh(language=0)) == [0, 1, 2, 4]
     assert fresh(language=1) == [3]
+
+
+def test_where_very_many_are_written_the_draw_is_still_of_all_of_the_last_hours(monkeypatch):
+    monkeypatch.setattr(fresh_source, "_MOST", 2)
+    assert fresh(k=1) == [0]
+    second = {fresh(request_id, k=2)[1] for request_id in range(400)}
+    assert second == {1, 2, 3, 4}
+    assert fresh(language=1) == [3]
+    assert fresh(language=5) == []
 
 
 def test_every_fresh_post_gets_its_chance_over_requests():

@@ -20,7 +20,7 @@ from recsys.retrieval.sources.source import alternating
 from recsys.types import SECOND, Context, Ids, Rows, Source
 
 _MOST = 4000
-"""Newest posts looked at, which bounds the work where very many are written."""
+"""Posts looked at for either half, which bounds the work where very many are written."""
 
 
 class Fresh:
@@ -33,21 +33,27 @@ class Fresh:
         Args:
             author_shown: impressions of each author's posts when the release was made, (A,).
         """
-        self._created_at = np.asarray(catalogue.created_at)
-        self._by_age = np.argsort(self._created_at, kind="stable").astype(np.int32)
-        self._sorted = self._created_at[self._by_age]
-        self._language = np.asarray(catalogue.language)
+        created_at, language = np.asarray(catalogue.created_at), np.asarray(catalogue.language)
+        by_age = np.argsort(created_at, kind="stable").astype(np.int32)
+        self._all = by_age, created_at[by_age]
+        """Rows and times, oldest first."""
+        self._of_language = {
+            int(code): (rows := by_age[language[by_age] == code], created_at[rows]) for code in np.unique(language)
+        }
         author = np.asarray(catalogue.author)
         shown = np.where(author >= 0, np.append(author_shown, 0)[author], 0)
         self._weight = 1 / np.sqrt(1.0 + shown)
         self._window = round(config.fresh_window_s * SECOND)
 
     def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows:
-        low, high = np.searchsorted(self._sorted, [context.now - self._window, context.now], side="right")
-        posts = self._by_age[max(low, high - _MOST) : high][::-1]
+        rows, times = self._all
         if context.language >= 0:
-            posts = posts[self._language[posts] == context.language]
-        posts = posts[allowed.has(posts)]
+            rows, times = self._of_language.get(context.language, (rows[:0], times[:0]))
+        low, high = np.searchsorted(times, [context.now - self._window, context.now], side="right")
+        newest = some = rows[max(low, high - _MOST) : high][::-1]
         rng = np.random.default_rng(context.request.request_id % 2**63)
-        drawn = posts[np.argsort(-np.log(rng.random(len(posts))) / self._weight[posts], kind="stable")]
-        return alternating(posts, drawn)[:k]
+        if high - low > _MOST:
+            some = rows[np.unique(rng.integers(low, high, _MOST))]
+        newest, some = newest[allowed.has(newest)], some[allowed.has(some)]
+        drawn = some[np.argsort(-np.log(rng.random(len(some))) / self._weight[some], kind="stable")]
+        return alternating(newest, drawn)[:k]
