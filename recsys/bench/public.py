@@ -20,16 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.bench.public_data import Dataset, read_dataset
-from recsys.bench.public_models import MODELS, Recommend
+from recsys.bench.public_models import MODELS, Recommend, batch_size
 from recsys.config import RetrievalConfig
 from recsys.evaluation.topk import found, hit_at, mean_interval, ndcg_at, recall_at
 from recsys.progress import Progress, Report
 
 K = 20
 """Length of the lists that models give."""
-_CELLS = 1 << 25
-"""User-item scores a batch may hold: 128 MB as float32, whatever the catalogue's size."""
-_MAX_BATCH = 4096
 
 
 def bench_public(folder: Path, config: RetrievalConfig, names: Sequence[str], progress: Progress) -> dict[str, Any]:
@@ -74,7 +71,7 @@ def evaluate(dataset: Dataset, recommend: Recommend, report: Report) -> dict[str
     Raises: ValueError when a list holds an item that the user had before.
     """
     users = np.flatnonzero(dataset.test.size).astype(np.int32)
-    size = min(_MAX_BATCH, max(1, _CELLS // len(dataset.item_ids)))
+    size = batch_size(len(dataset.item_ids))
     parts: dict[str, list[np.ndarray]] = {"recall@20": [], "ndcg@20": [], "hr@10": [], "ndcg@10": []}
     for begin in range(0, len(users), size):
         batch = users[begin : begin + size]

@@ -130,6 +130,11 @@ def read_dataset(folder: Path) -> Dataset:
         seen = train
     else:
         train, validation, test, seen = _leave_last_out(parts[0])
+    if not len(train):
+        raise DataError(
+            f"{folder} must have at least one interaction to learn from, got none in {paths[0].name}; "
+            "add lines `user item ...`"
+        )
     if not len(test):
         raise DataError(
             f"{folder} must have at least one user with a test item, got none in {paths[-1].name}; "

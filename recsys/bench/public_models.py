@@ -24,7 +24,9 @@ from recsys.types import Floats, Rows
 _HELD_SHARE = 0.02
 """Interactions kept from training to tell when to stop, where the data set has no validation of its own."""
 _MOST_HELD = 20_000
-_BATCH = 1024
+_CELLS = 1 << 25
+"""User-item scores a batch may hold: 128 MB as float32, whatever the catalogue's size."""
+_MAX_BATCH = 4096
 
 Recommend: TypeAlias = Callable[[Rows], Rows]
 """User rows (B,) to item rows (B, k): best first, none twice, none of the user's `seen`, -1 where nothing is left."""
@@ -105,9 +107,9 @@ def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) ->
 
     def judge() -> float:
         """Recall of what was held out."""
-        posts, parts = towers.post_vectors(), []
-        for begin in range(0, len(users), _BATCH):
-            some = users[begin : begin + _BATCH]
+        posts, parts, size = towers.post_vectors(), [], batch_size(len(dataset.item_ids))
+        for begin in range(0, len(users), size):
+            some = users[begin : begin + size]
             lists = best(similarity(towers.user_vectors(some, log), posts), train, some, k)
             parts.append(recall_at(found(lists, *held.of(some)), held.size[some], k))
         return float(np.concatenate(parts).mean())
@@ -119,6 +121,11 @@ def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) ->
         return best(similarity(towers.user_vectors(some, known), posts), dataset.seen, some, k)
 
     return Learned(recommend, len(fitted.losses) * len(log.post), fitted.epochs)
+
+
+def batch_size(n_items: int) -> int:
+    """Users whose scores of all items are held at once."""
+    return min(_MAX_BATCH, max(1, _CELLS // n_items))
 
 
 def best(score: Floats, seen: Interactions, users: Rows, k: int) -> Rows:

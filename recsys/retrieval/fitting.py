@@ -7,8 +7,10 @@ on which device: batches and draws are the processor's.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,8 @@ from recsys.config import FitConfig
 from recsys.errors import DataError
 from recsys.retrieval.device import CPU
 from recsys.retrieval.tables import RowTable
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) in examples, passes included."""
@@ -72,13 +76,14 @@ def fit(
     Args:
         section: dotted name of `config` in the settings, for complaints.
         judge: how good the model is now, on what it does not learn from; the model ends as the best one was.
-        checkpoint: file that is written after each pass; a run that finds one goes on from there. The caller sees to
-            it that it belongs to this model and data, and removes it when it is no longer needed.
+        checkpoint: file that is written after each pass; a run that finds one goes on from there, and from the start,
+            with a word in the log, where it cannot be read. The caller sees to it that it belongs to this model and
+            data, and removes it when it is no longer needed.
     Raises: DataError when the loss stops being a number.
     """
     run = _Run(model, config)
-    if checkpoint is not None and checkpoint.exists():
-        run.restore(torch.load(checkpoint, weights_only=True, map_location=CPU))
+    if checkpoint is not None and checkpoint.exists() and (state := _read(checkpoint)) is not None:
+        run.restore(state)
     n_steps = config.epochs * math.ceil(model.n_examples / config.batch_size)
     with _deterministic():
         while run.epoch < config.epochs and not run.is_over(config.patience):
@@ -186,8 +191,21 @@ def _rate(config: FitConfig, step: int, n_steps: int) -> float:
 def _save(state: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A saved state, None where the file is not whole."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=CPU)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        log.warning("training starts from the beginning: its checkpoint %s cannot be read (%s)", path, error)
+        return None
+    return state
 
 
 @contextmanager

@@ -195,6 +195,11 @@ class Towers:
         return towers
 
     def _check_shapes(self, folder: Path) -> None:
+        if self.post_hidden.ndim != 2:
+            raise ReleaseError(
+                f"post_hidden of the towers in {folder} must be a matrix, got {self.post_hidden.shape}; "
+                "run `recsys train` again"
+            )
         content, hidden = self.post_hidden.shape
         wanted = {
             "post_output": (hidden, len(self.post_output_bias)),

@@ -109,6 +109,7 @@ def test_reasons_of_all_files_are_counted(tmp_path):
         ({"train": "u a\n"}, "test.txt cannot be read"),
         ({"train": "", "test": ""}, "at least one line"),
         ({"train": "u a\n", "test": "u\n"}, "at least one user with a test item"),
+        ({"train": "", "test": "u a\n"}, "at least one interaction to learn from"),
         ({"sequences": "u a b\n"}, "at least one user with a test item"),
     ],
 )

@@ -91,6 +91,17 @@ def test_a_run_that_is_stopped_and_resumed_gives_the_same_bytes(tmp_path, stoppe
     assert found == expected
 
 
+@pytest.mark.parametrize("n_bytes", [0, 1, 100, -100])
+def test_a_checkpoint_that_is_not_whole_is_as_none(tmp_path, n_bytes, caplog):
+    path = tmp_path / "fit.pt"
+    whole, again = Lines(), Lines()
+    fit(whole, CONFIG, "s", nothing, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    fit(again, CONFIG, "s", nothing, checkpoint=path)
+    assert again.bytes() == whole.bytes()
+    assert "starts from the beginning" in caplog.text
+
+
 def test_it_stops_when_nothing_gets_better_and_ends_as_the_best_was():
     model, kept, judged = Lines(), [], iter([0.1, 0.5, 0.4, 0.3, 0.9])
 

@@ -166,6 +166,7 @@ def test_towers_come_back_from_disk_as_they_were(towers, tmp_path):
         lambda folder: (folder / "author.npy").write_bytes(b""),
         lambda folder: np.save(folder / "author.npy", np.zeros((3, 5), np.float32)),
         lambda folder: np.save(folder / "author.npy", np.zeros((9, 16))),
+        lambda folder: np.save(folder / "post_hidden.npy", np.zeros(9, np.float32)),
         lambda folder: (folder / "towers.json").write_text("{"),
         lambda folder: (folder / "towers.json").write_text(json.dumps({"temperature": 0.1})),
     ],
