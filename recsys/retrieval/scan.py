@@ -63,12 +63,12 @@ def best_of_lists(  # type: ignore[no-untyped-def]
         for j in range(len(seen)):
             total += centres[i, j] * seen[j]
         coarse[i] = total
-    weight = np.empty(len(step), np.float32)
+    per_step = np.empty(len(step), np.float32)
     for i in range(len(step)):
-        weight[i] = seen[number_of[i]] * step[i]
+        per_step[i] = seen[number_of[i]] * step[i]
     factor, base = _of_kept(scaled, kept_scale)
     found, score = search(
-        coarse, n_lists, weight, starts, sizes, codes.reshape(-1), rows, kept, factor, base, k, wanted, allowed,
+        coarse, n_lists, per_step, starts, sizes, codes.reshape(-1), rows, kept, factor, base, k, wanted, allowed,
         expected_share,
     )  # fmt: skip
     return sortable(found, score), largest
@@ -105,21 +105,21 @@ def _of_kept(query, kept_scale):  # type: ignore[no-untyped-def]
 
 @jit
 def search(  # type: ignore[no-untyped-def]
-    coarse, n_lists, step, starts, sizes, codes, rows, kept, query, base, k, wanted, allowed, expected_share
+    coarse, n_lists, per_step, starts, sizes, codes, rows, kept, factor, base, k, wanted, allowed, expected_share
 ):
     """The best posts of one query, about `wanted` of them, in no order.
 
     Args:
         coarse: score of the query with every list's centre, (L,) float32.
         n_lists: lists to visit, at least.
-        step: what one step of each number of a code adds to the score, (2 P,) float32.
+        per_step: what one step of each number of a code adds to the score, (2 P,) float32.
         starts: first block of each list, (L + 1,).
         sizes: posts of each list, (L,).
         codes: two numbers of four bits to a byte, (blocks * P * LANES,) uint8: for each of the `LANES` codes of a block
             two bytes, then the next two; the first two of four numbers are the low halves.
         rows: post row of each lane, (blocks * LANES,).
         kept: what exact scores are made of, (N, D), any kind of number.
-        query: (D,) float32 and `base`: score = base + kept[row] @ query.
+        factor: (D,) float32 and `base`: score = base + kept[row] @ factor.
         allowed: bitmap of posts that may appear, little-endian; empty allows all.
         k: how many of them will be asked for; `wanted` is more, since codes tell only about how good a post is.
         expected_share: about what share of posts is allowed.
@@ -133,7 +133,7 @@ def search(  # type: ignore[no-untyped-def]
             n_visited += coarse[i] >= cut
         lists = lists[:n_visited]
         found, found_score, lowest, reach, may = _best_by_code(
-            coarse, lists, cut, n_lists, step, starts, sizes, codes, rows, k, wanted, allowed, expected_share
+            coarse, lists, cut, n_lists, per_step, starts, sizes, codes, rows, k, wanted, allowed, expected_share
         )
         chance = _CHANCE * np.sqrt(may * max(1 - expected_share, 0.0))
         if may + chance >= _AS_EXPECTED * expected_share * reach:
@@ -142,24 +142,24 @@ def search(  # type: ignore[no-untyped-def]
         deeper = min(expected_share * reach / may, _DEEPEST) if may else _DEEPEST
         n_lists, wanted, expected_share = int(n_lists * deeper) + 1, int(wanted * deeper), expected_share / deeper
         if wanted > _MANY * len(kept):
-            return score_allowed(kept, query, base, allowed, int(expected_share * len(kept)), k)
-    return _exact(kept, found, found_score, lowest, query, base)
+            return score_allowed(kept, factor, base, allowed, int(expected_share * len(kept)), k)
+    return _exact(kept, found, found_score, lowest, factor, base)
 
 
 @jit
 def _best_by_code(  # type: ignore[no-untyped-def]
-    coarse, lists, cut, n_lists, step, starts, sizes, codes, rows, k, wanted, allowed, expected_share
+    coarse, lists, cut, n_lists, per_step, starts, sizes, codes, rows, k, wanted, allowed, expected_share
 ):  # fmt: skip
     """Posts of these lists that may appear, and their scores by code; the score that about `wanted` of them reach; how
     many of all posts are about as good as the best k of them, and how many of those may appear."""
     of_visited = coarse[lists]
     best, near = of_visited.max(), nth_best(of_visited, max(n_lists // 4, 1))
-    unit = max(np.abs(step).sum() * np.float32(7.5), best - cut, np.float32(1e-30)) / np.float32(SPAN)
-    unit = max(unit, np.abs(step).max() / np.float32(HEAVIEST))
-    weight = np.empty(len(step), np.int8)
+    unit = max(np.abs(per_step).sum() * np.float32(7.5), best - cut, np.float32(1e-30)) / np.float32(SPAN)
+    unit = max(unit, np.abs(per_step).max() / np.float32(HEAVIEST))
+    weight = np.empty(len(per_step), np.int8)
     middle = 0
-    for i in range(len(step)):
-        weight[i] = np.int8(round(step[i] / unit))
+    for i in range(len(per_step)):
+        weight[i] = np.int8(round(per_step[i] / unit))
         middle += weight[i]
     blocks, bias, lanes, n_near = _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes)
     score = _score_blocks(codes, blocks, bias, lanes, weight, np.int64(np.floor(7.5 * middle)))
@@ -183,7 +183,7 @@ def _best_by_code(  # type: ignore[no-untyped-def]
 
 
 @jit
-def score_allowed(kept, query, base, allowed, n_allowed, k):  # type: ignore[no-untyped-def]
+def score_allowed(kept, factor, base, allowed, n_allowed, k):  # type: ignore[no-untyped-def]
     """Rows and exact scores of the best k, or few more, of about `n_allowed` posts, all that may appear."""
     rows = np.empty(2 * n_allowed + 64, np.int32)
     n, whole = 0, len(allowed) // 4
@@ -205,7 +205,7 @@ def score_allowed(kept, query, base, allowed, n_allowed, k):  # type: ignore[no-
             rows[n] = np.int32(32 * at) + np.int32(lowest_bit(left))
             n += 1
             left &= left - np.uint32(1)
-    rows, score = _exact(kept, rows[:n], np.zeros(n, np.int16), 0, query, base)
+    rows, score = _exact(kept, rows[:n], np.zeros(n, np.int16), 0, factor, base)
     if n <= k:
         return rows, score
     best = score >= nth_best(score, k)
@@ -274,7 +274,7 @@ def _allowed_rows(lane, score, blocks, rows, allowed):  # type: ignore[no-untype
 
 
 @jit
-def _exact(kept, found, found_score, lowest, query, base):  # type: ignore[no-untyped-def]
+def _exact(kept, found, found_score, lowest, factor, base):  # type: ignore[no-untyped-def]
     """Rows whose score by their code is high enough, and their scores by what is kept of them."""
     chosen = np.empty(len(found), np.int32)
     n = 0
@@ -282,7 +282,7 @@ def _exact(kept, found, found_score, lowest, query, base):  # type: ignore[no-un
         chosen[n] = found[i]
         n += found_score[i] >= lowest
     score = np.empty(n, np.float32)
-    flat, size = kept.reshape(-1), np.uint64(len(query))
+    flat, size = kept.reshape(-1), np.uint64(len(factor))
     per_line = np.uint64(64 // kept.itemsize)
     for i in range(n):
         ahead = np.uint64(chosen[min(i + _POSTS_AHEAD, n - 1)]) * size
@@ -290,6 +290,6 @@ def _exact(kept, found, found_score, lowest, query, base):  # type: ignore[no-un
             prefetch(flat, ahead + j)
         at, total = np.uint64(chosen[i]) * size, np.float32(0)
         for j in range(size):
-            total += np.float32(flat[at + j]) * query[j]
+            total += np.float32(flat[at + j]) * factor[j]
         score[i] = base + total
     return chosen[:n], score
