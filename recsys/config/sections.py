@@ -87,6 +87,8 @@ class TowersConfig(FitConfig):
     """Width of each tower's hidden layer."""
     n_text_buckets: int = Field(16_384, ge=16)
     """Hash buckets for words."""
+    text_ngrams: Literal[1, 2] = 1
+    """What the post tower reads of a text: 1 its words, 2 also pairs of neighbouring words."""
     author_dropout: float = Field(0.2, ge=0, lt=1)
     """Share of author embeddings hidden in training, so that new authors have a useful vector."""
     min_post_clicks: int = Field(20, ge=1)

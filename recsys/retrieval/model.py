@@ -106,6 +106,7 @@ class TowersModel(nn.Module):
         self.user_output = normal(hidden, output, spread=hidden**-0.5)
         self.user_output_bias = zeros(output)
         self.temperature = config.temperature
+        self.text_ngrams = config.text_ngrams
 
     def content(self, posts: PostInput) -> Tensor:
         """(P, E)."""
@@ -145,4 +146,10 @@ class TowersModel(nn.Module):
             post_place: row in `post` of each post of the catalogue, (N,).
         """
         tables = {name: parameter.detach().cpu().numpy().copy() for name, parameter in self.named_parameters()}
-        return Towers(**tables, post_place=post_place, temperature=self.temperature, reference=reference)
+        return Towers(
+            **tables,
+            post_place=post_place,
+            temperature=self.temperature,
+            text_ngrams=self.text_ngrams,
+            reference=reference,
+        )

@@ -19,13 +19,14 @@ import json
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from recsys.errors import ReleaseError
 from recsys.offline.catalogue import Catalogue
 from recsys.retrieval import freshness
+from recsys.retrieval.text import text_rows
 from recsys.retrieval.users import UserBatch
 from recsys.types import Doubles, Floats, Ids, Rows, Times
 
@@ -76,6 +77,8 @@ class Towers:
     user_output: Floats
     user_output_bias: Floats
     temperature: float
+    text_ngrams: int
+    """As of `text.text_rows`."""
     reference: int
     """Moment (microseconds) that the vectors' freshness is relative to: that of the index build."""
 
@@ -90,10 +93,9 @@ class Towers:
 
     def content(self, catalogue: Catalogue, rows: Rows) -> Floats:
         """What the post itself says, (N,) to (N, E)."""
-        tokens = np.asarray(catalogue.tokens[rows])
-        has_word = tokens >= 0
-        words = self.word[np.where(has_word, tokens % (len(self.word) - 1) + 1, 0)].sum(axis=1)
-        words /= np.maximum(has_word.sum(axis=1), 1).astype(np.float32)[:, None]
+        read = text_rows(np.asarray(catalogue.tokens[rows]), len(self.word) - 1, self.text_ngrams)
+        words = self.word[read].sum(axis=1)
+        words /= np.maximum(np.count_nonzero(read, axis=1), 1).astype(np.float32)[:, None]
         words += self.topic[catalogue.topic[rows] + 1]
         words += self.author[catalogue.author[rows] + 1]
         words += self.language[catalogue.language[rows] + 1]
@@ -176,7 +178,7 @@ class Towers:
         folder.mkdir(parents=True, exist_ok=True)
         for name in _TABLES:
             np.save(folder / f"{name}.npy", getattr(self, name))
-        (folder / "towers.json").write_text(json.dumps({"temperature": self.temperature, "reference": self.reference}))
+        (folder / "towers.json").write_text(json.dumps({name: getattr(self, name) for name in _SCALARS}))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -187,8 +189,10 @@ class Towers:
         try:
             scalars = json.loads((folder / "towers.json").read_text())
             # A plain view: indexing a memmap object costs microseconds more each time.
-            tables = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _TABLES}
-            towers = cls(**tables, temperature=float(scalars["temperature"]), reference=int(scalars["reference"]))
+            read: dict[str, Any] = {
+                name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _TABLES
+            }
+            towers = cls(**read, **{name: kind(scalars[name]) for name, kind in _SCALARS.items()})
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise ReleaseError(f"the towers in {folder} cannot be read ({error}); run `recsys train` again") from None
         towers._check_shapes(folder)
@@ -241,7 +245,8 @@ class Towers:
 
 
 _EMBEDDINGS = ("topic", "author", "language", "media", "word", "post", "user_language", "user_country", "n_clicks")
-_TABLES = tuple(column.name for column in fields(Towers) if column.name not in ("temperature", "reference"))
+_SCALARS: dict[str, type] = {"temperature": float, "text_ngrams": int, "reference": int}
+_TABLES = tuple(column.name for column in fields(Towers) if column.name not in _SCALARS)
 
 
 def clicks_bucket(n_clicks: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from recsys.retrieval.metric import similarity
 from recsys.retrieval.model import PostInput, Sizes, TowersModel, UserInput
 from recsys.retrieval.softmax import log_expected, sampled_softmax
 from recsys.retrieval.tables import RowTable
+from recsys.retrieval.text import text_rows
 from recsys.retrieval.towers import Towers
 from recsys.retrieval.users import UserBatch
 from recsys.types import DAY, Rows
@@ -111,7 +112,7 @@ class TrainingData:
         def tensor(column: np.ndarray) -> Tensor:
             return torch.from_numpy(np.array(column, np.int64) + 1)
 
-        words = np.where(catalogue.tokens >= 0, catalogue.tokens % config.n_text_buckets + 1, 0)
+        words = text_rows(np.asarray(catalogue.tokens), config.n_text_buckets, config.text_ngrams)
         n_learned = max(2, len(clicks) - int(config.held_share * len(clicks)))
         pool = np.flatnonzero(catalogue.visible & (catalogue.created_at <= clicks.time[n_learned - 1]))
         origin, middle = clicks.time[0], (int(clicks.time[0]) + int(clicks.time[-1])) // 2

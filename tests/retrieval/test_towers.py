@@ -16,6 +16,7 @@ from recsys.features.histories import histories_at
 from recsys.retrieval import freshness
 from recsys.retrieval.metric import similarity
 from recsys.retrieval.model import PostInput, Sizes, TowersModel, UserInput
+from recsys.retrieval.text import text_rows
 from recsys.retrieval.towers import Towers, tower_scores
 from recsys.retrieval.users import UserBatch
 from recsys.types import DAY
@@ -41,11 +42,12 @@ def post_place():
     return np.where(np.arange(N_POSTS) % 8 == 0, np.arange(N_POSTS) // 8 + 1, 0).astype(np.int32)
 
 
-@pytest.fixture(scope="module")
-def model(cat):
+@pytest.fixture(scope="module", params=[1, 2], ids=["words", "pairs"])
+def model(cat, request):
     """Every parameter is random, so that none can be forgotten unnoticed."""
     generator = torch.Generator().manual_seed(3)
-    model = TowersModel(Sizes.of(cat, N_OWN), SMALL, generator)
+    settings = SMALL.model_copy(update={"text_ngrams": request.param})
+    model = TowersModel(Sizes.of(cat, N_OWN), settings, generator)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
@@ -70,7 +72,7 @@ def users_of(cat, now):
 
 def test_numpy_and_torch_give_the_same_vectors(cat, model, towers):
     users = users_of(cat, END - DAY)
-    words = np.where(cat.tokens >= 0, cat.tokens % SMALL.n_text_buckets + 1, 0)
+    words = text_rows(cat.tokens, SMALL.n_text_buckets, model.text_ngrams)
     columns = [cat.topic + 1, cat.author + 1, cat.language + 1, cat.media + 1, words, towers.post_place]
     posts = PostInput(*(torch.from_numpy(column.astype(np.int64)) for column in columns))
     read = [users.history[:, : SMALL.history_size], users.language + 1, users.country + 1, users.follows_start]

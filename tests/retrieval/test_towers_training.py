@@ -241,6 +241,26 @@ def test_attention_is_learned_where_it_is_asked_for_and_stays_zero_elsewhere(cat
     assert share_of_taste(cat, asking, 0) > 0.9
 
 
+def test_pairs_of_words_tell_apart_what_words_alone_do_not(cat):
+    """Posts of both tastes say the same two words; whose they are and about what is not known, nor who follows whom."""
+    tokens = np.full_like(cat.tokens, -1)
+    tokens[:, :2] = np.where(cat.topic[:, None] == 0, [1, 2], [2, 1])
+    nothing = np.full_like(cat.topic, -1)
+    alone = {"follows": nothing[:0], "follows_start": np.zeros_like(cat.follows_start)}
+    silent = replace(cat, topic=nothing, author=nothing, tokens=tokens, **alone)
+    history = np.flatnonzero((cat.topic == 0) & (cat.created_at < END))[-6:]
+
+    def share(ngrams):
+        settings = SMALL.model_copy(update={"text_ngrams": ngrams, "min_post_clicks": 1000})
+        towers = trained(silent, clicks_of(cat), settings)
+        vector = towers.user_vectors(silent, UserBatch.from_context(request(history=history)))
+        best = np.argsort(-(vector @ towers.post_vectors(silent).T)[0])[:20]
+        return (cat.topic[best] == 0).mean()
+
+    assert share(2) > 0.9
+    assert share(1) < 0.75
+
+
 def test_a_cut_history_keeps_some_of_the_newest_clicks():
     history = torch.arange(200 * 6).reshape(200, 6)
     history[::2, 4:] = -1
