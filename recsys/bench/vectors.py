@@ -64,7 +64,7 @@ def of_towers(material: Material, n: int, report: Report) -> Vectors:
 
     A post takes topic, author, language, medium, own embedding and half of its words from one post of the catalogue,
     the other words from another of the same topic and language, and its time from a third: as in a world of that size,
-    no two are alike.
+    hardly two are alike.
     """
     catalogue, towers = material.catalogue, material.towers
     rng = np.random.default_rng(0)

@@ -5,8 +5,9 @@ come the examples' own positives, in their order; each serves the other examples
 Behind them stand uniform draws. It does not know users, posts or how logits are computed.
 
 A negative counts with the weight 1 / (expected number of times it is drawn), in-batch ones by their share of all
-examples, uniform ones by the size of the pool; each kind alone estimates the sum over all posts, so they count half
-each. The positive is there for certain and stands uncorrected (arXiv 2507.09331).
+examples, uniform ones by the size of the pool; each kind alone estimates the sum over all posts, in-batch ones over
+those that anybody clicked, so they count half each. The positive is there for certain and stands uncorrected (arXiv
+2507.09331).
 """
 
 from __future__ import annotations
