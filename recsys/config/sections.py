@@ -95,6 +95,11 @@ class TowersConfig(FitConfig):
     """Clicks in training that a post needs for an embedding of its own, beside what it says."""
     post_dropout: float = Field(0.5, ge=0, lt=1)
     """Share of these embeddings hidden in training, so that a post without one has a useful vector."""
+    min_user_clicks: int = Field(0, ge=0)
+    """Clicks in training that a user needs for an embedding of its own, beside history and attributes; 0 gives none
+    one."""
+    user_dropout: float = Field(0.5, ge=0, lt=1)
+    """Share of these embeddings hidden in training, so that a user without one has a useful vector."""
     held_share: float = Field(0.0, ge=0, lt=0.5)
     """Share of the clicks, the latest, by which the number of passes is found before all are learned from, which takes
     up to twice as long; 0 makes all passes."""

@@ -23,7 +23,8 @@ from recsys.retrieval.towers import MOST_ATTENTION, Towers, clicks_bucket
 from recsys.types import Rows
 
 INITIAL_SPREAD = 0.05
-"""Standard deviation of fresh embeddings. Words and posts start at zero, so that one never trained on says nothing."""
+"""Standard deviation of fresh embeddings. Words, posts and users start at zero, so that one never trained on says
+nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,13 @@ class Sizes:
     countries: int
     posts: int
     """Posts with an embedding of their own."""
+    users: int
+    """Users with one."""
 
     @classmethod
-    def of(cls, catalogue: Catalogue, n_own: int) -> Sizes:
+    def of(cls, catalogue: Catalogue, n_posts: int, n_users: int) -> Sizes:
         n_languages, n_countries = len(catalogue.languages), len(catalogue.countries)
-        return cls(len(catalogue.topics), catalogue.n_authors, n_languages, n_countries, n_own)
+        return cls(len(catalogue.topics), catalogue.n_authors, n_languages, n_countries, n_posts, n_users)
 
 
 class PostInput(NamedTuple):
@@ -69,6 +72,8 @@ class UserInput(NamedTuple):
     follows_start: Tensor
     """(B + 1,)."""
     follows: Tensor
+    user: Tensor
+    """Embedding of its own, 0 none."""
 
 
 class TowersModel(nn.Module):
@@ -98,6 +103,7 @@ class TowersModel(nn.Module):
         self.amplitude = zeros(sizes.topics + 1, freshness.N_PACES)
         self.recency = zeros(config.history_size)
         self.attention = zeros(content).requires_grad_(config.history == "attention")
+        self.user = zeros(sizes.users + 1, content)
         self.user_language = normal(sizes.languages + 1, content)
         self.user_country = normal(sizes.countries + 1, content)
         self.n_clicks = normal(int(clicks_bucket(np.array(config.history_size))) + 1, content)
@@ -136,19 +142,22 @@ class TowersModel(nn.Module):
         followed = functional.embedding_bag(users.follows, self.author, users.follows_start[:-1], mode="mean")
         bucket = torch.frexp(seen.sum(dim=1).double()).exponent.long()
         about = self.user_language[users.language] + self.user_country[users.country] + self.n_clicks[bucket]
+        about = about + functional.embedding(users.user, self.user, padding_idx=0)
         hidden = torch.relu(torch.cat([clicked, followed, about], dim=1) @ self.user_hidden + self.user_hidden_bias)
         return functional.normalize(hidden @ self.user_output + self.user_output_bias, eps=1e-9)
 
-    def export(self, reference: int, post_place: Rows) -> Towers:
+    def export(self, reference: int, post_place: Rows, user_place: Rows) -> Towers:
         """The weights as NumPy arrays.
 
         Args:
             post_place: row in `post` of each post of the catalogue, (N,).
+            user_place: row in `user` of each user of the catalogue, (U,).
         """
         tables = {name: parameter.detach().cpu().numpy().copy() for name, parameter in self.named_parameters()}
         return Towers(
             **tables,
             post_place=post_place,
+            user_place=user_place,
             temperature=self.temperature,
             text_ngrams=self.text_ngrams,
             reference=reference,

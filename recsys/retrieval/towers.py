@@ -67,6 +67,10 @@ class Towers:
     """Log weights of the clicked posts, newest first, (history_size,)."""
     attention: Floats
     """What of a clicked post's content adds to its log weight, (E,); zeros weigh by recency alone."""
+    user: Floats
+    """Embeddings of users who clicked often enough, (V + 1, E); row 0 is zero."""
+    user_place: Rows
+    """Row in `user` of each user of the catalogue, (U,)."""
     user_language: Floats
     user_country: Floats
     n_clicks: Floats
@@ -130,6 +134,8 @@ class Towers:
         n_seen = seen.sum(axis=1)
         about = self.user_language[users.language + 1] + self.user_country[users.country + 1]
         about += self.n_clicks[np.minimum(clicks_bucket(n_seen), len(self.n_clicks) - 1)]
+        known = users.user_row >= 0
+        about[known] += self.user[self.user_place[users.user_row[known]]]
         told = np.hstack([self._clicked(catalogue, history, seen), self._followed(users), about])
         # In double: sums of a matrix product depend on how many rows it has, and a user alone (serving) must get the
         # vector of the same user among thousands (training).
@@ -220,13 +226,13 @@ class Towers:
                     f"{name} of the towers in {folder} must be float32 {shape}, got {table.dtype} {table.shape}; "
                     "run `recsys train` again"
                 )
-        place = self.post_place
-        in_range = place.ndim == 1 and 0 <= place.min(initial=0) <= place.max(initial=0) < len(self.post)
-        if place.dtype != np.int32 or not in_range:
-            raise ReleaseError(
-                f"post_place of the towers in {folder} must be int32 rows of the {len(self.post)} in post, "
-                f"got {place.dtype} {place.shape}; run `recsys train` again"
-            )
+        for name, place, size in (("post", self.post_place, len(self.post)), ("user", self.user_place, len(self.user))):
+            in_range = place.ndim == 1 and 0 <= place.min(initial=0) <= place.max(initial=0) < size
+            if place.dtype != np.int32 or not in_range:
+                raise ReleaseError(
+                    f"{name}_place of the towers in {folder} must be int32 rows of the {size} in {name}, "
+                    f"got {place.dtype} {place.shape}; run `recsys train` again"
+                )
 
     def check_catalogue(self, catalogue: Catalogue) -> None:
         """Raises: ReleaseError when these towers were trained on another catalogue."""
@@ -236,6 +242,7 @@ class Towers:
             ("languages", len(self.language) - 1, len(catalogue.languages)),
             ("countries", len(self.user_country) - 1, len(catalogue.countries)),
             ("posts", len(self.post_place), catalogue.n_posts),
+            ("users", len(self.user_place), catalogue.n_users),
         ):
             if trained != size:
                 raise ReleaseError(
@@ -244,7 +251,18 @@ class Towers:
                 )
 
 
-_EMBEDDINGS = ("topic", "author", "language", "media", "word", "post", "user_language", "user_country", "n_clicks")
+_EMBEDDINGS = (
+    "topic",
+    "author",
+    "language",
+    "media",
+    "word",
+    "post",
+    "user",
+    "user_language",
+    "user_country",
+    "n_clicks",
+)
 _SCALARS: dict[str, type] = {"temperature": float, "text_ngrams": int, "reference": int}
 _TABLES = tuple(column.name for column in fields(Towers) if column.name not in _SCALARS)
 

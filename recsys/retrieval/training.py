@@ -63,7 +63,7 @@ def train_towers(
     lessons, _ = _fitted(catalogue, clicks, config, progress, checkpoints)
     model, data = lessons.model, lessons.data
     _forget_untrained_authors(model, catalogue, data.pool.cpu().numpy())
-    return model.export(int(clicks.time[-1]), data.posts.post.cpu().numpy().astype(np.int32))
+    return model.export(int(clicks.time[-1]), data.posts.post.cpu().numpy().astype(np.int32), data.user_place)
 
 
 def _fitted(
@@ -72,7 +72,8 @@ def _fitted(
     device = training_device(config.device, "retrieval.towers")
     data = TrainingData.build(catalogue, clicks, config).to(device)
     generator = torch.Generator().manual_seed(config.seed)
-    model = TowersModel(Sizes.of(catalogue, int(data.posts.post.max())), config, generator).to(device)
+    sizes = Sizes.of(catalogue, int(data.posts.post.max()), int(data.user_place.max(initial=0)))
+    model = TowersModel(sizes, config, generator).to(device)
     lessons = _Lessons(model, data, config)
     judge = lessons.judge if data.n_learned < len(clicks) else None
     name = f"towers-{_fingerprint(catalogue, clicks, config, device)}.pt"
@@ -92,6 +93,8 @@ class TrainingData:
     group: Tensor
     history: Rows
     """(M, history_size)."""
+    user_place: Rows
+    """Embedding of its own of each user of the catalogue, 0 none, (U,)."""
     post: Tensor
     """Positive of each example, (M,)."""
     day: Tensor
@@ -120,7 +123,8 @@ class TrainingData:
         halves = [freshness.user_part(clicks.time, middle), freshness.post_part(catalogue.created_at, middle)]
         decay_now, decay_created = (torch.from_numpy(freshness.to_float32(half) if short else half) for half in halves)
         count = np.bincount(clicks.post_row[:n_learned], minlength=catalogue.n_posts)
-        own = np.cumsum(count >= config.min_post_clicks) * (count >= config.min_post_clicks)
+        own = _places(count, config.min_post_clicks)
+        by_user = np.bincount(clicks.user_row[:n_learned], minlength=catalogue.n_users)
         return cls(
             catalogue=catalogue,
             clicks=clicks,
@@ -135,6 +139,7 @@ class TrainingData:
             created=torch.from_numpy(((catalogue.created_at - origin) / DAY).astype(np.float32)),
             group=torch.from_numpy(np.array(catalogue.group, np.int32)),
             history=histories_at(clicks, clicks.time, clicks.user_row, clicks.time, config.history_size),
+            user_place=_places(by_user, config.min_user_clicks or len(clicks) + 1),
             post=torch.from_numpy(clicks.post_row.astype(np.int64)),
             day=torch.from_numpy(((clicks.time - origin) / DAY).astype(np.float32)),
             decay_now=decay_now,
@@ -182,7 +187,7 @@ def batch_loss(
     """Mean cross entropy of the batch's positives among its candidates."""
     device = data.post.device
     drawn = torch.randint(len(data.pool), (config.n_uniform_negatives,), generator=generator).to(device)
-    users = _users(data, batch, config.history_cut, generator)
+    users = _users(data, batch, config, generator)
     batch = batch.to(device)
     candidates = torch.cat([data.post[batch], data.pool[drawn]])  # (C,)
     # Each post's content is computed once a batch, be it candidate or part of many histories.
@@ -208,20 +213,31 @@ def batch_loss(
     return sampled_softmax(logit, drawn_often, wrong)
 
 
-def _users(data: TrainingData, batch: Tensor, cut_share: float, generator: torch.Generator) -> UserInput:
+def _places(n_clicks: np.ndarray, least: int) -> Rows:
+    """1, 2, 3, ... for those with at least so many clicks, 0 for the others."""
+    often = n_clicks >= least
+    places: Rows = (np.cumsum(often) * often).astype(np.int32)
+    return places
+
+
+def _users(data: TrainingData, batch: Tensor, config: TowersConfig, generator: torch.Generator) -> UserInput:
     rows = batch.numpy()
     clicks = data.clicks
     users = UserBatch.from_rows(data.catalogue, clicks.user_row[rows], data.history[rows], clicks.time[rows])
     hidden = torch.rand(len(batch), generator=generator) < HIDDEN_USER_SHARE
     history = torch.from_numpy(users.history.astype(np.int64))
-    if cut_share:
-        history = _cut(history, cut_share, generator)
+    if config.history_cut:
+        history = _cut(history, config.history_cut, generator)
+    own = torch.from_numpy(data.user_place[users.user_row].astype(np.int64))
+    if config.min_user_clicks:
+        own = own.masked_fill(torch.rand(len(batch), generator=generator) < config.user_dropout, 0)
     columns = UserInput(
         history=history,
         language=torch.from_numpy(users.language.astype(np.int64) + 1).masked_fill(hidden, 0),
         country=torch.from_numpy(users.country.astype(np.int64) + 1).masked_fill(hidden, 0),
         follows_start=torch.from_numpy(users.follows_start.astype(np.int64)),
         follows=torch.from_numpy(users.follows.astype(np.int64) + 1),
+        user=own,
     )
     return UserInput(*(column.to(data.post.device) for column in columns))
 

@@ -16,8 +16,10 @@ from recsys.types import Context, Ids, Rows, Times
 
 @dataclass(frozen=True, slots=True)
 class UserBatch:
-    """B users at B moments. Nothing known (no history, no follows, language and country -1) is a valid user."""
+    """B users at B moments. Nothing known (no row, no history, no follows, language and country -1) is a valid user."""
 
+    user_row: Rows
+    """(B,), -1 unknown."""
     history: Rows
     """Clicked posts, newest first, -1 padded, (B, L)."""
     language: Rows
@@ -37,6 +39,7 @@ class UserBatch:
     def from_context(cls, context: Context) -> Self:
         """The one user of a request."""
         return cls(
+            user_row=np.array([context.user_row], np.int32),
             history=context.history[None, :],
             language=np.array([context.language], np.int32),
             country=np.array([context.country], np.int32),
@@ -56,12 +59,13 @@ class UserBatch:
         row = np.where(known, user_row, 0).astype(np.int64)
         if not catalogue.n_users:
             nothing = np.full(len(user_row), -1, np.int32)
-            return cls(history, nothing, nothing, np.zeros(len(row) + 1, np.int64), np.empty(0, np.int32), now)
+            return cls(nothing, history, nothing, nothing, np.zeros(len(row) + 1, np.int64), np.empty(0, np.int32), now)
         first = catalogue.follows_start[row]
         length = np.where(known, catalogue.follows_start[row + 1] - first, 0)
         start = np.concatenate([[0], np.cumsum(length)])
         place = np.arange(start[-1]) - np.repeat(start[:-1] - first, length)
         return cls(
+            user_row=np.asarray(user_row, np.int32),
             history=history,
             language=np.where(known, catalogue.user_language[row], -1).astype(np.int32),
             country=np.where(known, catalogue.user_country[row], -1).astype(np.int32),
@@ -73,6 +77,6 @@ class UserBatch:
     def part(self, start: int, end: int) -> Self:
         """Users start to end - 1."""
         low, high = self.follows_start[[start, min(end, len(self))]]
-        rows = {name: getattr(self, name)[start:end] for name in ("history", "language", "country", "now")}
+        rows = {name: getattr(self, name)[start:end] for name in ("user_row", "history", "language", "country", "now")}
         follows_start = self.follows_start[start : end + 1] - low
         return type(self)(**rows, follows_start=follows_start, follows=self.follows[low:high])

@@ -34,7 +34,7 @@ def cat():
     return replace(cat, **holes, follows_start=start, follows=rows(rng.integers(0, 8, start[-1])))
 
 
-N_OWN = 50
+N_OWN, N_OWN_USERS = 50, 3
 
 
 def post_place():
@@ -42,23 +42,30 @@ def post_place():
     return np.where(np.arange(N_POSTS) % 8 == 0, np.arange(N_POSTS) // 8 + 1, 0).astype(np.int32)
 
 
+def user_place(cat):
+    """Users 1, 3 and 5 have one."""
+    place = np.zeros(cat.n_users, np.int32)
+    place[[1, 3, 5]] = [1, 2, 3]
+    return place
+
+
 @pytest.fixture(scope="module", params=[1, 2], ids=["words", "pairs"])
 def model(cat, request):
     """Every parameter is random, so that none can be forgotten unnoticed."""
     generator = torch.Generator().manual_seed(3)
     settings = SMALL.model_copy(update={"text_ngrams": request.param})
-    model = TowersModel(Sizes.of(cat, N_OWN), settings, generator)
+    model = TowersModel(Sizes.of(cat, N_OWN, N_OWN_USERS), settings, generator)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-            if name in ("word", "post"):
+            if name in ("word", "post", "user"):
                 parameter[0] = 0
     return model
 
 
 @pytest.fixture(scope="module")
-def towers(model):
-    return model.export(END, post_place())
+def towers(cat, model):
+    return model.export(END, post_place(), user_place(cat))
 
 
 def users_of(cat, now):
@@ -76,10 +83,12 @@ def test_numpy_and_torch_give_the_same_vectors(cat, model, towers):
     columns = [cat.topic + 1, cat.author + 1, cat.language + 1, cat.media + 1, words, towers.post_place]
     posts = PostInput(*(torch.from_numpy(column.astype(np.int64)) for column in columns))
     read = [users.history[:, : SMALL.history_size], users.language + 1, users.country + 1, users.follows_start]
+    own = np.where(users.user_row >= 0, towers.user_place[users.user_row], 0)
+    assert (own > 0).sum() == N_OWN_USERS
     with torch.no_grad():
         content = model.content(posts)
         post = model.posts(content).numpy()
-        asked = UserInput(*(torch.from_numpy(c.astype(np.int64)) for c in (*read, users.follows + 1)))
+        asked = UserInput(*(torch.from_numpy(c.astype(np.int64)) for c in (*read, users.follows + 1, own)))
         user = model.users(asked, content).numpy()
     size = post.shape[1]
     np.testing.assert_allclose(towers.post_vectors(cat)[:, :size], post, atol=1e-5)
@@ -169,6 +178,8 @@ def test_towers_come_back_from_disk_as_they_were(towers, tmp_path):
         lambda folder: np.save(folder / "author.npy", np.zeros((3, 5), np.float32)),
         lambda folder: np.save(folder / "author.npy", np.zeros((9, 16))),
         lambda folder: np.save(folder / "post_hidden.npy", np.zeros(9, np.float32)),
+        lambda folder: np.save(folder / "user_place.npy", np.full(60, N_OWN_USERS + 1, np.int32)),
+        lambda folder: np.save(folder / "post_place.npy", np.full(400, N_OWN + 1, np.int32)),
         lambda folder: (folder / "towers.json").write_text("{"),
         lambda folder: (folder / "towers.json").write_text(json.dumps({"temperature": 0.1})),
     ],

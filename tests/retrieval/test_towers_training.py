@@ -50,7 +50,7 @@ def test_the_loss_is_the_corrected_softmax_written_out(cat, monkeypatch, gap):
     clicks = clicks_of(two_tastes())
     clicks = replace(clicks, time=clicks.time + gap * (clicks.time > END // 2))
     data = TrainingData.build(cat, clicks, config)
-    model = TowersModel(Sizes.of(cat, int(data.posts.post.max())), config, torch.Generator().manual_seed(1))
+    model = TowersModel(Sizes.of(cat, int(data.posts.post.max()), 0), config, torch.Generator().manual_seed(1))
     with torch.no_grad():
         model.amplitude.copy_(torch.randn(model.amplitude.shape, generator=torch.Generator().manual_seed(2)) * 0.3)
     batch = np.random.default_rng(3).permutation(len(clicks))[:30]
@@ -59,7 +59,7 @@ def test_the_loss_is_the_corrected_softmax_written_out(cat, monkeypatch, gap):
     pool = np.flatnonzero(cat.created_at <= clicks.time[-1])
     drawn = pool[torch.randint(len(pool), (40,), generator=torch.Generator().manual_seed(4)).numpy()]
     positive, now = clicks.post_row[batch], clicks.time[batch]
-    towers = model.export(int(clicks.time[-1]), data.posts.post.numpy().astype(np.int32))
+    towers = model.export(int(clicks.time[-1]), data.posts.post.numpy().astype(np.int32), data.user_place)
     history = histories_at(clicks, clicks.time, clicks.user_row[batch], now, 8)
     users = towers.user_vectors(cat, UserBatch.from_rows(cat, clicks.user_row[batch], history, now))
     posts = towers.post_vectors(cat)
@@ -141,7 +141,9 @@ def test_a_stopped_training_goes_on_from_its_checkpoint_on_the_same_data_only(ca
 
 
 def test_hidden_authors_teach_what_an_unknown_author_is(cat, towers):
-    start = TowersModel(Sizes.of(cat, 0), SMALL, torch.Generator().manual_seed(SMALL.seed)).author[0].detach().numpy()
+    start = (
+        TowersModel(Sizes.of(cat, 0, 0), SMALL, torch.Generator().manual_seed(SMALL.seed)).author[0].detach().numpy()
+    )
     never = trained(cat, clicks_of(cat), SMALL.model_copy(update={"author_dropout": 0.0, "epochs": 1}))
     np.testing.assert_array_equal(never.author[0], start)
     assert np.abs(towers.author[0] - start).max() > 0.01
@@ -259,6 +261,41 @@ def test_pairs_of_words_tell_apart_what_words_alone_do_not(cat):
 
     assert share(2) > 0.9
     assert share(1) < 0.75
+
+
+def test_a_user_who_clicked_often_has_an_embedding_that_knows_the_taste_where_nothing_else_does(cat):
+    clicks = clicks_of(cat)
+    silent = replace(cat, follows=cat.follows[:0], follows_start=np.zeros_like(cat.follows_start))
+    few = clicks.user_row == 7
+    few[np.flatnonzero(few)[5:]] = False
+    kept = (clicks.user_row != 7) | few
+    clicks = Clicks(clicks.user_row[kept], clicks.post_row[kept], clicks.time[kept])
+    settings = SMALL.model_copy(update={"min_user_clicks": 6, "user_dropout": 0.2})
+    towers = trained(silent, clicks, settings)
+    np.testing.assert_array_equal(towers.user_place > 0, np.arange(cat.n_users) != 7)
+    assert not towers.user[0].any()
+
+    def share(user, taste):
+        asked = UserBatch.from_rows(silent, rows([user]), np.full((1, 8), -1, np.int32), np.array([END]))
+        best = np.argsort(-(towers.user_vectors(silent, asked) @ towers.post_vectors(silent).T)[0])[:20]
+        return (cat.topic[best] == taste).mean()
+
+    assert min(share(user, user % 2) for user in (0, 1, 4, 9, 30, 51)) > 0.8
+    np.testing.assert_array_equal(*(vectors_of(towers, silent, user) for user in (7, -1)))
+
+
+def vectors_of(towers, cat, user):
+    """Of a user of whom nothing but the row may be known."""
+    nothing = rows([-1])
+    asked = UserBatch(
+        rows([user]), np.full((1, 8), -1, np.int32), nothing, nothing, np.zeros(2, np.int64), rows([]), np.array([END])
+    )
+    return towers.user_vectors(cat, asked)
+
+
+def test_without_a_least_number_of_clicks_no_user_has_an_embedding(towers):
+    assert towers.user.shape == (1, 16)
+    assert not towers.user_place.any()
 
 
 def test_a_cut_history_keeps_some_of_the_newest_clicks():
