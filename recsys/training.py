@@ -36,11 +36,11 @@ from recsys.online.stream import RedisStream
 from recsys.progress import Progress
 from recsys.ranking.examples import build_examples, user_batch
 from recsys.ranking.rankers import RANKERS, Rankers, fit_rankers
-from recsys.retrieval import tuning
+from recsys.retrieval import freshness, tuning
 from recsys.retrieval.learned_sources import LearnedSources
 from recsys.retrieval.towers import Towers
 from recsys.retrieval.training import train_towers
-from recsys.types import SECOND, Floats
+from recsys.types import Floats
 
 
 @dataclass(frozen=True)
@@ -185,20 +185,15 @@ def learn(config: Config, material: Material, progress: Progress, checkpoints: P
 
 
 def some_users(catalogue: Catalogue, events: Events, towers: Towers, now: int, config: Config) -> Floats:
-    """Vectors of different users, drawn by how much they did: half of them as requests at `now` would know them, half
-    as those at the end of a release's service would, (S, M, D).
-
-    Between the two an index that is good at both is better: measured at a million posts, hour by hour.
-    """
-    moments = np.unique(now + np.array([0, config.retrieval.index.serves_for_s * SECOND], np.int64))
+    """Vectors of different users, drawn by how much they did, as a request at `now` would know them, and as of the
+    later moments for which an index is made (`freshness.MOMENTS`), (S, M, D)."""
     drawn = events.user_row[np.random.default_rng(0).permutation(len(events))]
     _, first = np.unique(drawn, return_index=True)
     chosen = drawn[np.sort(first)[: config.retrieval.index.n_tuning_queries]]
-    n_each = len(chosen) // len(moments)
-    # In turn, since those who did much are drawn first.
-    chosen, times = chosen[: n_each * len(moments)].reshape(n_each, -1).T.ravel(), np.repeat(moments, n_each)
-    users = user_batch(catalogue, events, chosen, times, np.full(len(chosen), len(events)), config.online.history_size)
-    return towers.user_vectors(catalogue, users).reshape(len(moments), n_each, towers.embedding_size)
+    seen, times = np.full(len(chosen), len(events)), np.full(len(chosen), now, np.int64)
+    users = user_batch(catalogue, events, chosen, times, seen, config.online.history_size)
+    vectors = towers.user_vectors(catalogue, users)
+    return np.stack([freshness.later(vectors, passed) for passed in freshness.MOMENTS])
 
 
 def _returned(lake: Lake) -> pa.Table:

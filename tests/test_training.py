@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ import pytest
 
 from recsys import release
 from recsys.errors import DataError
+from recsys.evaluation.material import gather
 from recsys.offline.catalogue import Catalogue
+from recsys.offline.labels import Events
 from recsys.offline.lake import Lake
 from recsys.online.embedded import connect
 from recsys.online.erased import mark_erased
 from recsys.online.store import RedisStore
 from recsys.progress import Progress
+from recsys.retrieval.freshness import MOMENTS, later
 from recsys.steps import simulate_step
-from recsys.training import read_material, train
+from recsys.training import read_material, some_users, train
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -51,6 +55,20 @@ def test_a_release_says_what_it_learned_from_and_how_good_it_is(tiny_world):
     tuning = json.loads((release.load(tiny_world.releases_path).path / "index" / "tuning.json").read_text())
     assert manifest.metrics["index"]["name"] == tuning["chosen"] == "exact"
     assert "posts are fewer than" in tuning["why"]
+
+
+def test_an_index_is_tuned_with_the_same_users_at_every_moment(tiny_world):
+    material = gather(tiny_world)
+    catalogue, events, towers = material.catalogue, material.logs.events, material.towers
+    users = some_users(catalogue, events, towers, material.logs_end, tiny_world)
+    assert users.shape[0] == len(MOMENTS)
+    assert 50 < users.shape[1] <= tiny_world.retrieval.index.n_tuning_queries
+    assert len(np.unique(users[0], axis=0)) > 0.9 * users.shape[1]
+    for passed, vectors in zip(MOMENTS, users, strict=True):
+        np.testing.assert_allclose(vectors, later(users[0], passed), rtol=1e-6)
+    none = Events(*(getattr(events, column.name)[:0] for column in fields(events)))
+    nobody = some_users(catalogue, none, towers, material.logs_end, tiny_world)
+    assert nobody.shape == (len(MOMENTS), 0, towers.embedding_size)
 
 
 def test_whoever_is_being_erased_is_neither_learned_from_nor_loaded(small_config):

@@ -37,8 +37,8 @@ from recsys.serving.processes import follow_parent
 from recsys.types import Floats, Ids
 
 _COME_EVERY_S, _GONE_EVERY_S = 0.02, 0.05
-_CHECK_EVERY = 10
-"""Searches per one that is held against an exact search."""
+_CHECK_EVERY = 11
+"""Searches per one that is held against an exact search; queries come round, and each must have its turn."""
 _SPARE = 40_000
 """Posts that are not there at first and come during the run, over and over."""
 _POLL_S = 0.05

@@ -218,6 +218,7 @@ def at_recall(curve: list[dict[str, Any]], recall: float, k: int) -> dict[str, A
     Times are interpolated by their logarithm. Beyond the ends of the curve the nearest setting counts where it finds
     more than is asked for; where none does, `qps_1_core` is None.
     """
+    curve = sorted(curve, key=lambda point: point["recall"])
     front: list[dict[str, Any]] = []
     for point in sorted(curve, key=lambda point: (-point["queries_per_s"], -point["recall"])):
         if not front or point["recall"] > front[-1]["recall"]:
@@ -226,7 +227,7 @@ def at_recall(curve: list[dict[str, Any]], recall: float, k: int) -> dict[str, A
     if place[-1] < recall:
         last = front[-1]
         most = {f"recall@{k}": round(last["recall"], 4), "p50_ms": _rounded(last["p50_ms"])}
-        return most | {"qps_1_core": None, "curve": front}
+        return most | {"qps_1_core": None, "curve": curve}
 
     def between(name: str) -> float:
         return float(np.exp(np.interp(recall, place, np.log([point[name] for point in front]))))
@@ -235,7 +236,7 @@ def at_recall(curve: list[dict[str, Any]], recall: float, k: int) -> dict[str, A
         f"recall@{k}": round(max(recall, float(place[0])), 4),
         "p50_ms": _rounded(between("p50_ms")),
         "qps_1_core": _rounded(between("queries_per_s")),
-        "curve": front,
+        "curve": curve,
     }
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from recsys.errors import DataError
 from recsys.evaluation.material import Material
 from recsys.progress import Report
-from recsys.retrieval.freshness import N_PACES, to_float32, user_part
+from recsys.retrieval.freshness import MOMENTS, later
 from recsys.training import some_users
 from recsys.types import HOUR, Floats, Rows, Times
 
 N_QUERIES = 2000
-"""Half shape and tune an index, half measure it."""
-HOURS = (0.0, 6.0, 12.0, 24.0, 48.0, 72.0, 168.0)
+"""Of all moments together; half shape and tune an index, half measure it."""
+HOURS = (0.0, 3.0, 6.0, 12.0, 24.0, 48.0, 72.0, 168.0)
 """After the end of the logs, at which an index is asked besides."""
 _CHUNK = 100_000
 
@@ -33,9 +33,9 @@ class Vectors:
     posts: Floats
     """(N, D)."""
     queries: Floats
-    """As of S moments, (S, M, D)."""
+    """As of S moments, the same M each time, (S, M, D)."""
     later: dict[float, Floats] = field(default_factory=dict)
-    """Other users so many hours after the posts' vectors were made, (M, D) each; empty where time changes nothing."""
+    """Those that measure, so many hours after the end of the logs, (M / 2, D) each; none where time changes nothing."""
 
 
 def halves(queries: Floats) -> tuple[Floats, Floats]:
@@ -60,7 +60,7 @@ class _MadeUp:
 
 
 def of_towers(material: Material, n: int, report: Report) -> Vectors:
-    """The release's post tower on n made-up posts, and its users as of the end of the logs and of its service.
+    """The release's post tower on n made-up posts, and its users as of the end of the logs and later.
 
     A post takes topic, author, language, medium, own embedding and half of its words from one post of the catalogue,
     the other words from another of the same topic and language, and its time from a third: as in a world of that size,
@@ -89,23 +89,15 @@ def of_towers(material: Material, n: int, report: Report) -> Vectors:
         vectors[start : start + size] = of_chunk.post_vectors(posts)
         report(start + size, n)
     users = users_of(material)
-    at_first = users[0, 1::2]
-    return Vectors("trained", vectors, users, {hours: _later(at_first, hours) for hours in HOURS})
+    return Vectors("trained", vectors, users, {hours: later(users[0, 1::2], hours * HOUR) for hours in HOURS})
 
 
 def users_of(material: Material) -> Floats:
-    """Users of the release as of the end of its logs, and of its service, (S, M, D)."""
+    """Users of the release as of the end of its logs and later, (S, M, D)."""
     config = material.config
-    index = config.retrieval.index.model_copy(update={"n_tuning_queries": N_QUERIES})
+    index = config.retrieval.index.model_copy(update={"n_tuning_queries": N_QUERIES // len(MOMENTS)})
     config = config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"index": index})})
     return some_users(material.catalogue, material.logs.events, material.towers, material.logs_end, config)
-
-
-def _later(users: Floats, hours: float) -> Floats:
-    """The same users so many hours after, without anything that they did since."""
-    faded = users.copy()
-    faded[:, -N_PACES:] *= to_float32(user_part(np.array([round(hours * HOUR)]), 0))
-    return faded
 
 
 def hard(n: int, size: int = 64, seed: int = 0) -> Vectors:

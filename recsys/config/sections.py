@@ -86,7 +86,7 @@ class TowersConfig(FitConfig):
     hidden_size: int = Field(128, ge=4)
     """Width of each tower's hidden layer."""
     n_text_buckets: int = Field(16_384, ge=16)
-    """Hash buckets for words."""
+    """Hash buckets for words, and for pairs of words where they are read."""
     text_ngrams: Literal[1, 2] = 1
     """What the post tower reads of a text: 1 its words, 2 also pairs of neighbouring words."""
     author_dropout: float = Field(0.2, ge=0, lt=1)
@@ -158,11 +158,8 @@ class IndexConfig(Section):
     """Share of the exact best that tuned lists must find."""
     max_bytes: float = Field(100.0, gt=0)
     """Memory of tuned lists, bytes a post; lists of the shortest codes are tried whatever they take."""
-    serves_for_s: float = Field(2 * 86_400.0, ge=0, le=30 * 86_400.0)
-    """Seconds after the logs' end up to which tuned lists must find that much. What a user likes of fresh posts fades
-    in the inner product as time passes, and taste weighs more: lists shaped by users of one moment serve no other."""
-    n_tuning_queries: int = Field(1000, ge=10)
-    """Users drawn to shape the lists by and to tune with, half of them for each."""
+    n_tuning_queries: int = Field(500, ge=10)
+    """Users drawn to shape the lists by and to tune with, half of them for each, all at several moments."""
     nlist_factor: float = Field(4.0, gt=0)
     """Inverted lists per square root of the catalogue size. The tuner tries 1, 2 and 4 itself."""
     code_bytes: Literal[8, 16, 24, 32] = 24

@@ -7,6 +7,7 @@ on which device: batches and draws are the processor's.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -77,7 +78,7 @@ def fit(
         section: dotted name of `config` in the settings, for complaints.
         judge: how good the model is now, on what it does not learn from; the model ends as the best one was.
         checkpoint: file that is written after each pass; a run that finds one goes on from there, and from the start,
-            with a word in the log, where it cannot be read. The caller sees to it that it belongs to this model and
+            with a word in the log, where it was cut short. The caller sees to it that it belongs to this model and
             data, and removes it when it is no longer needed.
     Raises: DataError when the loss stops being a number.
     """
@@ -199,9 +200,10 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A saved state, None where the file is not whole."""
+    """A saved state, None where the file was cut short."""
+    read = io.BytesIO(path.read_bytes())  # so that a failing disk is not taken for it
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=CPU)
+        state: dict[str, Any] = torch.load(read, weights_only=True, map_location=CPU)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         log.warning("training starts from the beginning: its checkpoint %s cannot be read (%s)", path, error)
         return None

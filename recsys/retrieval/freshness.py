@@ -12,6 +12,8 @@ always computed with it.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from recsys.types import DAY, HOUR, Doubles, Floats, Times
@@ -20,6 +22,10 @@ PACES = np.array([6 * HOUR, DAY, 5 * DAY], np.float64)
 """Microseconds in which each term falls to 1/e, (J,). An hour's news, a day's, a week's."""
 
 N_PACES = len(PACES)
+
+MOMENTS = (0.0, float(PACES[1]), float(PACES[2]), math.inf)
+"""Microseconds after an index is built at which it must be as good, so that it is at any time: what a user likes of
+fresh posts fades in the inner product, and lists shaped by one moment's users serve that moment."""
 
 FLOAT32_SPAN = 140 * PACES.min()
 """Microseconds (35 days) within which float32 holds both halves relative to the middle."""
@@ -42,6 +48,14 @@ def post_part(created_at: Times, reference: int) -> Doubles:
 def user_part(now: Times, reference: int) -> Doubles:
     """The moving half of `decay`, (B,) to (B, J)."""
     return _exp((now - np.int64(reference))[:, None] / -PACES)
+
+
+def later(users: Floats, passed: float) -> Floats:
+    """Vectors of users, (B, D), as they will be after so many microseconds if the users do nothing; after `math.inf`
+    freshness is gone."""
+    faded = users.copy()
+    faded[:, -N_PACES:] *= np.exp(-passed / PACES).astype(np.float32)
+    return faded
 
 
 def to_float32(half: Doubles) -> Floats:

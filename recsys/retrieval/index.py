@@ -258,7 +258,7 @@ def checked(vectors: Floats) -> Floats:
     """
     vectors = _as_float32(vectors)
     if vectors.ndim != 2:
-        raise DataError(f"post vectors must have shape (posts, dimensions), got {vectors.shape}")
+        raise DataError(f"post vectors must have shape (posts, dimensions), got {vectors.shape}; pass a matrix")
     if not vectors.size:
         raise DataError(
             f"an index needs at least one post, got {len(vectors)} of {vectors.shape[1]} dimensions; run "

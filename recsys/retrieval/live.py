@@ -45,8 +45,9 @@ class _Fresh:
 
     def places(self) -> Rows:
         """Places of the posts that are alive; a post that is being changed may have two, the newer one behind."""
-        # Before they are counted: what is not alive any more by now was replaced by one that counts.
-        alive = self.alive.copy()
+        # Before they are counted: what is not alive any more by now was replaced by one that counts. `tobytes` reads
+        # all of it at one moment; during `copy` other threads may run.
+        alive = np.frombuffer(self.alive.tobytes(), bool)
         return np.flatnonzero(alive[: self.n]).astype(np.int32)
 
     def newest(self, places: Rows) -> Rows:
@@ -192,22 +193,23 @@ class LiveIndex:
                     f"a segment must be of release {old.release} as the one in use, got {segment.release}; "
                     "open an index of its own for another release"
                 )
-            self._changes = [change for change in self._changes if is_after(change.position, segment.position)]
+            later = [change for change in self._changes if is_after(change.position, segment.position)]
             state = _State.of(segment)
-            for change in self._changes:
+            for change in later:
                 _apply(state, change)
             if is_after(segment.position, self.position):
                 self.position = segment.position
-            self._state = state
+            self._changes, self._state = later, state
 
 
 def _apply(state: _State, change: PostChange) -> None:
     """Make this change: first what is new of the post, then what was there of it."""
+    # What may fail comes first: after that a change is made whole.
+    if change.vector is not None and state.fresh.n == len(state.fresh.post_id):
+        state.fresh = state.fresh.grown()
     state.n_steps += 1
     before = state.place.pop(change.post_id, None)
     if change.vector is not None:
-        if state.fresh.n == len(state.fresh.post_id):
-            state.fresh = state.fresh.grown()
         fresh = state.fresh
         fresh.vectors[fresh.n], fresh.post_id[fresh.n] = change.vector, change.post_id
         fresh.language[fresh.n], fresh.alive[fresh.n] = change.language, True

@@ -73,7 +73,11 @@ class Segment:
         if (post_id == NO_POST).any():
             raise DataError(f"a post must have an id other than {NO_POST}, which stands for none; rename it")
         order = np.argsort(post_id, kind="stable")
-        post_id, vectors, language = post_id[order], np.ascontiguousarray(vectors[order], np.float32), language[order]
+        post_id, vectors, language = (
+            post_id[order].astype(np.int64),
+            np.ascontiguousarray(vectors[order], np.float32),
+            language[order],
+        )
         if len(twice := np.flatnonzero(np.diff(post_id) == 0)):
             raise DataError(f"a segment holds a post once, got post {post_id[twice[0]]} twice; keep its last vector")
         index = tuning.tune(vectors, users, k, config, report).chosen.index
@@ -127,7 +131,8 @@ class Segment:
         pointer = folder / f".current-{os.getpid()}"
         pointer.write_text(target.name + "\n")
         os.replace(pointer, folder / "current")
-        for old in sorted(folder.glob("s-*"), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
+        others = sorted(set(folder.glob("s-*")) - {target}, key=lambda path: path.stat().st_mtime_ns)
+        for old in others[: 1 - _KEPT]:
             shutil.rmtree(old)
         return target
 

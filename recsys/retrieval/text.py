@@ -15,7 +15,7 @@ def text_rows(tokens: Rows, n_buckets: int, ngrams: int) -> Rows:
     """Rows of a table of n_buckets + 1, in which row 0 stands for nothing.
 
     Args:
-        tokens: hashes of each post's words in order, (N, T), -1 padded.
+        tokens: hashes of each post's words in order, (N, T), T >= 1, -1 padded.
         ngrams: 1 for words, 2 for words and pairs of neighbours.
     Returns: (N, T), with pairs (N, 2 T - 1).
     """

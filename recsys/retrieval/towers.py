@@ -226,6 +226,11 @@ class Towers:
                     f"{name} of the towers in {folder} must be float32 {shape}, got {table.dtype} {table.shape}; "
                     "run `recsys train` again"
                 )
+        if self.text_ngrams not in (1, 2):
+            raise ReleaseError(
+                f"text_ngrams of the towers in {folder} must be 1 or 2, got {self.text_ngrams}; "
+                "run `recsys train` again"
+            )
         for name, place, size in (("post", self.post_place, len(self.post)), ("user", self.user_place, len(self.user))):
             in_range = place.ndim == 1 and 0 <= place.min(initial=0) <= place.max(initial=0) < size
             if place.dtype != np.int32 or not in_range:

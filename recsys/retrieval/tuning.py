@@ -90,7 +90,7 @@ class Trial:
     surely: float
     """Recall, less `SURE` standard errors; of the moment at which that is least."""
     cost_ms: float
-    """By the model."""
+    """By the model, on average over all moments."""
     bytes_per_vector: float
     build_s: float = 0.0
     """Seconds that its lists and codes took here; no figure of the choice."""
@@ -133,8 +133,8 @@ def tune(
 
     Args:
         vectors: (N, D).
-        queries: a sample of those to come, (M, D), M >= 4, or of each of S moments, (S, M, D), M >= 2: every other one
-            shapes the lists, the others tell, and at each moment enough must be found.
+        queries: a sample of those to come, (M, D), or of each of S moments, (S, M, D), M >= 4: every other one shapes
+            the lists, the others tell, and at each moment enough must be found.
         k: results of a search.
         thorough: try every configuration, also those that the model rejects before they are tried, and lists also
             where the catalogue is small enough for an exact scan. For whoever times them: the model may be wrong on
@@ -147,13 +147,15 @@ def tune(
     trials = [Trial(exact, 1.0, 1.0, (_PER_SEARCH + _PER_EXACT_BYTE * 4 * n * size) / 1e6, exact.segment.n_bytes / n)]
     if config.kind != "lists" and not thorough and (config.kind == "exact" or _is_small(n, k, config)):
         return choose(trials, n, k, config)
+    if queries.ndim not in (2, 3):
+        raise DataError(f"queries must have shape (queries, {size}) or (moments, queries, {size}), got {queries.shape}")
     by_moment = queries if queries.ndim == 3 else queries[None]
     shaping = checked_queries(by_moment[:, 0::2].reshape(-1, by_moment.shape[-1]), size)
     telling = checked_queries(by_moment[:, 1::2].reshape(-1, by_moment.shape[-1]), size)
-    if by_moment.shape[1] < 2 or len(shaping) + len(telling) < 4:
+    if by_moment.shape[1] < 4:
         raise DataError(
-            f"an index is tuned with at least 4 queries, 2 of a moment, got {len(shaping) + len(telling)} of "
-            f"{len(by_moment)} moments; simulate or import more users"
+            f"an index is tuned with at least 4 queries of a moment, got {by_moment.shape[1]}; simulate or import more "
+            "users"
         )
     moments = _Moments(Truth.of(exact, telling, k), len(by_moment))
     if config.kind == "lists":
@@ -185,7 +187,8 @@ def for_rebuilding(vectors: Floats, queries: Floats, k: int, config: IndexConfig
     """Settings by which lists are built over and over without tuning each time, while posts come and go.
 
     What holds for the posts that were tuned with holds less for those of a hundred builds later: half of what may be
-    missed is kept in reserve. Arguments as of `tune`; small catalogues get lists as well.
+    missed is kept in reserve. Arguments as of `tune`; lists also where the catalogue is small or the settings ask for
+    another kind, since a live index is rebuilt as it grows.
     """
     reserve = {"kind": "tuned", "exact_below": 0, "target_recall": (1 + config.target_recall) / 2}
     return as_tuned(config, tune(vectors, queries, k, config.model_copy(update=reserve), report).chosen.index)
@@ -229,7 +232,8 @@ def choose(trials: list[Trial], n_posts: int, k: int, config: IndexConfig) -> Tu
         trials,
         chosen,
         f"{chosen.name}: of {len(trials)} configurations {len(good)} surely find {config.target_recall:.1%} of the "
-        f"exact best, and this is the cheapest of them (finds {chosen.recall:.1%}, {cost(chosen):.3f} ms {how})",
+        f"exact best at every moment, and this is the cheapest of them (finds {chosen.recall:.1%} at the worst, "
+        f"{cost(chosen):.3f} ms {how})",
     )
 
 
@@ -276,7 +280,7 @@ class _Moments(NamedTuple):
         """Of each query's recall, (M,): the least mean of a moment, and the least of such means less their errors."""
         of_moment = recall.reshape(self.n, -1)
         mean = of_moment.mean(axis=1)
-        error = of_moment.std(axis=1) / math.sqrt(of_moment.shape[1])
+        error = of_moment.std(axis=1, ddof=1) / math.sqrt(of_moment.shape[1])
         return float(mean.min()), float((mean - SURE * error).min())
 
 

@@ -13,10 +13,10 @@ from recsys.errors import DataError
 from recsys.evaluation.material import gather
 from recsys.progress import Progress
 from recsys.retrieval import inverted_file
+from recsys.retrieval.freshness import MOMENTS
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.segment import Segment
 from recsys.retrieval.tuning import as_tuned
-from recsys.training import some_users
 from recsys.types import HOUR
 
 
@@ -41,9 +41,18 @@ def test_made_up_posts_are_as_many_as_asked_for_distinct_and_of_the_towers_size(
 def test_users_are_those_of_the_release(material):
     queries = sources.users_of(material)
     moments, n, size = queries.shape
-    assert moments == 2
-    assert 100 < n <= sources.N_QUERIES / 2
+    assert moments == len(MOMENTS)
+    assert 100 < n <= sources.N_QUERIES / len(MOMENTS)
     assert size == material.towers.embedding_size
+
+
+def test_users_who_measure_are_asked_at_later_hours(material):
+    made, queries = sources.of_towers(material, 100, quiet), sources.users_of(material)
+    assert list(made.later) == list(sources.HOURS)
+    np.testing.assert_array_equal(made.later[0.0], queries[0, 1::2])
+    np.testing.assert_array_equal(made.later[24.0], queries[1, 1::2])
+    assert sources.HOURS[0] == 0
+    assert MOMENTS[1] == 24 * HOUR
 
 
 def test_halves_are_of_different_users_and_both_of_all_moments():
@@ -51,19 +60,6 @@ def test_halves_are_of_different_users_and_both_of_all_moments():
     tuning, measuring = sources.halves(queries)
     assert tuning[..., 0].tolist() == [[0, 2, 4], [6, 8, 10]]
     assert measuring[:, 0].tolist() == [1, 7, 3, 9, 5, 11]
-
-
-def test_later_users_are_the_same_at_a_later_moment(material):
-    index = material.config.retrieval.index.model_copy(update={"serves_for_s": 0.0})
-    config = material.config.model_copy(
-        update={"retrieval": material.config.retrieval.model_copy(update={"index": index})}
-    )
-    catalogue, events, towers = material.catalogue, material.logs.events, material.towers
-    first, later = (
-        some_users(catalogue, events, towers, material.logs_end + hours * HOUR, config)[0] for hours in (0, 7)
-    )
-    np.testing.assert_allclose(sources._later(first, 7.0), later, rtol=1e-5)
-    assert not np.allclose(first, later)
 
 
 def test_hard_vectors_have_length_one_and_use_every_direction():
@@ -102,7 +98,7 @@ def test_a_peer_that_never_finds_as_much_has_no_figure():
 def test_settings_that_others_beat_are_no_part_of_a_peers_curve():
     told = at_recall(points((0.93, 100.0), (0.9, 400.0), (0.98, 100.0), (0.97, 90.0)), 0.94, 500)
     assert told["qps_1_core"] == pytest.approx(200, rel=0.01)
-    assert [point["recall"] for point in told["curve"]] == [0.9, 0.98]
+    assert [point["recall"] for point in told["curve"]] == [0.9, 0.93, 0.97, 0.98]
 
 
 def small(config):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.retrieval.freshness import PACES, decay, post_part, to_float32, user_part
+from recsys.retrieval.freshness import MOMENTS, N_PACES, PACES, decay, later, post_part, to_float32, user_part
 from recsys.types import DAY, HOUR
 
 REFERENCE = 1_768_780_800_000_000
@@ -31,3 +31,16 @@ def test_halves_stay_finite_years_away_from_the_reference(offset):
 
 def test_a_post_from_the_future_counts_as_new():
     np.testing.assert_array_equal(decay(np.array([-DAY])), 1.0)
+
+
+def test_users_later_are_those_of_a_later_moment():
+    now, passed = np.array([DAY]), 7 * HOUR
+    taste = np.ones((1, 5), np.float32)
+    first, second = (np.hstack([taste, to_float32(user_part(at, 0))]) for at in (now, now + passed))
+    np.testing.assert_allclose(later(first, passed), second, rtol=1e-5)
+    np.testing.assert_array_equal(later(first, 0.0), first)
+    np.testing.assert_array_equal(later(first, np.inf), np.hstack([taste, np.zeros((1, N_PACES))]))
+
+
+def test_moments_reach_from_the_build_to_where_nothing_is_fresh_any_more():
+    assert list(MOMENTS) == [0, DAY, 5 * DAY, np.inf]

@@ -312,38 +312,65 @@ class Watched:
         return result
 
 
-MOMENTS = ("before the fresh ones are looked at", "after that", "before the segment is searched", "after that too")
+class Bits(np.ndarray):
+    """Does something before they are copied, or after."""
+
+    def copy(self):
+        self.before()
+        result = np.array(self)
+        self.after()
+        return result
+
+
+def nothing():
+    pass
+
+
+MOMENTS = (
+    "before the bits are copied", "after that", "before the fresh ones are looked at", "after that too",
+    "before the segment is searched", "after all",
+)  # fmt: skip
+
+
+def changing(moment, made, index, change, monkeypatch):
+    """Make the change at this moment of the next search."""
+    hooks = dict.fromkeys(MOMENTS, nothing) | {moment: change}
+    places = live._Fresh.places
+
+    def looked_at(fresh):
+        hooks[MOMENTS[2]]()
+        found = places(fresh)
+        hooks[MOMENTS[3]]()
+        return found
+
+    bits = index._state.alive.bits.view(Bits)
+    bits.before, bits.after = hooks[MOMENTS[0]], hooks[MOMENTS[1]]
+    object.__setattr__(index._state.alive, "bits", bits)
+    monkeypatch.setattr(live._Fresh, "places", looked_at)
+    watched = Watched(made.index, lambda *words: hooks[MOMENTS[4]](), hooks[MOMENTS[5]])
+    object.__setattr__(made, "index", watched)
 
 
 @pytest.mark.parametrize("filters", [{}, {"language": 0}, {"exclude": np.array([41])}])
 @pytest.mark.parametrize("language", [0, 1])
 @pytest.mark.parametrize("changed", [7, 8])
 @pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("room", [1, 1024])
 @pytest.mark.parametrize("k", [3, 20])
 def test_a_post_that_changes_during_a_search_is_found_once_as_it_was_or_as_it_is(
-    k, moment, changed, language, filters, monkeypatch
+    k, room, moment, changed, language, filters, monkeypatch
 ):
+    monkeypatch.setattr(live, "_FIRST_CAPACITY", room)
     made = segment()
     index = LiveIndex(made)
     index.apply(come(1, 8))
-    pending, places = [come(2, changed, seed=77, language=language)], live._Fresh.places
+    pending = [come(2, changed, seed=77, language=language)]
 
-    def change(*words):
+    def change():
         while pending:
             index.apply(pending.pop())
 
-    def looked_at(fresh):
-        if moment == MOMENTS[0]:
-            change()
-        found = places(fresh)
-        if moment == MOMENTS[1]:
-            change()
-        return found
-
-    monkeypatch.setattr(live._Fresh, "places", looked_at)
-    if moment in MOMENTS[2:]:
-        hook = {"before" if moment == MOMENTS[2] else "after": change}
-        object.__setattr__(made, "index", Watched(made.index, **hook))
+    changing(moment, made, index, change, monkeypatch)
     expected = {*IDS.tolist(), 8} - set(filters.get("exclude", ()))
     ids = [post for post in found(index, k, **filters) if post >= 0]
     assert not pending
@@ -354,16 +381,36 @@ def test_a_post_that_changes_during_a_search_is_found_once_as_it_was_or_as_it_is
     assert scores[0, ids[0] == changed] == pytest.approx([USERS[0] @ vector(77)], rel=1e-4)
 
 
-def test_of_a_fresh_post_that_is_just_being_changed_the_newer_state_counts():
+@pytest.mark.parametrize("post", [7, 8])
+def test_of_a_post_that_is_just_being_changed_the_newer_state_counts(post):
+    """In the middle of a change: the new is written, the old not yet taken away, in the segment or among the fresh."""
     index = LiveIndex(segment())
     index.apply(come(1, 8))
-    # As in the middle of a change: the new is written, the old not yet taken away.
     state = index._state
     state.n_steps += 1
-    state.fresh.vectors[1], state.fresh.post_id[1], state.fresh.alive[1] = vector(77), 8, True
+    state.fresh.vectors[1], state.fresh.post_id[1], state.fresh.alive[1] = vector(77), post, True
     state.fresh.n += 1
     scores, ids = index.search(USERS[:1], 20)
-    assert scores[0, ids[0] == 8] == pytest.approx([USERS[0] @ vector(77)], rel=1e-4)
+    assert scores[0, ids[0] == post] == pytest.approx([USERS[0] @ vector(77)], rel=1e-4)
+
+
+def test_a_change_for_which_there_is_no_room_leaves_all_as_it_was(monkeypatch):
+    monkeypatch.setattr(live, "_FIRST_CAPACITY", 1)
+    index = LiveIndex(segment())
+    index.apply(come(1, 8))
+    grown = live._Fresh.grown
+
+    def fail(fresh):
+        raise MemoryError
+
+    monkeypatch.setattr(live._Fresh, "grown", fail)
+    with pytest.raises(MemoryError):
+        index.apply(come(2, 8, seed=77))
+    assert found(index, 20).count(8) == 1
+    assert index._state.n_steps % 2 == 0
+    monkeypatch.setattr(live._Fresh, "grown", grown)
+    index.apply(gone(3, 8))
+    assert 8 not in found(index, 20)
 
 
 def test_where_most_of_a_segment_is_gone_more_lists_are_visited(monkeypatch):

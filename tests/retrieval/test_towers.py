@@ -169,6 +169,10 @@ def test_towers_come_back_from_disk_as_they_were(towers, tmp_path):
         np.testing.assert_array_equal(getattr(again, column.name), getattr(towers, column.name))
 
 
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     "harm",
     [
@@ -180,6 +184,7 @@ def test_towers_come_back_from_disk_as_they_were(towers, tmp_path):
         lambda folder: np.save(folder / "post_hidden.npy", np.zeros(9, np.float32)),
         lambda folder: np.save(folder / "user_place.npy", np.full(60, N_OWN_USERS + 1, np.int32)),
         lambda folder: np.save(folder / "post_place.npy", np.full(400, N_OWN + 1, np.int32)),
+        lambda folder: edit(folder / "towers.json", text_ngrams=3),
         lambda folder: (folder / "towers.json").write_text("{"),
         lambda folder: (folder / "towers.json").write_text(json.dumps({"temperature": 0.1})),
     ],

@@ -10,6 +10,7 @@ import pytest
 from recsys.config import IndexConfig
 from recsys.errors import DataError
 from recsys.retrieval import tuning
+from recsys.retrieval.codes import Prepared
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.inverted_file import Effort
 from recsys.retrieval.tuning import LIST_FACTORS, Trial, Truth, choose, measure, tune
@@ -75,11 +76,20 @@ def test_an_index_finds_enough_at_every_moment_it_is_tuned_for():
     assert min(found(of_both, weight) for weight in (30.0, 10.0, 1.0)) > 0.95
 
 
+@pytest.mark.parametrize("kind", ["tuned", "lists"])
+def test_lists_are_shaped_by_users_of_every_moment(kind, monkeypatch):
+    shaping, prepared = [], Prepared.of
+    monkeypatch.setattr(Prepared, "of", lambda vectors, users: shaping.append(users) or prepared(vectors, users))
+    moments = np.stack([USERS, USERS * 2, USERS * 3])
+    tune(POSTS, moments, 50, IndexConfig(kind=kind, exact_below=0), quiet)
+    np.testing.assert_array_equal(shaping[0], moments[:, 0::2].reshape(-1, 16))
+
+
 def test_what_counts_is_the_moment_at_which_least_is_found():
     recall = np.array([1.0, 0.9, 0.8, 1.0, 0.97, 0.97, 0.97, 0.97])
     mean, surely = tuning._Moments(None, 2).least(recall)
     assert mean == pytest.approx(0.925)
-    assert surely == pytest.approx(0.925 - tuning.SURE * recall[:4].std() / 2)
+    assert surely == pytest.approx(0.925 - tuning.SURE * recall[:4].std(ddof=1) / 2)
     assert tuning._Moments(None, 1).least(recall)[0] == pytest.approx(recall.mean())
 
 
@@ -204,10 +214,12 @@ def test_measuring_leaves_the_trial_as_it_is_but_for_its_times(tuned):
 
 
 def test_three_users_are_not_enough_to_tune_with():
-    with pytest.raises(DataError, match="at least 4 queries, 2 of a moment, got 3 of 1 moments"):
+    with pytest.raises(DataError, match="at least 4 queries of a moment, got 3"):
         tune(POSTS, USERS[:3], 50, TINY, quiet)
-    with pytest.raises(DataError, match="got 4 of 4 moments"):
+    with pytest.raises(DataError, match="at least 4 queries of a moment, got 1"):
         tune(POSTS, USERS[:4, None], 50, TINY, quiet)
+    with pytest.raises(DataError, match=r"\(moments, queries, 16\), got \(16,\)"):
+        tune(POSTS, USERS[0], 50, TINY, quiet)
 
 
 @pytest.mark.parametrize("place", [0, 1, 6, 7])

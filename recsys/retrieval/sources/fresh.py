@@ -37,9 +37,10 @@ class Fresh:
         by_age = np.argsort(created_at, kind="stable").astype(np.int32)
         self._all = by_age, created_at[by_age]
         """Rows and times, oldest first."""
-        self._of_language = {
-            int(code): (rows := by_age[language[by_age] == code], created_at[rows]) for code in np.unique(language)
-        }
+        by_language = by_age[np.argsort(language[by_age], kind="stable")]
+        codes, first = np.unique(language[by_language], return_index=True)
+        parts = np.split(by_language, first[1:])
+        self._of_language = {code: (rows, created_at[rows]) for code, rows in zip(codes.tolist(), parts, strict=False)}
         author = np.asarray(catalogue.author)
         shown = np.where(author >= 0, np.append(author_shown, 0)[author], 0)
         self._weight = 1 / np.sqrt(1.0 + shown)

@@ -1,0 +1,14 @@
+"""Compiled loops are made anew when anything that they are made of has changed."""
+
+import re
+from pathlib import Path
+
+from recsys.retrieval import kernels
+
+
+def test_every_file_with_compiled_loops_counts():
+    texts = {path.name: path.read_text() for path in Path(kernels.__file__).parent.glob("*.py")}
+    compiled = {name for name, text in texts.items() if re.search(r"^@jit$", text, re.M)}
+    used = {f"{name}.py" for of in compiled for name in re.findall(r"from recsys\.retrieval\.(\w+) import", texts[of])}
+    assert {"scan.py", "best.py"} <= compiled
+    assert (compiled | used) - {"kernels.py"} == set(kernels._FILES)
