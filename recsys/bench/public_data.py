@@ -115,7 +115,7 @@ def read_dataset(folder: Path) -> Dataset:
     lines_before = np.cumsum([0, *(len(lines.user) for lines in files)])
     items_before = np.cumsum([0, *(len(lines.item) for lines in files)])
     parts = [
-        _by_user(
+        by_user(
             np.repeat(user[lines_before[number] : lines_before[number + 1]], lines.n_items),
             item[items_before[number] : items_before[number + 1]],
             len(user_ids),
@@ -126,7 +126,7 @@ def read_dataset(folder: Path) -> Dataset:
     n_repeats = sum(map(len, parts)) - sum(map(len, unique))
     if there:
         train, test = unique
-        validation = _by_user(np.empty(0, np.int32), np.empty(0, np.int32), len(user_ids))
+        validation = by_user(np.empty(0, np.int32), np.empty(0, np.int32), len(user_ids))
         seen = train
     else:
         train, validation, test, seen = _leave_last_out(parts[0])
@@ -194,8 +194,8 @@ def _rows(ids: pa.Array) -> tuple[pa.Array, Rows]:
     return encoded.dictionary.take(pa.array(order)), row[encoded.indices.to_numpy()]
 
 
-def _by_user(user: Rows, item: Rows, n_users: int) -> Interactions:
-    """Lines of one user are joined in the order of the file."""
+def by_user(user: Rows, item: Rows, n_users: int) -> Interactions:
+    """Items with their users, (n,) each, as items of each user, in the order given."""
     order = np.argsort(user, kind="stable")
     start = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n_users))]).astype(np.int64)
     return Interactions(start, item[order])
@@ -204,7 +204,7 @@ def _by_user(user: Rows, item: Rows, n_users: int) -> Interactions:
 def _without_repeats(part: Interactions, n_items: int) -> Interactions:
     user = part.user
     first = np.sort(np.unique(user.astype(np.int64) * n_items + part.item, return_index=True)[1])
-    return _by_user(user[first], part.item[first], len(part.start) - 1)
+    return by_user(user[first], part.item[first], len(part.start) - 1)
 
 
 def _leave_last_out(all_items: Interactions) -> tuple[Interactions, Interactions, Interactions, Interactions]:
@@ -214,7 +214,6 @@ def _leave_last_out(all_items: Interactions) -> tuple[Interactions, Interactions
     long = size[user] >= MIN_SEQUENCE
     tests, validates = long & (from_end == 1), long & (from_end == 2)
     train, validation, test, seen = (
-        _by_user(user[rows], all_items.item[rows], len(size))
-        for rows in (~tests & ~validates, validates, tests, ~tests)
+        by_user(user[rows], all_items.item[rows], len(size)) for rows in (~tests & ~validates, validates, tests, ~tests)
     )
     return train, validation, test, seen

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from recsys.bench.public_data import Dataset, Interactions
+from recsys.bench.public_data import Dataset, Interactions, by_user
 from recsys.config import IdTowersConfig, RetrievalConfig
 from recsys.evaluation.topk import found, recall_at
 from recsys.progress import Report
@@ -152,11 +152,9 @@ def _held_out(train: Interactions, seed: int) -> tuple[Interactions, Interaction
     """Training and what is kept from it, of users with more than two."""
     rng = np.random.default_rng(seed)
     held = (rng.random(len(train)) < _HELD_SHARE) & (train.size[train.user] > 2)
-    parts = []
-    for rows in (~held, held):
-        count = np.bincount(train.user[rows], minlength=len(train.start) - 1)
-        parts.append(Interactions(np.concatenate([[0], np.cumsum(count)]).astype(np.int64), train.item[rows]))
-    return parts[0], parts[1]
+    user, n_users = train.user, len(train.start) - 1
+    kept, told = (by_user(user[rows], train.item[rows], n_users) for rows in (~held, held))
+    return kept, told
 
 
 def _log(part: Interactions, ordered: bool) -> Log:
