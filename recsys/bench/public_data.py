@@ -104,7 +104,8 @@ def read_dataset(folder: Path) -> Dataset:
     if sequences.exists() == bool(there):
         raise DataError(
             f"{folder} must hold either train.txt and test.txt or sequences.txt, "
-            f"got {', '.join([*there, sequences.name]) if there else 'none of them'}; pass the folder of one data set"
+            f"got {', '.join([*there, sequences.name]) if there else 'none of them'}"
+            f"{'' if folder.is_dir() else ', since it is no folder'}; pass the folder of one data set"
         )
     paths = pairs if there else [sequences]
     files = [read_lines(path) if there else _first_of_each_user(read_lines(path)) for path in paths]
@@ -138,7 +139,7 @@ def read_dataset(folder: Path) -> Dataset:
     if not len(test):
         raise DataError(
             f"{folder} must have at least one user with a test item, got none in {paths[-1].name}; "
-            f"a sequence needs {MIN_SEQUENCE} items"
+            + ("add lines `user item ...`" if there else f"a sequence needs {MIN_SEQUENCE} items")
         )
     skipped = Counter(reason for lines in files for _, reason in lines.skipped)
     return Dataset(

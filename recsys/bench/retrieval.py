@@ -77,7 +77,10 @@ def bench_retrieval(
 def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Progress) -> dict[str, Any]:
     posts, (tuning_queries, queries) = vectors.posts, sources.halves(vectors.queries)
     if len(posts) <= k:
-        raise DataError(f"a search for {k} needs more posts than that, got {len(posts)}; raise --posts or lower --k")
+        raise DataError(
+            f"a search for {k} needs more posts than that, got {len(posts)}; give more (--posts, --vectors) or lower "
+            "--k"
+        )
     settings = config.retrieval.index
     with progress.stage(f"tune on {vectors.name} vectors") as report:
         # Above that size the picture does without what the model rejects: to try it takes long.
@@ -97,7 +100,8 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         for number, trial in enumerate(tuned.trials):
             timed = exact if trial.index.is_exact else tuning.measure(trial, some.queries, k, allowed)
             rows = trial.index.search(some.queries, k, allowed)[1]
-            trials.append(replace(timed, recall=float(some.recall(posts, rows).mean())).figures())
+            of_trial = replace(timed, recall=float(some.recall(posts, rows).mean())).figures()
+            trials.append({name: value for name, value in of_trial.items() if name != "surely"})  # of other queries
             report(number + 1, len(tuned.trials))
         rounds.append(tuning.measure(chosen, queries, k, allowed))
     figures: dict[str, Any] = {

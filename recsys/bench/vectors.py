@@ -126,20 +126,28 @@ def from_files(posts: Path, queries: Path) -> Vectors:
     for path in (posts, queries):
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} must be a .npy file of vectors, got {error}; write it with numpy.save") from None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); give a .npy file of vectors") from None
+        except (ValueError, EOFError):
+            raise DataError(f"{path} must be a .npy file of vectors, got another; write it with numpy.save") from None
         if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or not array.size:
-            raise DataError(f"{path} must hold a matrix of floats, a vector per row, got {array.dtype} {array.shape}")
+            raise DataError(
+                f"{path} must hold a matrix of floats, a vector per row, got {array.dtype} {array.shape}; convert it"
+            )
         with np.errstate(over="ignore"):
             read.append(np.ascontiguousarray(array, np.float32))
-        if not np.isfinite(read[-1]).all():
-            raise DataError(f"{path} must hold finite numbers as float32, got NaN or infinity; leave such rows out")
+        if len(bad := np.flatnonzero(~np.isfinite(read[-1]).all(axis=1))):
+            raise DataError(
+                f"{path} must hold finite numbers as float32, got {len(bad)} rows with others (first: row {bad[0]}); "
+                "leave them out"
+            )
     if read[0].shape[1] != read[1].shape[1]:
         raise DataError(
-            f"{queries} must have vectors as long as {posts}, got {read[1].shape[1]} and {read[0].shape[1]} columns"
+            f"{queries} must have vectors as long as {posts}, got {read[1].shape[1]} and {read[0].shape[1]} columns; "
+            "take both from one model"
         )
     if len(read[1]) < 40:
-        raise DataError(f"{queries} must hold at least 40 vectors, half to tune with, got {len(read[1])}")
+        raise DataError(f"{queries} must hold at least 40 vectors, half to tune with, got {len(read[1])}; add some")
     return Vectors(posts.stem, read[0], read[1][None])
 
 

@@ -167,7 +167,7 @@ class IndexConfig(Section):
     nprobe_share: float = Field(0.08, gt=0, le=1)
     """Share of the lists a search visits. The tuner finds its own."""
     refine_factor: float = Field(2.0, ge=1)
-    """Posts scored exactly for each result. The tuner finds its own."""
+    """Posts rescored for each result, by a byte per dimension. The tuner finds its own."""
 
 
 class SourcesConfig(Section):

@@ -40,7 +40,7 @@ FEW = 16_000
 """Where fewer posts may appear, all of them are scored: no search with such a filter is quicker."""
 _WIDER = 0.6
 """The fewer may appear, the further away the best of them lie: lists visited grow with this power of one over the
-share that may. With 0.5 trained vectors' recall was 0.912 at a share of 0.01 (scored exactly among a million, searched
+share that may. With 0.5 trained vectors' recall was 0.912 at a share of 0.01 (all scored among a million, searched
 among more), with 0.6 0.983, with 0.7 0.996 in a sixth more time."""
 
 
@@ -51,7 +51,7 @@ class Effort:
     lists: int
     """Lists visited, at least."""
     refine: float
-    """Posts scored exactly for each result asked for."""
+    """Posts rescored by their kept bytes for each result asked for."""
 
     def __post_init__(self) -> None:
         if self.lists < 0 or not 1 <= self.refine < math.inf:

@@ -26,7 +26,7 @@ _AHEAD = 16
 _ROWS_AHEAD = 48
 """Lanes between the one whose post is looked up and the one that is asked for."""
 _POSTS_AHEAD = 16
-"""Posts between the one that is scored exactly and the one that is asked for."""
+"""Posts between the one that is rescored and the one that is asked for."""
 
 _AS_EXPECTED = 0.9
 """A search looks deeper where less than this share of what is expected of the best may appear, and not by chance."""

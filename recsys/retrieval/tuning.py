@@ -224,7 +224,10 @@ def choose(trials: list[Trial], n_posts: int, k: int, config: IndexConfig) -> Tu
     if _is_small(n_posts, k, config):
         least = max(config.exact_below, k + 1)
         chosen = next(trial for trial in trials if trial.index.is_exact)
-        why = f"{n_posts:,} posts are fewer than {least:,}, and a scan of all takes {cost(chosen):.2f} ms {how}"
+        why = (
+            f"{n_posts:,} posts are fewer than {least:,} (retrieval.index.exact_below), and a scan of all takes "
+            f"{cost(chosen):.2f} ms {how}"
+        )
         return Tuning(trials, chosen, f"exact: {why}")
     good = [trial for trial in trials if trial.surely >= config.target_recall]
     chosen = min(good, key=cost)
