@@ -88,7 +88,7 @@ class TowersConfig(FitConfig):
     n_text_buckets: int = Field(16_384, ge=16)
     """Hash buckets for words, and for pairs of words where they are read."""
     text_ngrams: Literal[1, 2] = 1
-    """What the post tower reads of a text: 1 its words, 2 also pairs of neighbouring words."""
+    """What the post tower reads of a text: 1 its words, 2 also pairs of neighbouring words, which want more buckets."""
     author_dropout: float = Field(0.2, ge=0, lt=1)
     """Share of author embeddings hidden in training, so that new authors have a useful vector."""
     min_post_clicks: int = Field(20, ge=1)
