@@ -119,9 +119,9 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         },
         "trials": trials,
     }
-    figures["filtered"] = _with_filter(chosen, exact, posts, queries, k)
-    figures["returned_before"] = _with_best_left_out(chosen, exact, posts, queries, k)
-    with one_core():
+    with progress.stage("filters, later hours"):
+        figures["filtered"] = _with_filter(chosen, exact, posts, queries, k)
+        figures["returned_before"] = _with_best_left_out(chosen, exact, posts, queries, k)
         figures["as_time_passes"] = [
             {"hours": hours} | _found(chosen, exact, posts, users[:_PLOT_QUERIES], k, allowed)
             for hours, users in vectors.later.items()
@@ -166,8 +166,7 @@ def _with_filter(
 ) -> dict[str, Any]:
     """The chosen index where only a fifth of the posts, drawn at random, may appear."""
     allowed = Bitmap.of(np.random.default_rng(2).random(len(posts)) < share)
-    with one_core():
-        return {"share": share} | _found(chosen, exact, posts, queries[:_PLOT_QUERIES], k, allowed)
+    return {"share": share} | _found(chosen, exact, posts, queries[:_PLOT_QUERIES], k, allowed)
 
 
 def _found(
@@ -176,7 +175,8 @@ def _found(
     """What the chosen index finds of these queries' best, and how long one takes."""
     truth = tuning.Truth.of(exact.index, queries, k, allowed)
     recall = truth.recall(posts, chosen.index.search(queries, k, allowed)[1])
-    timed = tuning.measure(chosen, queries, k, allowed)
+    with one_core():
+        timed = tuning.measure(chosen, queries, k, allowed)
     return {f"recall@{k}": round(float(recall.mean()), 4), "p50_ms": _rounded(timed.p50_ms)}
 
 

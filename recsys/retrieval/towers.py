@@ -257,17 +257,8 @@ class Towers:
 
 
 _EMBEDDINGS = (
-    "topic",
-    "author",
-    "language",
-    "media",
-    "word",
-    "post",
-    "user",
-    "user_language",
-    "user_country",
-    "n_clicks",
-)
+    "topic", "author", "language", "media", "word", "post", "user", "user_language", "user_country", "n_clicks",
+)  # fmt: skip
 _SCALARS: dict[str, type] = {"temperature": float, "text_ngrams": int, "reference": int}
 _TABLES = tuple(column.name for column in fields(Towers) if column.name not in _SCALARS)
 
