@@ -21,8 +21,8 @@ from recsys.config import Config
 from recsys.errors import DependencyError
 from recsys.evaluation.report import evaluate
 from recsys.memory import peak_memory
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 from recsys.online.embedded import connect
 from recsys.progress import Progress
 from recsys.serving.server import running_server

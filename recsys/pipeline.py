@@ -15,7 +15,7 @@ import numpy as np
 from recsys.config import Config
 from recsys.features.assemble import Inputs, assemble
 from recsys.features.crosses import follow_crosses, history_shares
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online.store import OnlineStore
 from recsys.ranking.rankers import Rankers
 from recsys.release import Release

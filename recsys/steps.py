@@ -11,8 +11,8 @@ from recsys import release
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, ReleaseError
 from recsys.evaluation.report import evaluate, over_seeds
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 from recsys.online import generations
 from recsys.online.embedded import connect
 from recsys.progress import Progress

@@ -1,8 +1,8 @@
 """From logs to a release that serves: catalogue, towers, index, rankers, online features.
 
 Takes the lake, gives a published release and loads the online store. Each model learns on its own share of time
-(`offline.split`). It never reads the world or its truth: a world's logs and imported logs are the same to it, and the
-same logs give the same release.
+(`offline.logs.time_split`). It never reads the world or its truth: a world's logs and imported logs are the same to it,
+and the same logs give the same release.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from recsys.config import Config
 from recsys.evaluation.metrics import ranking_figures
 from recsys.features.histories import Clicks
 from recsys.features.point_in_time import snapshot
-from recsys.offline.catalogue import Catalogue, build_catalogue
-from recsys.offline.labels import Events, LeftOut, Logs, mentioned_ids, read_logs
-from recsys.offline.lake import Lake
-from recsys.offline.split import Split, split_by_time
+from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import Events, LeftOut, Logs, mentioned_ids, read_logs
+from recsys.offline.logs.time_split import Split, split_by_time
 from recsys.online import generations
 from recsys.online.embedded import connect
 from recsys.online.erased import read_erased

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.config import Config, load
-from recsys.offline.ids import to_int64
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.catalogue.ids import to_int64
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 from recsys.types import DAY, HOUR, SECOND
 
 TINY = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"

@@ -37,6 +37,7 @@ KNOW_THE_WORLD = {"world", "evaluation", "steps", "demo", "bench", "cli"}
 
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+FOLDERS = sorted({path.parent for path in MODULES} - {PACKAGE})
 PARTS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES})
 
 
@@ -84,9 +85,14 @@ def test_every_module_says_what_it_does(path):
     assert ast.get_docstring(ast.parse(path.read_text())), f"{path} needs a docstring"
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES} - {PACKAGE}), ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", [path for path in FOLDERS if path.parent == PACKAGE], ids=lambda path: path.name)
 def test_every_stage_has_its_chapter(folder):
     assert (folder / "README.md").is_file(), f"{folder} needs a README.md"
+
+
+@pytest.mark.parametrize("folder", [path for path in FOLDERS if path.parent != PACKAGE], ids=lambda path: path.name)
+def test_every_sub_folder_says_what_is_inside(folder):
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), f"{folder}/__init__.py needs a docstring"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from outside_logs import START, clicks_only, news, settings
 from recsys import release
 from recsys.demo import clear_data
 from recsys.errors import ConfigError, DataError
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
 from recsys.online.embedded import connect
 from recsys.progress import Progress
 from recsys.serving.loading import open_service

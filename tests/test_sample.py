@@ -1,9 +1,9 @@
 """The sample world that comes with the sources is one that this version reads, and draws."""
 
 from recsys.config import DEFAULT_PATH, load
-from recsys.offline.description import describe
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import SCHEMA_VERSION, TABLES
+from recsys.offline.lake.description import describe
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import SCHEMA_VERSION, TABLES
 from recsys.world.world import World
 
 ROOT = DEFAULT_PATH.parent.parent

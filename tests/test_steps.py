@@ -3,7 +3,7 @@ import pytest
 
 from recsys import release
 from recsys.errors import DataError, ReleaseError
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.online.embedded import connect
 from recsys.progress import Progress
 from recsys.steps import evaluate_step, simulate_step

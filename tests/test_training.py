@@ -12,9 +12,9 @@ import pytest
 from recsys import release
 from recsys.errors import DataError
 from recsys.evaluation.material import gather
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import Events
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import Events
 from recsys.online.embedded import connect
 from recsys.online.erased import mark_erased
 from recsys.online.store import RedisStore

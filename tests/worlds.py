@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from recsys.features.spec import CATEGORICAL, NAMES
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.ranking.examples import Examples
 from recsys.types import Candidates, Context, FeedRequest, Shown, Source
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 from recsys.bench.simulate import existing_folder
 from recsys.config import Config, WorldConfig
 from recsys.evaluation.metrics import auc
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
 from recsys.ranking.rankers import RANKERS
 from recsys.training import learn, read_material

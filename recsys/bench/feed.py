@@ -17,7 +17,7 @@ import numpy as np
 from recsys import release
 from recsys.config import Config
 from recsys.features.spec import POST
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online.embedded import connect
 from recsys.online.store import RedisStore
 from recsys.pipeline import Recommender

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.offline.encoding import encodings
+from recsys.offline.lake.encoding import encodings
 from recsys.progress import Report
 
 MIN_SHARE = 0.2

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from recsys.offline.catalogue import Catalogue, build_catalogue
-from recsys.offline.labels import ACTIONS, Events
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import ACTIONS, Events
 from recsys.online.records import Event
 from recsys.types import DAY, Ids
 

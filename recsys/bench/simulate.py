@@ -15,7 +15,7 @@ from typing import Any
 from recsys.bench.floor import write_floor
 from recsys.config import Config, WorldConfig
 from recsys.memory import peak_memory
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
 from recsys.world.simulate import simulate
 

@@ -27,8 +27,8 @@ from recsys.bench.own_redis import OwnRedis, client_of, pin
 from recsys.bench.random_log import END, Sizes, stream_events
 from recsys.errors import DependencyError
 from recsys.features.spec import USER, WEEK
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
 from recsys.online import keys
 from recsys.online.commands import send
 from recsys.online.consumer import Consumer, lake_watermark

@@ -26,8 +26,8 @@ def erase(
     settings = load(config, overrides or ())
     from recsys import release
     from recsys.errors import DataError, RequestError
-    from recsys.offline.ids import to_int64
-    from recsys.offline.lake import Lake
+    from recsys.offline.catalogue.ids import to_int64
+    from recsys.offline.lake.lake import Lake
     from recsys.online.embedded import connect
     from recsys.progress import Progress
     from recsys.serving.erasing import erase as run

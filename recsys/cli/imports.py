@@ -15,7 +15,7 @@ from recsys.config import DEFAULT_PATH, load
 
 if TYPE_CHECKING:
     from recsys.offline.imports.report import Imported
-    from recsys.offline.lake import Lake
+    from recsys.offline.lake.lake import Lake
     from recsys.progress import Progress
 
 app = group("Outside logs into the offline store.")
@@ -92,7 +92,7 @@ def _import(
     run: Callable[[Lake, int, Progress], Imported], config: Path, overrides: list[str] | None, as_json: bool
 ) -> None:
     settings = load(config, overrides or ())
-    from recsys.offline.lake import Lake
+    from recsys.offline.lake.lake import Lake
     from recsys.progress import Progress
 
     start = time.perf_counter()

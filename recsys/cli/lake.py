@@ -19,8 +19,8 @@ def lake_describe(
 ) -> None:
     """What is in the offline store: tables, rows, dates, sizes, versions, quarantine."""
     settings = load(config, overrides or ())
-    from recsys.offline.description import describe
-    from recsys.offline.lake import Lake
+    from recsys.offline.lake.description import describe
+    from recsys.offline.lake.lake import Lake
 
     found = describe(Lake(settings.lake_url))
     console = console_for(as_json)
@@ -52,8 +52,8 @@ def lake_compact(
     """Merge small files of a table and date into one; readers see the same rows at every moment."""
     settings = load(config, overrides or ())
     from recsys.errors import DataError
-    from recsys.offline.compaction import compact
-    from recsys.offline.lake import Lake
+    from recsys.offline.lake.compaction import compact
+    from recsys.offline.lake.lake import Lake
     from recsys.progress import Progress
 
     lake = Lake(settings.lake_url)

@@ -13,10 +13,10 @@ import numpy as np
 from recsys import release
 from recsys.config import Config
 from recsys.errors import DataError, ReleaseError
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import Events, Exposures, Logs, Negatives, read_logs
-from recsys.offline.lake import Lake
-from recsys.offline.split import SHARES, Split
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import Events, Exposures, Logs, Negatives, read_logs
+from recsys.offline.logs.time_split import SHARES, Split
 from recsys.ranking.rankers import Rankers
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.learned_sources import LearnedSources

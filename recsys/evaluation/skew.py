@@ -18,10 +18,10 @@ from recsys import release
 from recsys.config import Config
 from recsys.errors import DataError
 from recsys.features.spec import NAMES
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import Events, Exposures, mentioned_ids, read_events, watermarks
-from recsys.offline.lake import Lake
-from recsys.offline.stream_position import to_number
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import Events, Exposures, mentioned_ids, read_events, watermarks
+from recsys.offline.logs.stream_position import to_number
 from recsys.ranking.examples import build_examples
 from recsys.retrieval.towers import Towers
 from recsys.types import Doubles, Floats

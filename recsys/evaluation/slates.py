@@ -14,7 +14,7 @@ import numpy as np
 from recsys.evaluation.material import Material
 from recsys.evaluation.metrics import bootstrap_over_users
 from recsys.features.point_in_time import snapshot
-from recsys.offline.labels import CLICK
+from recsys.offline.logs.labels import CLICK
 from recsys.online.store import SnapshotStore
 from recsys.pipeline import Recommender
 from recsys.progress import Report

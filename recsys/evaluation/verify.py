@@ -25,9 +25,9 @@ from recsys.errors import DependencyError
 from recsys.evaluation.skew import catalogue_for, compare, rebuilt, served
 from recsys.evaluation.traffic import Sent, drive
 from recsys.features.point_in_time import snapshot
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import read_events
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import read_events
 from recsys.online.embedded import connect
 from recsys.online.generations import current
 from recsys.online.lake_sink import lake_watermark, read_position

@@ -27,7 +27,7 @@ from recsys.features.spec import (
     WEEK,
     Entity,
 )
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.types import DAY, HOUR, Doubles, Floats, Mask, Rows, Times
 
 

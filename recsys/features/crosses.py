@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.schemas import MEDIA_TYPES
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.schemas import MEDIA_TYPES
 from recsys.types import Floats, Ids, Mask, Rows
 
 

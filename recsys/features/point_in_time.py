@@ -16,8 +16,8 @@ import numpy as np
 from recsys.features.as_of import as_of
 from recsys.features.decay import States, advance
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import CLICK, Events
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.logs.labels import CLICK, Events
 from recsys.types import Doubles, Ids, Rows, Times
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recsys.offline.labels import ACTIONS
-from recsys.offline.schemas import MEDIA_TYPES
+from recsys.offline.lake.schemas import MEDIA_TYPES
+from recsys.offline.logs.labels import ACTIONS
 from recsys.types import DAY, HOUR, SECOND, Doubles, Rows
 
 SITTING = 600 * SECOND

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import ACTIONS, CLICK
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.logs.labels import ACTIONS, CLICK
 from recsys.online import keys
 from recsys.online.records import Returned
 from recsys.types import Ids, Mask, Rows, Times

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from recsys.features.spec import USER
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import CLICK
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.logs.labels import CLICK
 from recsys.online import keys, trending
 from recsys.online.apply import Counted, Touched, counted, touched
 from recsys.online.erased import Erased

@@ -18,8 +18,8 @@ from typing import Literal
 import redis
 
 from recsys.config import OnlineConfig
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
 from recsys.online import keys
 from recsys.online.commands import send
 from recsys.online.lag import Lag, LagLog, read_lag

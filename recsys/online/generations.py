@@ -20,7 +20,7 @@ from recsys.features.decay import States
 from recsys.features.histories import KEPT as CLICKS_KEPT
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys, trending
 from recsys.online.commands import send
 from recsys.online.erased import Erased, read_erased

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.types import Ids
 
 CURRENT = b"recsys:current"

@@ -1,7 +1,7 @@
 """Records of the stream as rows of the lake's tables, file by file.
 
-Takes decoded records and tombstones, gives Arrow tables with the columns of `offline.schemas`. It does not know where
-files are written, nor how far the lake reaches.
+Takes decoded records and tombstones, gives Arrow tables with the columns of `offline.lake.schemas`. It does not know
+where files are written, nor how far the lake reaches.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recsys.offline.labels import ACTIONS
-from recsys.offline.stream_position import to_numbers
+from recsys.offline.logs.labels import ACTIONS
+from recsys.offline.logs.stream_position import to_numbers
 from recsys.online.erased import Erased
 from recsys.online.records import Decoded, Returned
 from recsys.types import DAY, Ids, Times

@@ -11,7 +11,7 @@ finished file, renames when it wakes up. The file replaces one that others compl
 records; those of a person who was erased in that time are in the lake again (training leaves them out all the same)
 until they are erased once more. The note cannot come back that way but in the instant before its own renaming.
 
-It does not know features or models; rows are those of `offline.schemas`.
+It does not know features or models; rows are those of `offline.lake.schemas`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import redis
 from pyarrow import fs
 
 from recsys.errors import DataError, DependencyError, RecsysError
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.online import keys
 from recsys.online.commands import send
 from recsys.online.erased import read_erased

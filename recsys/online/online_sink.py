@@ -21,7 +21,7 @@ import redis
 from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError, RecsysError
 from recsys.features.histories import KEPT as CLICKS_KEPT
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys, transaction
 from recsys.online.batch import Batch, Named, Outcome, name_rows, outcome, read_batch, set_aside
 from recsys.online.commands import send

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from recsys.errors import RequestError
-from recsys.offline.labels import ACTIONS
+from recsys.offline.logs.labels import ACTIONS
 from recsys.types import DAY, Floats, Ids, Mask, Rows
 
 EVENT = b"e"

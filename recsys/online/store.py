@@ -26,7 +26,7 @@ from recsys.features import decay
 from recsys.features.decay import States
 from recsys.features.point_in_time import Snapshot, entity_keys
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
-from recsys.offline.catalogue import Catalogue, lookup
+from recsys.offline.catalogue.catalogue import Catalogue, lookup
 from recsys.online import keys, trending
 from recsys.online.commands import read_together, send, send_packed, send_together
 from recsys.online.generations import load_snapshot

@@ -48,7 +48,7 @@ class EventStream(Protocol):
     """An ordered, durable log.
 
     Positions are strings of two numbers with a dash between them; `position` gives their order; empty is before
-    everything. The lake keeps them as one number (`offline.stream_position`).
+    everything. The lake keeps them as one number (`offline.logs.stream_position`).
     """
 
     def append(self, events: Sequence[Event]) -> int:

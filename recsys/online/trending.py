@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.types import HOUR, Doubles, Ids, Rows, Times
 
 HALF_LIFE = 6 * HOUR

@@ -16,7 +16,7 @@ import numpy as np
 from recsys.features import decay
 from recsys.features.decay import JIT, States
 from recsys.features.spec import USER, USER_AUTHOR, USER_TOPIC, Entity
-from recsys.offline.labels import CLICK
+from recsys.offline.logs.labels import CLICK
 from recsys.online.apply import Counted
 from recsys.online.patches import Patches
 from recsys.online.rows import COUNTS, FINGERPRINT, FORGOTTEN, HEADER, REFRESHED, WORD, entry_width, user_words

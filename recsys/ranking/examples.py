@@ -14,8 +14,8 @@ from recsys.features.assemble import Inputs, assemble
 from recsys.features.crosses import follow_crosses, history_shares
 from recsys.features.histories import Clicks, histories_at
 from recsys.features.point_in_time import point_in_time
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import CLICK, Events, Exposures
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.logs.labels import CLICK, Events, Exposures
 from recsys.retrieval.towers import Towers, tower_scores
 from recsys.retrieval.users import UserBatch
 from recsys.types import Floats, Ids, Mask, Rows, Times

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.reranking.order import best_first, running_count
 from recsys.types import Candidates, Context, Ids, Rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.reranking.order import best_first
 from recsys.types import Candidates, Context
 

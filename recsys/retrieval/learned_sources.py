@@ -13,8 +13,8 @@ import numpy as np
 
 from recsys.config import RetrievalConfig
 from recsys.errors import ReleaseError
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import CLICK, Logs
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.logs.labels import CLICK, Logs
 from recsys.retrieval.covisitation import Neighbours, neighbours
 from recsys.types import Ids
 

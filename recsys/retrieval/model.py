@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys.config import TowersConfig
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.schemas import MEDIA_TYPES
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.schemas import MEDIA_TYPES
 from recsys.retrieval import freshness
 from recsys.retrieval.towers import MOST_ATTENTION, Towers, clicks_bucket
 from recsys.types import Rows

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recsys.config import SourcesConfig
 from recsys.errors import ReleaseError
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.index import PostIndex, digest
 from recsys.retrieval.learned_sources import LearnedSources

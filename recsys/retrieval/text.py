@@ -1,13 +1,14 @@
 """What of a text the post tower reads: hash buckets of its words, and of neighbouring pairs.
 
-Takes the hashed words of posts (`offline.words`), gives rows of the table of words. It does not know their vectors.
+Takes the hashed words of posts (`offline.catalogue.text_hashes`), gives rows of the table of words. It does not know
+their vectors.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from recsys.offline.words import mix
+from recsys.offline.catalogue.text_hashes import mix
 from recsys.types import Rows
 
 

@@ -24,7 +24,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from recsys.errors import ReleaseError
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval import freshness
 from recsys.retrieval.text import text_rows
 from recsys.retrieval.users import UserBatch

@@ -23,7 +23,7 @@ from torch import Tensor
 from recsys.config import TowersConfig
 from recsys.errors import DataError
 from recsys.features.histories import Clicks, histories_at
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval import freshness
 from recsys.retrieval.device import training_device
 from recsys.retrieval.fitting import Fitted, Progress, fit

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.types import Context, Ids, Rows, Times
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from recsys import release
 from recsys.config import Config
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
 from recsys.online.consumer import Consumer
 from recsys.online.embedded import connect
 

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from recsys import release
 from recsys.config import Config
 from recsys.errors import DependencyError, RecsysError
-from recsys.offline import erasure as lake_erasure
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.ids import to_int64
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.catalogue.ids import to_int64
+from recsys.offline.lake import erasure as lake_erasure
+from recsys.offline.lake.lake import Lake
 from recsys.online.clock import Clock
 from recsys.online.erased import mark_erased
 from recsys.online.erasure import remove_dead_letters, remove_records, remove_returned, remove_rows

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from recsys import release
 from recsys.config import Config
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online.embedded import connect
 from recsys.online.store import RedisStore
 from recsys.online.stream import RedisStream

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from recsys.errors import DependencyError, RecsysError, RequestError
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.ids import to_int64
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.catalogue.ids import to_int64
 from recsys.online import records
 from recsys.online.clock import Clock
 from recsys.online.generations import current

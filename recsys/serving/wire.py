@@ -1,7 +1,8 @@
 """The wire: what a feed looks like to a client, and what clients may report about it.
 
 Takes a `Slate` and gives the response body; takes a request body and gives events, each accepted or rejected by itself.
-Ids are strings outside and int64 inside (`offline.ids`). It does not know HTTP, Redis or where a slate comes from.
+Ids are strings outside and int64 inside (`offline.catalogue.ids`). It does not know HTTP, Redis or where a slate comes
+from.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from recsys.errors import RequestError
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.ids import to_int64
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.catalogue.ids import to_int64
 from recsys.types import SECOND, Ids, Rows, Slate, Source
 
 MAX_EVENTS = 1000

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import POST_LABELS
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import POST_LABELS
 from recsys.types import Doubles, Mask
 from recsys.world.posts import COPY_KINDS
 from recsys.world.statistics import WILSON, Figure, quantile, wilson

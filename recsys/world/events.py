@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.config import WorldConfig
-from recsys.offline.schemas import ACTION_TYPES
+from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import HOUR, SECOND, Floats, Ids, Times
 from recsys.world.kernels import JIT
 from recsys.world.sampling import below, exponential, restart, uniform

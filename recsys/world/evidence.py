@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
-from recsys.offline.catalogue import lookup
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import lookup
+from recsys.offline.lake.lake import Lake
 from recsys.types import Floats, Ids, Mask, Rows, Times
 from recsys.world.events import DWELL, EVENTS_PER_POSITION
 from recsys.world.policies import POLICIES, RANDOM

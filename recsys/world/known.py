@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.config import WorldConfig
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import MEDIA_TYPES, POST_LABELS
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import MEDIA_TYPES, POST_LABELS
 from recsys.types import DAY, SECOND
 from recsys.world.changes import broken, countries_of
 from recsys.world.population import Population

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.config import WorldConfig
-from recsys.offline.schemas import ACTION_TYPES
+from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import Ids
 from recsys.world.events import Acts, Requests, Returned, Shown, events_of
 from recsys.world.policies import POLICIES

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.config import Config
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
 from recsys.types import Doubles
 from recsys.world.composition import composition

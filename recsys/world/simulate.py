@@ -23,10 +23,10 @@ import pyarrow as pa
 from pyarrow.fs import LocalFileSystem
 
 from recsys.config import WorldConfig
-from recsys.offline.encoding import encodings
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
-from recsys.offline.storage import write_parquet
+from recsys.offline.lake.encoding import encodings
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
+from recsys.offline.lake.storage import write_parquet
 from recsys.types import DAY, HOUR, SECOND, Doubles, Ids, Rows
 from recsys.world.calendar import hourly_use
 from recsys.world.candidates import Shelves, shelve

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.offline.schemas import ACTION_TYPES
+from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import DAY, HOUR, Doubles, Floats, Ids, Mask, Rows
 from recsys.world.events import CLICK, DWELL
 from recsys.world.evidence import Evidence

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recsys.offline.schemas import ACTION_TYPES
+from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import Doubles
 from recsys.world.evidence import Evidence
 from recsys.world.statistics import Figure, quantile

@@ -16,8 +16,8 @@ import pyarrow.dataset as ds
 
 from recsys.config import WorldConfig
 from recsys.errors import DataError
-from recsys.offline.catalogue import lookup
-from recsys.offline.schemas import ACTION_TYPES
+from recsys.offline.catalogue.catalogue import lookup
+from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import Doubles, Ids, Mask, Rows
 from recsys.world.choice import (
     appeal_of,

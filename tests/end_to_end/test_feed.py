@@ -13,9 +13,9 @@ import pytest
 from recsys import release
 from recsys.config import Config
 from recsys.features.spec import USER, WEEK
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.ids import to_int64
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.catalogue.ids import to_int64
+from recsys.offline.lake.lake import Lake
 from recsys.online.clock import Clock
 from recsys.online.embedded import connect
 from recsys.online.store import RedisStore

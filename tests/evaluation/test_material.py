@@ -8,7 +8,7 @@ import pytest
 from recsys import release
 from recsys.errors import DataError, ReleaseError
 from recsys.evaluation.material import gather
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.types import HOUR, SECOND
 
 TIME = pa.timestamp("us", "UTC")

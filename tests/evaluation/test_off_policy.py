@@ -10,8 +10,8 @@ import pytest
 
 from recsys.config import WorldConfig
 from recsys.evaluation.off_policy import importance_weights, inverse_propensity, self_normalised
-from recsys.offline.catalogue import lookup
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import lookup
+from recsys.offline.lake.lake import Lake
 from recsys.types import HOUR
 from recsys.world.sessions import MORE
 from recsys.world.simulate import simulate

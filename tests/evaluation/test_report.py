@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from recsys.evaluation.report import evaluate, over_seeds, show
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
 
 FIGURES = {"auc", "auc_ci", "gauc", "log_loss", "ne", "ece", "calibration_error"}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from recsys.evaluation.retrieval import ROWS, _Trends, retrieval_report
-from recsys.offline.labels import CLICK
+from recsys.offline.logs.labels import CLICK
 from recsys.online import trending
 from recsys.progress import Progress
 from recsys.types import DAY

@@ -18,8 +18,8 @@ from recsys.evaluation.skew import Served, catalogue_for, compare, differences, 
 from recsys.evaluation.traffic import Sent
 from recsys.features import assemble, point_in_time
 from recsys.features.spec import AUTHOR, NAMES, RATES, TOPIC, WEEK
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
 from recsys.online.embedded import connect
 from recsys.progress import Progress
 from recsys.ranking import examples

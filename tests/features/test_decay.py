@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from recsys.features.decay import States, advance, read
 from recsys.features.spec import Entity
-from recsys.offline.labels import ACTIONS
+from recsys.offline.logs.labels import ACTIONS
 from recsys.types import DAY, HOUR
 
 THING = Entity("thing", ("impression", "click"), (HOUR, DAY))

@@ -6,7 +6,7 @@ import pytest
 from recsys.features import decay
 from recsys.features.point_in_time import entity_keys, point_in_time, snapshot
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC
-from recsys.offline.labels import ACTIONS, CLICK, Events
+from recsys.offline.logs.labels import ACTIONS, CLICK, Events
 from recsys.types import DAY, SECOND
 
 from .conftest import START

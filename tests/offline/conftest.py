@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import redis
 
 from recsys.config import OnlineConfig
 from recsys.features.point_in_time import Snapshot, snapshot
-from recsys.offline.catalogue import Catalogue, build_catalogue
-from recsys.offline.labels import ACTIONS, Events
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import ACTIONS, Events
 from recsys.online.embedded import Connection, connect
 from recsys.online.records import Event, Returned
 from recsys.types import DAY, HOUR, SECOND

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online.apply import Counted, counted, touched
 from recsys.online.records import EVENT, Entry, Event, Returned, decode, encode_event
 

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
 from recsys.online.commands import Underway, no_answer, packet, send, send_packed, send_together
 from recsys.online.records import Event, Returned

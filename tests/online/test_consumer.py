@@ -16,8 +16,8 @@ import redis
 from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
 from recsys.online import batch, holds, keys, lake_sink, transaction
 from recsys.online import consumer as consumer_module
 from recsys.online.consumer import Consumer, LakeSink, OnlineSink, lake_watermark

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from recsys.config import OfflineConfig, OnlineConfig
 from recsys.features.point_in_time import Snapshot, snapshot
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import ACTIONS, read_events
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import ACTIONS, read_events
 from recsys.online.embedded import Connection
 from recsys.online.lake_sink import LakeSink, lake_watermark
 from recsys.online.online_sink import OnlineSink

@@ -11,8 +11,8 @@ from redis.retry import Retry
 
 from recsys.errors import DataError, DependencyError
 from recsys.features.spec import USER
-from recsys.offline import erasure as lake_erasure
-from recsys.offline.erasure import PERSONAL
+from recsys.offline.lake import erasure as lake_erasure
+from recsys.offline.lake.erasure import PERSONAL
 from recsys.online import keys
 from recsys.online.consumer import LakeSink, OnlineSink
 from recsys.online.erased import Erased, mark_erased, read_erased

@@ -11,8 +11,8 @@ import redis
 
 from recsys.config import OnlineConfig
 from recsys.features.point_in_time import Snapshot
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
 from recsys.online import keys
 from recsys.online.consumer import Consumer
 from recsys.online.erasure import remove_records

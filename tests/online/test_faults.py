@@ -22,9 +22,9 @@ from recsys import release
 from recsys.config import OfflineConfig, OnlineConfig
 from recsys.errors import DependencyError
 from recsys.features.point_in_time import Snapshot, snapshot
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import ACTIONS, read_events
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import ACTIONS, read_events
 from recsys.online import keys
 from recsys.online.embedded import connect
 from recsys.online.generations import current

@@ -15,7 +15,7 @@ from recsys import training
 from recsys.config import Config, OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import generations, holds, keys, transaction
 from recsys.online.embedded import connect
 from recsys.online.erased import mark_erased, read_erased

@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from recsys.config import OnlineConfig
-from recsys.offline.compaction import compact
-from recsys.offline.lake import Lake
+from recsys.offline.lake.compaction import compact
+from recsys.offline.lake.lake import Lake
 from recsys.online.lake_sink import LakeSink
 from recsys.online.records import Event
 from recsys.online.stream import RedisStream

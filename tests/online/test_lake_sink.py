@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.online import keys, lake_sink
 from recsys.online.erased import mark_erased
 from recsys.online.lake_sink import LakeSink, Position, lake_watermark, read_position

@@ -18,8 +18,8 @@ from recsys.config import Config, OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import AUTHOR, POST
-from recsys.offline.catalogue import Catalogue, build_catalogue
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.lake.lake import Lake
 from recsys.online import batch, keys, online_sink, transaction
 from recsys.online.embedded import connect
 from recsys.online.erased import mark_erased, read_erased

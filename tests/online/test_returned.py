@@ -11,7 +11,7 @@ import redis
 
 from recsys.config import OnlineConfig
 from recsys.features.point_in_time import Snapshot
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
 from recsys.online import returned as returned_module
 from recsys.online.erased import mark_erased

@@ -16,7 +16,7 @@ from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import USER, USER_TOPIC
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import commands, keys
 from recsys.online.embedded import connect
 from recsys.online.records import LATEST, Event

@@ -7,7 +7,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import trending
 from recsys.types import DAY, HOUR
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from recsys.config import OnlineConfig
 from recsys.errors import DataError
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.labels import ACTIONS
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.logs.labels import ACTIONS
 from recsys.online import user_rows
 from recsys.online.apply import touches_user
 from recsys.online.patches import Patches

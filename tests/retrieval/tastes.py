@@ -7,7 +7,7 @@ from worlds import NOTHING, catalogue, rows
 
 from recsys.config import CovisitationConfig, TowersConfig
 from recsys.features.histories import Clicks
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval.covisitation import neighbours
 from recsys.retrieval.learned_sources import LearnedSources
 from recsys.retrieval.towers import Towers

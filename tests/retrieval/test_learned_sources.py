@@ -6,7 +6,7 @@ from tastes import clicks_of, learned_sources, two_tastes
 
 from recsys.errors import ReleaseError
 from recsys.evaluation.material import gather
-from recsys.offline.labels import CLICK
+from recsys.offline.logs.labels import CLICK
 from recsys.retrieval.learned_sources import LearnedSources
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.offline.words import tokens_of
+from recsys.offline.catalogue.text_hashes import tokens_of
 from recsys.retrieval.text import text_rows
 
 TEXTS = ["red apple pie", "apple red pie", "red apple", "apple", ""]

@@ -16,9 +16,9 @@ from recsys.config import OnlineConfig, ServingConfig
 from recsys.features.decay import States
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import ENTITIES
-from recsys.offline.catalogue import Catalogue, build_catalogue
-from recsys.offline.ids import to_int64
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.catalogue.ids import to_int64
+from recsys.offline.lake.lake import Lake
 from recsys.online.clock import Clock
 from recsys.online.store import RedisStore, load_snapshot
 from recsys.online.stream import RedisStream

@@ -9,7 +9,7 @@ from small_service import NewestFirst, load_nothing, make_service, served
 from recsys import release
 from recsys.config import Config, OnlineConfig
 from recsys.features.spec import POST
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.online.embedded import connect
 from recsys.online.store import RedisStore
 from recsys.serving.consuming import consume

@@ -20,10 +20,10 @@ from recsys.cli import main
 from recsys.cli.erasing import show_receipt
 from recsys.config import load
 from recsys.errors import DependencyError
-from recsys.offline import erasure as lake_erasure
-from recsys.offline.catalogue import Catalogue
-from recsys.offline.ids import to_int64
-from recsys.offline.lake import Lake
+from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.offline.catalogue.ids import to_int64
+from recsys.offline.lake import erasure as lake_erasure
+from recsys.offline.lake.lake import Lake
 from recsys.online import keys
 from recsys.online.clock import Clock
 from recsys.online.consumer import LakeSink, OnlineSink
@@ -225,7 +225,7 @@ def test_a_lake_that_cannot_be_written_leaves_the_online_part_done_and_a_second_
     letter = encode_event(Event("click", 3, 1, ANN, 5003, 0, 0))
     client.xadd(keys.DEAD_LETTERS, {"kind": b"e", "payload": letter})
     with monkeypatch.context() as patch:
-        patch.setattr("recsys.offline.storage.fs.LocalFileSystem", ReadOnly)
+        patch.setattr("recsys.offline.lake.storage.fs.LocalFileSystem", ReadOnly)
         sentence = refusal(http.delete("/v1/users/Ann"), 503)
     assert "'Ann' is erased only in part" in sentence
     assert "the online store has nothing of them" in sentence

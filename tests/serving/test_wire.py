@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import RequestError
-from recsys.offline.ids import to_int64
+from recsys.offline.catalogue.ids import to_int64
 from recsys.serving.wire import MAX_EVENTS, parse_events
 from recsys.types import HOUR, SECOND
 

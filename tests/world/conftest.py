@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.config import WorldConfig
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import ACTION_TYPES
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.world.simulate import Written, simulate
 from recsys.world.world import World
 

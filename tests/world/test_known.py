@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.offline.schemas import POST_LABELS
+from recsys.offline.lake.schemas import POST_LABELS
 from recsys.types import DAY
 from recsys.world.population import start_of
 

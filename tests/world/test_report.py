@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from recsys.cli import main
 from recsys.config import WorldConfig
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.world.simulate import simulate
 
 TINY = Path(__file__).resolve().parent.parent.parent / "configs" / "tiny.yaml"

@@ -10,8 +10,8 @@ import pytest
 
 from recsys.config import WorldConfig
 from recsys.errors import ConfigError, DataError
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 from recsys.types import DAY, SECOND
 from recsys.world.population import start_of
 from recsys.world.simulate import simulate

@@ -11,7 +11,7 @@ import pytest
 
 from recsys.config import WorldConfig
 from recsys.errors import DataError
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.types import DAY
 from recsys.world.composition import composition, expected_copies
 from recsys.world.evidence import read_evidence

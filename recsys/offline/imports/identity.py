@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.offline.ids import to_int64
+from recsys.offline.catalogue.ids import to_int64
 from recsys.types import Ids, Mask
 
 _DECIMAL = r"^(0|[1-9][0-9]{0,17})$"

@@ -10,8 +10,8 @@ from collections import defaultdict
 import numpy as np
 import pyarrow as pa
 
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 from recsys.types import DAY, Times
 
 BUFFER_BYTES = 1 << 28

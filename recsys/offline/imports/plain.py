@@ -22,8 +22,8 @@ from recsys.offline.imports.lines import read_item_lines
 from recsys.offline.imports.report import Imported, outcome
 from recsys.offline.imports.running import Seen
 from recsys.offline.imports.session import Import, importing
-from recsys.offline.labels import CLICK
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import CLICK
 from recsys.progress import Progress
 from recsys.types import DAY, Doubles, Ids
 

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.errors import DataError
-from recsys.offline.ids import MAX_ID_CHARACTERS
+from recsys.offline.catalogue.ids import MAX_ID_CHARACTERS
 from recsys.offline.imports.faults import Faults
 from recsys.offline.imports.identity import Names, mix
 from recsys.offline.imports.partitions import Partitions
 from recsys.offline.imports.running import Earliest, Latest
-from recsys.offline.labels import ACTIONS, CLICK
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
+from recsys.offline.logs.labels import ACTIONS, CLICK
 from recsys.progress import Progress, Report
 from recsys.types import DAY, Ids, Mask, Times
 

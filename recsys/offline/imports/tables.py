@@ -18,9 +18,9 @@ from recsys.offline.imports.report import Imported, outcome
 from recsys.offline.imports.session import POST_COLUMNS, USER_COLUMNS, Import, importing
 from recsys.offline.imports.tabular import Chunk, CsvFile, ParquetFile, TableFile
 from recsys.offline.imports.times import parse_times
-from recsys.offline.labels import ACTIONS
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import MEDIA_TYPES, TABLES
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import MEDIA_TYPES, TABLES
+from recsys.offline.logs.labels import ACTIONS
 from recsys.progress import Progress
 from recsys.types import Ids, Mask, Times
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval.bitmap import Bitmap
 from recsys.types import Context, Rows, Source
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.offline.catalogue import Catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.towers import Towers

@@ -12,7 +12,7 @@ from recsys.offline.imports.mind import import_mind
 from recsys.offline.imports.plain import import_interactions, import_sequences
 from recsys.offline.imports.tables import import_csv, import_parquet
 from recsys.offline.imports.times import parse_times
-from recsys.offline.lake import Lake
+from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
 
 FOLDERS = {"mind": import_mind, "interactions": import_interactions, "sequences": import_sequences}

@@ -58,7 +58,7 @@ def test_the_sample_can_be_learned_from(recsys, sample, tmp_path):
     recsys("import", "mind", sample)
     import numpy as np
 
-    from recsys.offline.lake import Lake
+    from recsys.offline.lake.lake import Lake
 
     lake = Lake(str(tmp_path / "data" / "lake"))
     posts = lake.read("posts")
@@ -119,7 +119,7 @@ def test_a_wrong_mapping_is_wrong_usage(recsys, tmp_path):
 
 
 def test_an_import_into_a_simulated_world_is_refused_with_the_remedy(recsys, sample, tmp_path):
-    from recsys.offline.lake import Lake
+    from recsys.offline.lake.lake import Lake
 
     Lake(str(tmp_path / "data" / "lake")).finish({"origin": "world", "logs_end": 0})
     code, _, err = recsys("import", "mind", sample)

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.offline.ids import to_int64
+from recsys.offline.catalogue.ids import to_int64
 from recsys.offline.imports import identity
 from recsys.offline.imports.identity import Names, hash_names, mix
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake.schemas import TABLES
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from recsys.errors import DataError
-from recsys.offline.ids import to_int64
+from recsys.offline.catalogue.ids import to_int64
 
 from .conftest import moment, rows, set_aside
 
@@ -220,7 +220,7 @@ def test_lines_may_end_as_on_windows_and_the_last_need_not_end(folder, bring, la
 
 def test_small_blocks_give_the_same_rows_as_one_large_one(mind, bring, lake, monkeypatch, tmp_path):
     from recsys.offline.imports import lines
-    from recsys.offline.lake import Lake
+    from recsys.offline.lake.lake import Lake
 
     whole = bring("mind", mind)
     monkeypatch.setattr(lines, "BLOCK_BYTES", 7)

@@ -3,7 +3,7 @@
 import pytest
 
 from recsys.errors import DataError
-from recsys.offline.ids import to_int64
+from recsys.offline.catalogue.ids import to_int64
 from recsys.offline.imports.plain import END, PERIOD
 
 from .conftest import rows, set_aside
@@ -49,7 +49,7 @@ def test_the_test_comes_after_all_of_training_and_everything_within_the_period(f
 
 
 def test_made_up_times_depend_on_the_data_only(folder, bring, lake, tmp_path):
-    from recsys.offline.lake import Lake
+    from recsys.offline.lake.lake import Lake
 
     bring("interactions", folder(train__txt=TRAIN, test__txt=TEST))
     other = Lake(str(tmp_path / "other"))

@@ -3,10 +3,10 @@
 import pytest
 
 from recsys.errors import DataError
-from recsys.offline.compaction import compact
 from recsys.offline.imports import identity, partitions
 from recsys.offline.imports.session import Import
-from recsys.offline.lake import Lake
+from recsys.offline.lake.compaction import compact
+from recsys.offline.lake.lake import Lake
 
 from .conftest import contents, rows, set_aside
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import RequestError
-from recsys.offline.ids import MAX_ID_CHARACTERS, to_int64
+from recsys.offline.catalogue.ids import MAX_ID_CHARACTERS, to_int64
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 ANY_TEXT = st.text(st.characters(), min_size=1, max_size=MAX_ID_CHARACTERS)  # lone surrogates too
@@ -35,7 +35,7 @@ def test_text_that_only_looks_like_a_number_is_hashed(text):
 
 
 def test_the_number_is_the_same_in_another_process():
-    code = "from recsys.offline.ids import to_int64; print(to_int64('anna'), to_int64('Ünal'))"
+    code = "from recsys.offline.catalogue.ids import to_int64; print(to_int64('anna'), to_int64('Ünal'))"
     first, second = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()

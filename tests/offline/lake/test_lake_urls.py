@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import DataError
-from recsys.offline.compaction import compact
-from recsys.offline.description import describe
-from recsys.offline.lake import Lake
+from recsys.offline.lake.compaction import compact
+from recsys.offline.lake.description import describe
+from recsys.offline.lake.lake import Lake
 from recsys.online.lake_sink import Position, _write_position, read_position
 
 TIME = pa.timestamp("us", tz="UTC")

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.offline import catalogue as catalogue_module
-from recsys.offline.catalogue import Catalogue, build_catalogue
-from recsys.offline.labels import mentioned_ids
-from recsys.offline.words import N_TOKENS, duplicate_groups, hash_words, stable_key
+from recsys.offline.catalogue import catalogue as catalogue_module
+from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.catalogue.text_hashes import N_TOKENS, duplicate_groups, hash_words, stable_key
+from recsys.offline.logs.labels import mentioned_ids
 
 NOBODY = np.empty(0, np.int64)
 

@@ -9,11 +9,11 @@ import pytest
 from pyarrow import fs
 
 from recsys.errors import DataError
-from recsys.offline import parts, storage
-from recsys.offline.compaction import STALE_S, compact
-from recsys.offline.description import describe
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake import merged_files, storage
+from recsys.offline.lake.compaction import STALE_S, compact
+from recsys.offline.lake.description import describe
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 
 TIME = pa.timestamp("us", tz="UTC")
 
@@ -226,9 +226,9 @@ def test_a_merged_file_of_an_older_program_knows_its_parts_by_size(lake, put, th
     leftover = (folder / "b.parquet").read_bytes()
     compact(lake)
     path = folder / "a.merged.parquet"
-    held = [part._replace(digest=None)[:3] for part in parts.read_parts(lake.filesystem, str(path))]
+    held = [part._replace(digest=None)[:3] for part in merged_files.read_parts(lake.filesystem, str(path))]
     rows = pq.read_table(path, partitioning=None)
-    pq.write_table(rows.replace_schema_metadata(parts.with_parts(rows.schema, held).metadata), path)
+    pq.write_table(rows.replace_schema_metadata(merged_files.with_parts(rows.schema, held).metadata), path)
     (folder / "b.parquet").write_bytes(leftover)
     assert ids(lake) == [1, 2, 3, 4, 5]
     compact(lake)
@@ -264,7 +264,7 @@ def test_a_part_that_is_replaced_after_the_rename_is_refused_and_kept(lake, thre
 
 def after_the_first_listing(monkeypatch, act):
     """Let a reader decide which files count, then do something before it opens them."""
-    visible, waiting = parts.visible, [act]
+    visible, waiting = merged_files.visible, [act]
 
     def slowly(*args):
         counted = visible(*args)
@@ -272,7 +272,7 @@ def after_the_first_listing(monkeypatch, act):
             waiting.pop()()
         return counted
 
-    monkeypatch.setattr(parts, "visible", slowly)
+    monkeypatch.setattr(merged_files, "visible", slowly)
 
 
 def test_a_reader_between_the_second_rename_onto_a_merged_file_and_the_deletes_sees_each_row_once(
@@ -382,7 +382,7 @@ def test_only_the_date_that_changes_is_read_again(lake, put, three_files, monkey
 
 
 def test_a_file_that_changes_while_it_is_merged_is_not_lost(lake, put, three_files, monkeypatch):
-    from recsys.offline import compaction
+    from recsys.offline.lake import compaction
 
     write = compaction._write
 

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from recsys.cli.lake import app
 from recsys.errors import DataError
-from recsys.offline.description import describe
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import SCHEMA_VERSION
+from recsys.offline.lake.description import describe
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import SCHEMA_VERSION
 
 TIME = pa.timestamp("us", tz="UTC")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.offline.words import mix
+from recsys.offline.catalogue.text_hashes import mix
 from recsys.types import Ids, Mask, Rows, Times
 
 _ATTEMPTS = 30

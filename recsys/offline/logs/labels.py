@@ -21,13 +21,13 @@ import pyarrow.compute as pc
 
 from recsys.config import OfflineConfig
 from recsys.errors import DataError
-from recsys.offline.arrival import UNKNOWN, Arrivals, in_order_of_arrival
-from recsys.offline.catalogue import Catalogue, lookup
-from recsys.offline.lake import Lake
-from recsys.offline.sampling import draw_negatives
-from recsys.offline.schemas import ACTION_TYPES
-from recsys.offline.stream_position import to_number
-from recsys.offline.words import mix
+from recsys.offline.catalogue.catalogue import Catalogue, lookup
+from recsys.offline.catalogue.text_hashes import mix
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import ACTION_TYPES
+from recsys.offline.logs.negatives import draw_negatives
+from recsys.offline.logs.stream_position import to_number
+from recsys.offline.logs.visibility import UNKNOWN, Arrivals, in_order_of_arrival
 from recsys.types import SECOND, Floats, Ids, Mask, Rows, Times
 
 ACTIONS = ("impression", *ACTION_TYPES)

@@ -11,12 +11,12 @@ import pytest
 from pyarrow import fs
 
 from recsys.errors import DataError
-from recsys.offline import parts, storage
-from recsys.offline.compaction import compact
-from recsys.offline.erasure import PERSONAL, erase
-from recsys.offline.ids import to_int64
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.catalogue.ids import to_int64
+from recsys.offline.lake import merged_files, storage
+from recsys.offline.lake.compaction import compact
+from recsys.offline.lake.erasure import PERSONAL, erase
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 
 ANN = to_int64("Ann")
 OTHERS = (1, 5)
@@ -126,7 +126,10 @@ def test_of_somebody_unknown_nothing_is_removed_and_no_file_is_touched(full):
     before = {info.path: info for table in TABLES for info in full.file_infos(table)}
     result = erase(full, 77, "77")
     assert sum(what.rows for what in result.tables.values()) == 0
-    assert all(parts.identity(full.filesystem.get_file_info(path)) == parts.identity(before[path]) for path in before)
+    assert all(
+        merged_files.identity(full.filesystem.get_file_info(path)) == merged_files.identity(before[path])
+        for path in before
+    )
 
 
 def test_an_empty_lake_has_nobody(lake):
@@ -188,7 +191,7 @@ def test_merged_files_go_on_holding_their_parts(full, put):
     assert holds_ann(full) == []
     assert all(rows.equals(before[table]) for table, rows in rows_of_others(full).items())
     (merged,) = full.files("follows")
-    assert [(part.name, part.rows) for part in parts.read_parts(full.filesystem, merged)] == [("a", 2), ("b", 2)]
+    assert [(part.name, part.rows) for part in merged_files.read_parts(full.filesystem, merged)] == [("a", 2), ("b", 2)]
     put("follows", "2026-01-05", "a", user_id=[8], author_id=[1], created_at=[0])
     assert full.read("follows")["user_id"].to_pylist() == [8, 5, 1]
     assert full.files("follows") == [merged]
@@ -244,7 +247,7 @@ def test_an_error_without_a_number_while_writing_does_not_set_a_sound_file_aside
 def test_a_file_that_others_write_meanwhile_is_looked_at_again(lake, put, tmp_path, monkeypatch):
     put("users", user_id=[5, 6], created_at=[0, 0])
     path = tmp_path / "lake/users/date=2026-01-05/part.parquet"
-    write_some, written = parts._write_some, []
+    write_some, written = merged_files._write_some, []
 
     def meanwhile(*arguments):
         write_some(*arguments)
@@ -253,7 +256,7 @@ def test_a_file_that_others_write_meanwhile_is_looked_at_again(lake, put, tmp_pa
             os.utime(path, ns=(1, 1))
         written.append(path)
 
-    monkeypatch.setattr(parts, "_write_some", meanwhile)
+    monkeypatch.setattr(merged_files, "_write_some", meanwhile)
     result = erase(lake, 5, "5")
     assert lake.read("users")["user_id"].to_pylist() == [7, 8]
     assert (result.tables["users"].rows, len(written)) == (1, 2)

@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from recsys.errors import DataError
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import MEDIA_TYPES
-from recsys.offline.words import duplicate_groups, stable_key, tokens_of
+from recsys.offline.catalogue.text_hashes import duplicate_groups, stable_key, tokens_of
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import MEDIA_TYPES
 from recsys.types import Ids, Mask, Rows, Times
 
 _ARRAYS = (

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from recsys.errors import DataError
-from recsys.offline import parts, storage
-from recsys.offline.encoding import encodings
-from recsys.offline.quarantine import Quarantine
-from recsys.offline.rules import check, columns_to_check, conform
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake import merged_files, storage
+from recsys.offline.lake.encoding import encodings
+from recsys.offline.lake.quarantine import Quarantine
+from recsys.offline.lake.schemas import TABLES
+from recsys.offline.lake.validate import check, columns_to_check, conform
 from recsys.types import DAY, Mask
 
 _ATTEMPTS = 10
@@ -61,11 +61,11 @@ class Lake:
         """
         rows = conform(table, rows)
         path = f"{self.root}/{table}/date={date}/{name}.parquet"
-        merged = parts.holder(self.filesystem, path)
+        merged = merged_files.holder(self.filesystem, path)
         if merged is None:
             storage.write_parquet(self.filesystem, path, rows, encodings(rows.schema))
         else:
-            parts.replace(self.filesystem, merged, path, rows)
+            merged_files.replace(self.filesystem, merged, path, rows)
         self._quarantine.forget(table, merged or path)
 
     def files(self, table: str) -> list[str]:
@@ -77,7 +77,7 @@ class Lake:
 
         Raises: DataError when somebody put a file beside a merged one that holds the same name.
         """
-        return parts.visible(self.filesystem, self.stored(table))
+        return merged_files.visible(self.filesystem, self.stored(table))
 
     def stored(self, table: str) -> list[fs.FileInfo]:
         """Every Parquet file below the table's folder, also those that no longer count because they were merged."""
@@ -93,9 +93,9 @@ class Lake:
         names = []
         for path in self.files(table):
             folder = path.rsplit("/", 1)[0]
-            held = parts.read_parts(self.filesystem, path) if parts.is_merged(path) else []
+            held = merged_files.read_parts(self.filesystem, path) if merged_files.is_merged(path) else []
             held_paths = [f"{folder}/{part.name}.parquet" for part in held]
-            names += [held_path for held_path in held_paths if not parts.is_merged(held_path)] or [path]
+            names += [held_path for held_path in held_paths if not merged_files.is_merged(held_path)] or [path]
         return names
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -133,24 +133,24 @@ class Lake:
         """
         found: dict[str, list[tuple[fs.FileInfo, _Found | None]]] = {}
         attempts: Counter[str] = Counter()
-        listed = parts.by_folder(self.stored(table))
+        listed = merged_files.by_folder(self.stored(table))
         again = set(listed)
         while True:
             failed: dict[str, Exception] = {}
             for folder in sorted(again):
                 found[folder] = []
                 try:
-                    for info in parts.visible(self.filesystem, listed[folder]):
+                    for info in merged_files.visible(self.filesystem, listed[folder]):
                         found[folder].append((info, visit(info)))
                 except (FileNotFoundError, DataError) as error:
                     failed[folder] = error
-            now = parts.by_folder(self.stored(table))
+            now = merged_files.by_folder(self.stored(table))
             again = set(failed)
             for folder in listed.keys() | now.keys():
                 before = listed.get(folder, [])
                 used = {info.path for info, result in found.get(folder, ()) if result is not None}
                 may_go = set() if folder in failed else {info.path for info in before} - used
-                if parts.differ(before, now.get(folder, []), may_go):
+                if merged_files.differ(before, now.get(folder, []), may_go):
                     again.add(folder)
                 elif isinstance(failed.get(folder), DataError):
                     raise failed[folder]
@@ -164,7 +164,7 @@ class Lake:
                 listed[folder] = now.get(folder, [])
             if not again:
                 pairs = [pair for folder in found for pair in found[folder]]
-                return sorted(pairs, key=lambda pair: parts.plain_path(pair[0].path))
+                return sorted(pairs, key=lambda pair: merged_files.plain_path(pair[0].path))
 
     def check(self, table: str, path: str) -> None:
         """Set aside what is wrong with one file, as reading it does."""
@@ -179,11 +179,11 @@ class Lake:
     def remove(self, paths: Iterable[str]) -> None:
         """Remove these files, as `files` or `written` name them; one that is gone already is none to remove."""
         for path in paths:
-            merged = parts.holder(self.filesystem, path)
+            merged = merged_files.holder(self.filesystem, path)
             if merged is None:
                 storage.remove(self.filesystem, path)
             else:
-                parts.replace(self.filesystem, merged, path, None)
+                merged_files.replace(self.filesystem, merged, path, None)
             self.forget_quarantined(merged or path)
 
     def rewrite(
@@ -207,14 +207,14 @@ class Lake:
                 rows = file.read([name for name in columns if name in file.schema_arrow.names])
             chosen = gone(rows) if rows.column_names else np.zeros(len(rows), bool)
             if chosen.any():
-                parts.without(self.filesystem, info, chosen)
+                merged_files.without(self.filesystem, info, chosen)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
             # Writing fails with the same errors: only a file that cannot be read either is to blame itself.
             if not storage.is_damage(error) or not storage.is_damaged(self.filesystem, path):
                 raise
-            if parts.identity(self.filesystem.get_file_info(path)) != parts.identity(info):
+            if merged_files.identity(self.filesystem.get_file_info(path)) != merged_files.identity(info):
                 raise FileNotFoundError(path) from None
             self._quarantine.add_file(table, path, error)
             return 0
@@ -328,7 +328,7 @@ class Lake:
             except (pa.ArrowException, OSError) as error:
                 if not storage.is_damage(error):
                     raise _refused(path, error) from None
-                if parts.identity(self.filesystem.get_file_info(path)) != parts.identity(info):
+                if merged_files.identity(self.filesystem.get_file_info(path)) != merged_files.identity(info):
                     raise FileNotFoundError(path) from None
                 self._quarantine.add_file(table, path, error)
                 return None

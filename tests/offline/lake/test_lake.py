@@ -11,8 +11,8 @@ import pytest
 from pyarrow import fs
 
 from recsys.errors import DataError
-from recsys.offline import lake as lake_module
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake import lake as lake_module
+from recsys.offline.lake.schemas import TABLES
 
 TIME = pa.timestamp("us", tz="UTC")
 ACTION = {
@@ -101,7 +101,7 @@ def test_a_writer_killed_before_the_rename_leaves_nothing_visible_and_can_run_ag
     program = """
         import os, sys
         import pyarrow as pa
-        from recsys.offline import lake
+        from recsys.offline.lake import lake
         write_table = lake.pq.write_table
         def killed(*args, **kwargs):
             write_table(*args, **kwargs)
@@ -246,7 +246,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_files_only(lake, put, tmp_pa
     program = """
         import sys
         import numpy as np, pyarrow as pa
-        from recsys.offline.lake import Lake
+        from recsys.offline.lake.lake import Lake
         lake = Lake(sys.argv[1])
         for number in range(1, 1_000_000):
             ids = pa.array(np.full(20_000 + number, number))

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from recsys.errors import DataError
-from recsys.offline import parts, storage
-from recsys.offline.compaction import remove_leftovers, remove_temporary
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake import merged_files, storage
+from recsys.offline.lake.compaction import remove_leftovers, remove_temporary
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 from recsys.types import Mask
 
 PERSONAL = tuple(name for name, spec in TABLES.items() if "user_id" in spec.schema.names)
@@ -174,7 +174,7 @@ def _erase_from(
     remove_leftovers(lake, table)
     clean: set[tuple[str, int, int | None]] = set()
     for _ in range(_ATTEMPTS):
-        waiting = [info for info in lake.file_infos(table) if parts.identity(info) not in clean]
+        waiting = [info for info in lake.file_infos(table) if merged_files.identity(info) not in clean]
         if not waiting:
             return
         for info in waiting:
@@ -184,7 +184,7 @@ def _erase_from(
                 continue  # merged or replaced: the next look finds what took its place
             removed.add(rows)
             if rows == 0:
-                clean.add(parts.identity(info))
+                clean.add(merged_files.identity(info))
             files.one()
     raise DataError(f"table {table} of {lake.url} keeps changing; erase again when nothing else writes there")
 
@@ -201,7 +201,7 @@ def _erase_quarantined(lake: Lake, person: _Person, result: LakeErasure) -> None
         try:
             found = gone(lake, info.path)
             if found.any() and info.extension == "parquet":
-                parts.without(lake.filesystem, info, found)
+                merged_files.without(lake.filesystem, info, found)
             elif found.any():
                 lake.filesystem.delete_file(info.path)
             result.quarantine.add(int(found.sum()))

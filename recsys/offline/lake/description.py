@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from recsys.errors import DataError
-from recsys.offline import storage
-from recsys.offline.lake import Lake
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake import storage
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TABLES
 
 
 def describe(lake: Lake) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.errors import DataError
-from recsys.offline.schemas import TABLES, Range
+from recsys.offline.lake.schemas import TABLES, Range
 
 _NUMBER = r"^(-?[0-9]+|0[xX][0-9a-fA-F]+)$"
 _DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.offline.arrival import UNKNOWN, in_order_of_arrival
-from recsys.offline.stream_position import to_number, to_numbers
+from recsys.offline.logs.stream_position import to_number, to_numbers
+from recsys.offline.logs.visibility import UNKNOWN, in_order_of_arrival
 
 NEVER = -1
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.offline.labels import Exposures
+from recsys.offline.logs.labels import Exposures
 from recsys.types import SECOND, Mask
 
 SHARES = ("towers", "rankers", "calibrators", "test")

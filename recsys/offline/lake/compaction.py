@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from recsys.errors import DataError
-from recsys.offline import parts, storage
-from recsys.offline.encoding import encodings
-from recsys.offline.lake import Lake
-from recsys.offline.parts import Part
-from recsys.offline.schemas import TABLES
+from recsys.offline.lake import merged_files, storage
+from recsys.offline.lake.encoding import encodings
+from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.merged_files import Part
+from recsys.offline.lake.schemas import TABLES
 
 TARGET_BYTES = 128 << 20
 """Files grow no larger than this: few enough to list, small enough to be written again when a part is."""
@@ -118,11 +118,11 @@ def _unified(one: pa.Schema | None, other: pa.Schema | None) -> pa.Schema | None
 
 
 def _merge(lake: Lake, table: str, run: Sequence[fs.FileInfo], schema: pa.Schema) -> None:
-    target = parts.plain_path(run[0].path).removesuffix(".parquet") + parts.MERGED
+    target = merged_files.plain_path(run[0].path).removesuffix(".parquet") + merged_files.MERGED
     held = [part for info in run for part in _parts_of(lake, info, target)]
     temporary = storage.temporary_for(target)
     try:
-        _write(lake, temporary, run, parts.with_parts(schema, held))
+        _write(lake, temporary, run, merged_files.with_parts(schema, held))
         for info in run:
             if not _is_unchanged(lake, info):
                 raise FileNotFoundError(info.path)
@@ -144,7 +144,7 @@ def _merge(lake: Lake, table: str, run: Sequence[fs.FileInfo], schema: pa.Schema
 
 
 def _is_unchanged(lake: Lake, info: fs.FileInfo) -> bool:
-    return parts.identity(lake.filesystem.get_file_info(info.path)) == parts.identity(info)
+    return merged_files.identity(lake.filesystem.get_file_info(info.path)) == merged_files.identity(info)
 
 
 def _delete(lake: Lake, info: fs.FileInfo) -> None:
@@ -161,10 +161,10 @@ def _delete(lake: Lake, info: fs.FileInfo) -> None:
 def _parts_of(lake: Lake, info: fs.FileInfo, target: str) -> list[Part]:
     """What a file brings into the merged one: itself, or what it holds."""
     name = info.path.rsplit("/", 1)[-1].removesuffix(".parquet")
-    if not parts.is_merged(info.path):
+    if not merged_files.is_merged(info.path):
         rows = pq.read_metadata(info.path, filesystem=lake.filesystem).num_rows
         return [Part(name, rows, info.size, storage.digest(lake.filesystem, info.path))]
-    held = parts.read_parts(lake.filesystem, info.path)
+    held = merged_files.read_parts(lake.filesystem, info.path)
     if info.path == target:
         return held
     # A merged file that this one does not replace by its name must not count beside it either.
@@ -198,7 +198,7 @@ def _with_all_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 def remove_leftovers(lake: Lake, table: str) -> None:
     """Delete what merged files hold already."""
     stored = lake.stored(table)
-    counted = {info.path for info in parts.visible(lake.filesystem, stored)}
+    counted = {info.path for info in merged_files.visible(lake.filesystem, stored)}
     for info in stored:
         if info.path not in counted:
             _delete(lake, info)

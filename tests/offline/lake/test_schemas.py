@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from recsys.errors import DataError
-from recsys.offline.lake import conform
-from recsys.offline.schemas import SCHEMA_VERSION, TABLES
+from recsys.offline.lake.lake import conform
+from recsys.offline.lake.schemas import SCHEMA_VERSION, TABLES
 
 EXAMPLE = {
     pa.int64(): 7,
@@ -72,7 +72,7 @@ def test_only_declared_columns_have_a_closed_set_of_values():
 
 @pytest.mark.parametrize("table", TABLES)
 def test_the_page_about_the_data_lists_the_columns_of_the_table(table):
-    page = (Path(__file__).resolve().parents[2] / "data" / "README.md").read_text()
+    page = (Path(__file__).resolve().parents[3] / "data" / "README.md").read_text()
     (line,) = re.findall(rf"^\| [^|]*`{table}`[^|]*\| (.*) \|$", page, re.M)
     columns = re.findall(r"(\*\*)?`(\w+)`", line)
     assert [name for _, name in columns] == TABLES[table].schema.names

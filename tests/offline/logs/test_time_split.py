@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.offline.labels import Exposures
-from recsys.offline.split import SHARES, split_by_time
+from recsys.offline.logs.labels import Exposures
+from recsys.offline.logs.time_split import SHARES, split_by_time
 from recsys.types import DAY, HOUR, SECOND
 
 START = 1_767_571_200 * SECOND

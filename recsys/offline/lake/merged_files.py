@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from recsys.errors import DataError
-from recsys.offline import storage
-from recsys.offline.encoding import encodings
+from recsys.offline.lake import storage
+from recsys.offline.lake.encoding import encodings
 from recsys.types import Mask
 
 MERGED = ".merged.parquet"

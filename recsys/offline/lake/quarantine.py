@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from recsys.offline import storage
+from recsys.offline.lake import storage
 
 log = logging.getLogger(__name__)
 

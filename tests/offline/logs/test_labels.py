@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from recsys.config import OfflineConfig
 from recsys.errors import DataError
-from recsys.offline.catalogue import build_catalogue
-from recsys.offline.labels import ACTIONS, CLICK, _followed_within, mentioned_ids, read_logs
-from recsys.offline.sampling import draw_negatives
+from recsys.offline.catalogue.catalogue import build_catalogue
+from recsys.offline.logs.labels import ACTIONS, CLICK, _followed_within, mentioned_ids, read_logs
+from recsys.offline.logs.negatives import draw_negatives
 from recsys.types import SECOND
 
 MINUTE = 60 * SECOND

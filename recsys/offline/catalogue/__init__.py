@@ -1,0 +1,4 @@
+"""The catalogue: posts, authors and users as dense rows with static columns.
+
+Ids and texts from outside become numbers here.
+"""
