@@ -23,7 +23,7 @@ from recsys.evaluation.report import evaluate
 from recsys.memory import peak_memory
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import TABLES
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.progress import Progress
 from recsys.serving.server import running_server
 from recsys.steps import refuse_foreign_logs, simulate_step

@@ -14,7 +14,7 @@ from recsys.evaluation.report import evaluate, over_seeds
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import TABLES
 from recsys.online import generations
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.progress import Progress
 from recsys.training import train
 from recsys.world.notes import read_notes

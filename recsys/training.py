@@ -28,11 +28,11 @@ from recsys.offline.lake.lake import Lake
 from recsys.offline.logs.labels import Events, LeftOut, Logs, mentioned_ids, read_logs
 from recsys.offline.logs.time_split import Split, split_by_time
 from recsys.online import generations
-from recsys.online.embedded import connect
-from recsys.online.erased import read_erased
-from recsys.online.lake_sink import LakeSink
-from recsys.online.returned import load_returned
-from recsys.online.stream import RedisStream
+from recsys.online.connection.client import connect
+from recsys.online.consumer.to_lake import LakeSink
+from recsys.online.seen_posts import load_returned
+from recsys.online.stream.log import RedisStream
+from recsys.online.tombstones import read_erased
 from recsys.progress import Progress
 from recsys.ranking.examples import build_examples, user_batch
 from recsys.ranking.rankers import RANKERS, Rankers, fit_rankers

@@ -35,7 +35,7 @@ def data_folder():
 def tiny_world(data_folder):
     """A simulated and trained data folder as its `Config`; its Redis runs as long as the session."""
     from recsys.config import load
-    from recsys.online.embedded import connect
+    from recsys.online.connection.client import connect
     from recsys.progress import Progress
     from recsys.steps import simulate_step
     from recsys.training import train

@@ -7,7 +7,7 @@ from recsys import release
 from recsys.demo import clear_data
 from recsys.errors import DataError, DependencyError
 from recsys.offline.lake.lake import Lake
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.progress import Progress
 from recsys.steps import simulate_step
 

@@ -12,7 +12,7 @@ from recsys.demo import clear_data
 from recsys.errors import ConfigError, DataError
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.progress import Progress
 from recsys.serving.loading import open_service
 from recsys.steps import evaluate_step, simulate_step

@@ -4,7 +4,7 @@ import pytest
 from recsys import release
 from recsys.errors import DataError, ReleaseError
 from recsys.offline.lake.lake import Lake
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.progress import Progress
 from recsys.steps import evaluate_step, simulate_step
 from recsys.training import train

@@ -15,9 +15,9 @@ from recsys.evaluation.material import gather
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.offline.logs.labels import Events
-from recsys.online.embedded import connect
-from recsys.online.erased import mark_erased
+from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
+from recsys.online.tombstones import mark_erased
 from recsys.progress import Progress
 from recsys.retrieval.freshness import MOMENTS, later
 from recsys.steps import simulate_step

@@ -18,7 +18,7 @@ from recsys import release
 from recsys.config import Config
 from recsys.features.spec import POST
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
 from recsys.pipeline import Recommender
 from recsys.progress import Progress

@@ -26,8 +26,8 @@ from recsys.config import Config, IndexConfig
 from recsys.errors import DataError
 from recsys.evaluation.material import gather
 from recsys.memory import peak_memory
-from recsys.online.embedded import connect
-from recsys.online.post_changes import PostChange, PostChanges
+from recsys.online.connection.client import connect
+from recsys.online.stream.post_changes import PostChange, PostChanges
 from recsys.progress import Progress
 from recsys.retrieval import tuning
 from recsys.retrieval.freshness import N_PACES

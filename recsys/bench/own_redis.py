@@ -20,8 +20,8 @@ import redis
 
 from recsys.config import OnlineConfig
 from recsys.errors import DependencyError
-from recsys.online import server
-from recsys.online.embedded import connect
+from recsys.online.connection import local_server
+from recsys.online.connection.client import connect
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class OwnRedis:
 @contextmanager
 def own_redis(folder: Path) -> Iterator[OwnRedis]:
     """Raises: DependencyError when there is no redis-server to start or it does not come up."""
-    program, version = server.find_program()
+    program, version = local_server.find_program()
     folder.mkdir(parents=True, exist_ok=True)
     # A socket's path must be short, wherever the data lie.
     with tempfile.TemporaryDirectory(prefix="recsys-") as short:
         path, port = Path(short) / "redis.sock", _free_port()
-        command, nothing = [program, *server.arguments(folder, path, port)], subprocess.DEVNULL
+        command, nothing = [program, *local_server.arguments(folder, path, port)], subprocess.DEVNULL
         process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
         try:
             _wait(process, path)
@@ -55,7 +55,7 @@ def own_redis(folder: Path) -> Iterator[OwnRedis]:
         finally:
             process.terminate()
             try:
-                process.wait(server.STOP_TIMEOUT_S)
+                process.wait(local_server.STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -81,8 +81,8 @@ def _free_port() -> int:
 
 
 def _wait(process: subprocess.Popen[bytes], path: Path) -> None:
-    deadline = time.monotonic() + server.START_TIMEOUT_S
-    while not server.answers(path):
+    deadline = time.monotonic() + local_server.START_TIMEOUT_S
+    while not local_server.answers(path):
         if process.poll() is not None or time.monotonic() > deadline:
             raise DependencyError("the benchmark's redis-server did not come up; see whether redis-server runs at all")
         time.sleep(0.01)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.offline.logs.labels import ACTIONS, Events
-from recsys.online.records import Event
+from recsys.online.stream.records import Event
 from recsys.types import DAY, Ids
 
 START = 20_000 * DAY

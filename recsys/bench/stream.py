@@ -30,12 +30,12 @@ from recsys.features.spec import USER, WEEK
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.online import keys
-from recsys.online.commands import send
-from recsys.online.consumer import Consumer, lake_watermark
+from recsys.online.connection.commands import send
+from recsys.online.consumer.loop import Consumer, lake_watermark
 from recsys.online.generations import current
-from recsys.online.records import Event
 from recsys.online.store import RedisStore
-from recsys.online.stream import RedisStream, position
+from recsys.online.stream.log import RedisStream, position
+from recsys.online.stream.records import Event
 from recsys.progress import Report
 from recsys.serving import processes
 from recsys.types import SECOND

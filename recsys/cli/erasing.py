@@ -28,7 +28,7 @@ def erase(
     from recsys.errors import DataError, RequestError
     from recsys.offline.catalogue.ids import to_int64
     from recsys.offline.lake.lake import Lake
-    from recsys.online.embedded import connect
+    from recsys.online.connection.client import connect
     from recsys.progress import Progress
     from recsys.serving.erasing import erase as run
     from recsys.serving.timing import service_clock

@@ -16,7 +16,7 @@ from recsys.evaluation.matrix_factorisation import MatrixFactorisation
 from recsys.evaluation.metrics import bootstrap_over_users
 from recsys.features.histories import Clicks
 from recsys.offline.logs.labels import CLICK, Exposures
-from recsys.online import trending
+from recsys.online.rows import trending
 from recsys.progress import Progress, Report
 from recsys.ranking.examples import user_batch
 from recsys.retrieval.index import PostIndex

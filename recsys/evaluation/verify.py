@@ -28,11 +28,11 @@ from recsys.features.point_in_time import snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.offline.logs.labels import read_events
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
+from recsys.online.consumer.to_lake import lake_watermark, read_position
 from recsys.online.generations import current
-from recsys.online.lake_sink import lake_watermark, read_position
 from recsys.online.store import load_snapshot
-from recsys.online.stream import RedisStream
+from recsys.online.stream.log import RedisStream
 from recsys.progress import Progress, Report
 from recsys.serving.server import running_server
 

@@ -12,7 +12,7 @@ import time
 import redis
 
 from recsys.online import keys
-from recsys.online.commands import send
+from recsys.online.connection.commands import send
 
 _LATEST = """
 local anchor = redis.call('GET', KEYS[1])

@@ -13,10 +13,10 @@ import redis
 
 from recsys.features.spec import USER
 from recsys.online import keys
-from recsys.online.commands import send
+from recsys.online.connection.commands import send
 from recsys.online.pointer import newest
-from recsys.online.records import EVENT, EVENT_TYPE, RETURNED
-from recsys.online.stream import EventStream
+from recsys.online.stream.log import EventStream
+from recsys.online.stream.records import EVENT, EVENT_TYPE, RETURNED
 
 PAGE = 500
 """Records per read: a long answer would hold up every request."""

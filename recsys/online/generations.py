@@ -21,13 +21,14 @@ from recsys.features.histories import KEPT as CLICKS_KEPT
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.online import keys, trending
-from recsys.online.commands import send
-from recsys.online.erased import Erased, read_erased
-from recsys.online.online_sink import OnlineSink
+from recsys.online import keys
+from recsys.online.connection.commands import send
+from recsys.online.consumer.to_redis import OnlineSink
 from recsys.online.pointer import current, newest, no_generation
-from recsys.online.rows import FORGOTTEN, Clicks, Entries, Users, newest_clicks, pack, pack_users
-from recsys.online.stream import RedisStream
+from recsys.online.rows import trending
+from recsys.online.rows.layout import FORGOTTEN, Clicks, Entries, Users, newest_clicks, pack, pack_users
+from recsys.online.stream.log import RedisStream
+from recsys.online.tombstones import Erased, read_erased
 from recsys.types import Ids, Mask, Times
 
 __all__ = ["clear", "current", "load_snapshot", "no_generation", "snapshot_users"]

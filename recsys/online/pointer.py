@@ -9,8 +9,8 @@ import redis
 
 from recsys.errors import DataError
 from recsys.online import keys
-from recsys.online.commands import send
-from recsys.online.values import number, stream_id
+from recsys.online.connection.commands import send
+from recsys.online.connection.parse import number, stream_id
 
 
 def no_generation() -> DataError:

@@ -27,14 +27,15 @@ from recsys.features.decay import States
 from recsys.features.point_in_time import Snapshot, entity_keys
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.offline.catalogue.catalogue import Catalogue, lookup
-from recsys.online import keys, trending
-from recsys.online.commands import read_together, send, send_packed, send_together
+from recsys.online import keys
+from recsys.online.connection.commands import read_together, send, send_packed, send_together
+from recsys.online.connection.parse import broken, number, stream_id, wrong_type
 from recsys.online.generations import load_snapshot
 from recsys.online.pointer import current
-from recsys.online.records import Returned
-from recsys.online.rows import Names, unpack, unpack_users
-from recsys.online.stream import RedisStream
-from recsys.online.values import broken, number, stream_id, wrong_type
+from recsys.online.rows import trending
+from recsys.online.rows.layout import Names, unpack, unpack_users
+from recsys.online.stream.log import RedisStream
+from recsys.online.stream.records import Returned
 from recsys.types import Doubles, Ids, Rows
 
 __all__ = ["CountsRead", "OnlineStore", "RedisStore", "SnapshotStore", "UserRead", "load_snapshot"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from recsys.errors import ReleaseError
-from recsys.online.post_changes import NO_POST, PostChange, is_after
+from recsys.online.stream.post_changes import NO_POST, PostChange, is_after
 from recsys.retrieval.bitmap import Bitmap
 from recsys.retrieval.metric import similarity
 from recsys.retrieval.segment import Segment

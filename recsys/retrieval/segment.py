@@ -23,7 +23,7 @@ import numpy as np
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
-from recsys.online.post_changes import NO_POST, START, PostChange, is_after
+from recsys.online.stream.post_changes import NO_POST, START, PostChange, is_after
 from recsys.progress import Report
 from recsys.retrieval import tuning
 from recsys.retrieval.index import PostIndex, digest

@@ -13,8 +13,8 @@ from recsys import release
 from recsys.config import Config
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.online.consumer import Consumer
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
+from recsys.online.consumer.loop import Consumer
 
 
 class CurrentCatalogue:

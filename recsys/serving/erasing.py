@@ -22,10 +22,10 @@ from recsys.offline.catalogue.ids import to_int64
 from recsys.offline.lake import erasure as lake_erasure
 from recsys.offline.lake.lake import Lake
 from recsys.online.clock import Clock
-from recsys.online.erased import mark_erased
+from recsys.online.consumer.to_lake import LakeSink
 from recsys.online.erasure import remove_dead_letters, remove_records, remove_returned, remove_rows
-from recsys.online.lake_sink import LakeSink
-from recsys.online.stream import RedisStream
+from recsys.online.stream.log import RedisStream
+from recsys.online.tombstones import mark_erased
 from recsys.progress import Report
 
 

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from recsys import release
 from recsys.config import Config
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
-from recsys.online.stream import RedisStream
+from recsys.online.stream.log import RedisStream
 from recsys.pipeline import Recommender
 from recsys.serving.cursor import Cursors, read_key
 from recsys.serving.erasing import erase

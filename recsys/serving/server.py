@@ -30,7 +30,7 @@ from uvicorn.supervisors import Multiprocess
 from recsys import release
 from recsys.config import Config, ServingConfig
 from recsys.errors import ConfigError, DependencyError, RecsysError
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.serving import processes
 
 log = logging.getLogger(__name__)

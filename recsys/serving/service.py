@@ -17,12 +17,12 @@ import numpy as np
 from recsys.errors import DependencyError, RecsysError, RequestError
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.catalogue.ids import to_int64
-from recsys.online import records
 from recsys.online.clock import Clock
 from recsys.online.generations import current
-from recsys.online.lag import read_lag
 from recsys.online.store import RedisStore
-from recsys.online.stream import EventStream
+from recsys.online.stream import records
+from recsys.online.stream.lag import read_lag
+from recsys.online.stream.log import EventStream
 from recsys.serving.cursor import Cursors, grow
 from recsys.serving.metrics import Metrics
 from recsys.serving.wire import Rejected, feed_body, parse_events

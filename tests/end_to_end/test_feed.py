@@ -17,7 +17,7 @@ from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.catalogue.ids import to_int64
 from recsys.offline.lake.lake import Lake
 from recsys.online.clock import Clock
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
 
 from .conftest import Client

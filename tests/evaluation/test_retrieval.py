@@ -6,7 +6,7 @@ import pytest
 
 from recsys.evaluation.retrieval import ROWS, _Trends, retrieval_report
 from recsys.offline.logs.labels import CLICK
-from recsys.online import trending
+from recsys.online.rows import trending
 from recsys.progress import Progress
 from recsys.types import DAY
 

@@ -20,7 +20,7 @@ from recsys.features import assemble, point_in_time
 from recsys.features.spec import AUTHOR, NAMES, RATES, TOPIC, WEEK
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.progress import Progress
 from recsys.ranking import examples
 from recsys.serving.server import running_server

@@ -15,8 +15,8 @@ from recsys.features.point_in_time import Snapshot, snapshot
 from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.offline.logs.labels import ACTIONS, Events
-from recsys.online.embedded import Connection, connect
-from recsys.online.records import Event, Returned
+from recsys.online.connection.client import Connection, connect
+from recsys.online.stream.records import Event, Returned
 from recsys.types import DAY, HOUR, SECOND
 
 START = 20_000 * DAY

@@ -14,13 +14,13 @@ from recsys.features.spec import USER
 from recsys.offline.lake import erasure as lake_erasure
 from recsys.offline.lake.erasure import PERSONAL
 from recsys.online import keys
-from recsys.online.consumer import LakeSink, OnlineSink
-from recsys.online.erased import Erased, mark_erased, read_erased
+from recsys.online.consumer.loop import LakeSink, OnlineSink
+from recsys.online.consumer.to_lake import read_position
 from recsys.online.erasure import remove_dead_letters, remove_records, remove_returned, remove_rows
-from recsys.online.lake_sink import read_position
-from recsys.online.records import EVENT, RETURNED, Event, Returned, encode_event, encode_returned
 from recsys.online.store import load_snapshot
-from recsys.online.stream import RedisStream
+from recsys.online.stream.log import RedisStream
+from recsys.online.stream.records import EVENT, RETURNED, Event, Returned, encode_event, encode_returned
+from recsys.online.tombstones import Erased, mark_erased, read_erased
 from recsys.types import DAY, HOUR, SECOND
 
 START = 20_000 * DAY

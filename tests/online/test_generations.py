@@ -16,19 +16,21 @@ from recsys.config import Config, OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.online import generations, holds, keys, transaction
-from recsys.online.embedded import connect
-from recsys.online.erased import mark_erased, read_erased
-from recsys.online.online_sink import OnlineSink
-from recsys.online.records import Event, Returned
-from recsys.online.rows import unpack_users
+from recsys.online import generations, keys
+from recsys.online.connection.client import connect
+from recsys.online.consumer import transaction
+from recsys.online.consumer.to_redis import OnlineSink
+from recsys.online.rows.layout import unpack_users
 from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
-from recsys.online.stream import RedisStream
+from recsys.online.stream import retention
+from recsys.online.stream.log import RedisStream
+from recsys.online.stream.records import Event, Returned
+from recsys.online.tombstones import mark_erased, read_erased
 from recsys.progress import Progress
 from recsys.types import DAY
 
 from .conftest import START
-from .test_online_store import assert_same_answers
+from .test_store import assert_same_answers
 
 NOW = START + 4 * DAY
 RandomLog = Callable[[int, int], list[Event]]
@@ -178,10 +180,10 @@ def test_a_load_goes_on_where_records_that_the_old_rows_hold_were_deleted(setup:
 
 def test_nothing_that_a_load_still_needs_is_trimmed_while_it_works(setup: Setup) -> None:
     trimmed: list[int] = []
-    setup.load(200, progress=lambda done, total: trimmed.append(holds.trim(setup.client, setup.ids[-1])))
+    setup.load(200, progress=lambda done, total: trimmed.append(retention.trim(setup.client, setup.ids[-1])))
     assert max(trimmed) > 0
     setup.assert_counts(setup.events)
-    assert holds.trim(setup.client, setup.ids[-1]) > 0
+    assert retention.trim(setup.client, setup.ids[-1]) > 0
 
 
 def test_a_load_that_cannot_be_given_a_number_names_the_key(setup: Setup) -> None:
@@ -195,7 +197,7 @@ def test_a_load_whose_records_went_all_the_same_is_refused_and_changes_nothing(s
 
     def lose(done: int, total: int) -> None:
         setup.client.delete(keys.HOLDS)
-        holds.trim(setup.client, setup.ids[300])
+        retention.trim(setup.client, setup.ids[300])
 
     with pytest.raises(DataError, match=f"trimmed up to {setup.ids[300]}"):
         setup.load(200, progress=lose)

@@ -17,10 +17,11 @@ from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import USER, USER_TOPIC
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.online import commands, keys
-from recsys.online.embedded import connect
-from recsys.online.records import LATEST, Event
+from recsys.online import keys
+from recsys.online.connection import commands
+from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
+from recsys.online.stream.records import LATEST, Event
 from recsys.types import DAY, Rows
 
 from .conftest import START

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
-from recsys.online.post_changes import START, PostChange
+from recsys.online.stream.post_changes import START, PostChange
 from recsys.retrieval import inverted_file, live
 from recsys.retrieval.index import PostIndex
 from recsys.retrieval.live import LiveIndex

@@ -4,7 +4,7 @@ import pytest
 from small_service import NewestFirst, load_nothing, make_catalogue, make_service, served
 
 from recsys.config import OnlineConfig
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
 
 

@@ -21,7 +21,7 @@ from recsys.offline.catalogue.ids import to_int64
 from recsys.offline.lake.lake import Lake
 from recsys.online.clock import Clock
 from recsys.online.store import RedisStore, load_snapshot
-from recsys.online.stream import RedisStream
+from recsys.online.stream.log import RedisStream
 from recsys.serving import server
 from recsys.serving.app import create_app
 from recsys.serving.cursor import KEY_BYTES, Cursors

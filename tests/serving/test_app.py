@@ -11,8 +11,8 @@ from small_service import N_POSTS, make_service, served
 from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.online import keys
-from recsys.online.records import decode
-from recsys.online.stream import RedisStream
+from recsys.online.stream.log import RedisStream
+from recsys.online.stream.records import decode
 from recsys.serving.wire import MAX_BODY_BYTES, Feed
 
 

@@ -10,7 +10,7 @@ from recsys import release
 from recsys.config import Config, OnlineConfig
 from recsys.features.spec import POST
 from recsys.offline.lake.lake import Lake
-from recsys.online.embedded import connect
+from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
 from recsys.serving.consuming import consume
 from recsys.types import HOUR

@@ -26,13 +26,13 @@ from recsys.offline.lake import erasure as lake_erasure
 from recsys.offline.lake.lake import Lake
 from recsys.online import keys
 from recsys.online.clock import Clock
-from recsys.online.consumer import LakeSink, OnlineSink
-from recsys.online.embedded import connect
-from recsys.online.erased import read_erased
-from recsys.online.holds import hold
-from recsys.online.records import Event, decode, encode_event
+from recsys.online.connection.client import connect
+from recsys.online.consumer.loop import LakeSink, OnlineSink
 from recsys.online.store import RedisStore
-from recsys.online.stream import RedisStream
+from recsys.online.stream.log import RedisStream
+from recsys.online.stream.records import Event, decode, encode_event
+from recsys.online.stream.retention import hold
+from recsys.online.tombstones import read_erased
 from recsys.progress import Progress
 from recsys.serving import erasing
 from recsys.serving.erasing import Receipt, erase
@@ -293,7 +293,7 @@ def test_a_number_that_is_none_leaves_an_erasure_in_part_that_can_be_completed(c
 
 def test_a_lake_that_others_hold_is_named_with_what_is_done(config, client, lake, monkeypatch):
     monkeypatch.setattr("redis.lock.Lock.acquire", lambda *_, **__: False)
-    monkeypatch.setattr("recsys.online.lake_sink.WAIT_S", 0.2)
+    monkeypatch.setattr("recsys.online.consumer.to_lake.WAIT_S", 0.2)
     with pytest.raises(
         DependencyError, match=r"the online store has nothing of them, but the lake .* is held by another"
     ):

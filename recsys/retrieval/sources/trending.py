@@ -1,8 +1,8 @@
 """What is trending in the user's language, with a lane of its own for the topics the user clicks on.
 
-The online store ranked the posts by clicks that fade (`online.trending`). Every other post is the best of those in the
-topics of the user's last clicks, so that a large topic does not fill the list; without clicks the order is the plain
-one. It does not count clicks itself.
+The online store ranked the posts by clicks that fade (`online.rows.trending`). Every other post is the best of those in
+the topics of the user's last clicks, so that a large topic does not fill the list; without clicks the order is the
+plain one. It does not count clicks itself.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from recsys.errors import DataError
 from recsys.offline.lake.compaction import compact
 from recsys.offline.lake.description import describe
 from recsys.offline.lake.lake import Lake
-from recsys.online.lake_sink import Position, _write_position, read_position
+from recsys.online.consumer.to_lake import Position, _write_position, read_position
 
 TIME = pa.timestamp("us", tz="UTC")
 

@@ -1,0 +1,4 @@
+"""The event stream: records, positions, retention and lag.
+
+User events and answered requests share one stream; changes of posts have their own.
+"""
