@@ -23,10 +23,10 @@ from recsys.reranking.author_cap import AuthorCap
 from recsys.reranking.duplicates import Duplicates
 from recsys.reranking.filters import Blocked, NotVisible, Returned
 from recsys.reranking.mmr import MaximalMarginalRelevance
-from recsys.retrieval.index import PostIndex
-from recsys.retrieval.learned_sources import LearnedSources
+from recsys.retrieval.index.index import PostIndex
 from recsys.retrieval.retriever import Retriever
-from recsys.retrieval.towers import Towers
+from recsys.retrieval.sources.learned import LearnedSources
+from recsys.retrieval.towers.inference import Towers
 from recsys.types import Candidates, Context, FeedRequest, Filter, Floats, Slate
 
 

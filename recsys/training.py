@@ -36,10 +36,11 @@ from recsys.online.tombstones import read_erased
 from recsys.progress import Progress
 from recsys.ranking.examples import build_examples, user_batch
 from recsys.ranking.rankers import RANKERS, Rankers, fit_rankers
-from recsys.retrieval import freshness, tuning
-from recsys.retrieval.learned_sources import LearnedSources
-from recsys.retrieval.towers import Towers
-from recsys.retrieval.training import train_towers
+from recsys.retrieval.index import tuner
+from recsys.retrieval.sources.learned import LearnedSources
+from recsys.retrieval.towers import freshness
+from recsys.retrieval.towers.inference import Towers
+from recsys.retrieval.towers.training import train_towers
 from recsys.types import Floats
 
 
@@ -63,7 +64,7 @@ class Learned:
     split: Split
     towers: Towers
     post_vectors: Floats
-    tuning: tuning.Tuning
+    tuning: tuner.Tuning
     sources: LearnedSources
     rankers: Rankers
     metrics: dict[str, Any]
@@ -143,7 +144,7 @@ def learn(config: Config, material: Material, progress: Progress, checkpoints: P
     with progress.stage("build index") as report:
         post_vectors = towers.post_vectors(catalogue)
         users = some_users(catalogue, logs.events, towers, logs_end, config)
-        tuned = tuning.tune(post_vectors, users, config.retrieval.sources.budget, config.retrieval.index, report)
+        tuned = tuner.tune(post_vectors, users, config.retrieval.sources.budget, config.retrieval.index, report)
     progress.say(f"index: {tuned.why}")
     with progress.stage("sources"):
         # From all that came before the test share: who is asked about then has clicked lately, not in the towers' days.

@@ -19,7 +19,7 @@ from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
 from recsys.online.tombstones import mark_erased
 from recsys.progress import Progress
-from recsys.retrieval.freshness import MOMENTS, later
+from recsys.retrieval.towers.freshness import MOMENTS, later
 from recsys.steps import simulate_step
 from recsys.training import read_material, some_users, train
 

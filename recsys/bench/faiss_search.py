@@ -14,8 +14,8 @@ import faiss as _typed_faiss
 import numpy as np
 
 from recsys.bench.one_core import one_core
-from recsys.retrieval.bitmap import Bitmap
-from recsys.retrieval.tuning import Truth
+from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.tuner import Truth
 from recsys.types import Floats
 
 faiss: Any = _typed_faiss

@@ -14,8 +14,8 @@ from recsys.bench.vectors import halves, users_of
 from recsys.config import Config
 from recsys.evaluation.material import gather
 from recsys.progress import Progress
-from recsys.retrieval import tuning
-from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.index import tuner
+from recsys.retrieval.index.bitmap import Bitmap
 
 _TIMED = 200
 """Queries that each configuration is timed with."""
@@ -30,14 +30,14 @@ def tune_release(config: Config, progress: Progress) -> dict[str, Any]:
     k, settings = config.retrieval.sources.budget, config.retrieval.index
     tuning_queries, queries = halves(users_of(material))
     with progress.stage("tune") as report:
-        tuned = tuning.tune(material.post_vectors, tuning_queries, k, settings, report, thorough=True)
+        tuned = tuner.tune(material.post_vectors, tuning_queries, k, settings, report, thorough=True)
     visible = Bitmap.of(material.catalogue.visible)
     with progress.stage("time") as report, one_core():
         timed = []
         for number, trial in enumerate(tuned.trials):
-            timed.append(tuning.measure(trial, queries[:_TIMED], k, visible))
+            timed.append(tuner.measure(trial, queries[:_TIMED], k, visible))
             report(number + 1, len(tuned.trials))
-    chosen = tuning.choose(timed, material.catalogue.n_posts, k, settings)
+    chosen = tuner.choose(timed, material.catalogue.n_posts, k, settings)
     path = config.data_dir / "index-tuning.json"
     figures = chosen.figures() | {
         "posts": material.catalogue.n_posts,

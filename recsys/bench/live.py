@@ -29,10 +29,10 @@ from recsys.memory import peak_memory
 from recsys.online.connection.client import connect
 from recsys.online.stream.post_changes import PostChange, PostChanges
 from recsys.progress import Progress
-from recsys.retrieval import tuning
-from recsys.retrieval.freshness import N_PACES
-from recsys.retrieval.live import LiveIndex
-from recsys.retrieval.segment import Segment, current
+from recsys.retrieval.index import tuner
+from recsys.retrieval.index.live.live import LiveIndex
+from recsys.retrieval.index.live.segment import Segment, current
+from recsys.retrieval.towers.freshness import N_PACES
 from recsys.serving.processes import follow_parent
 from recsys.types import Floats, Ids
 
@@ -77,7 +77,7 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
         vectors = sources.of_towers(material, n_posts + _SPARE, report)
     users, _ = sources.halves(vectors.queries)
     with progress.stage("tune") as report:
-        settings = tuning.for_rebuilding(vectors.posts[:n_posts], users, k, config.retrieval.index, report)
+        settings = tuner.for_rebuilding(vectors.posts[:n_posts], users, k, config.retrieval.index, report)
     with tempfile.TemporaryDirectory(prefix="recsys-bench-", dir=existing_folder(config.data_dir)) as name:
         folder = Path(name)
         with own_redis(folder / "redis") as own, client_of(own) as client, peak_memory() as peak:

@@ -16,9 +16,9 @@ from recsys.bench.public_data import Dataset, Interactions, by_user
 from recsys.config import IdTowersConfig, RetrievalConfig
 from recsys.evaluation.topk import found, recall_at
 from recsys.progress import Report
-from recsys.retrieval.covisitation import neighbours
-from recsys.retrieval.id_towers import IdTowers, Log
-from recsys.retrieval.metric import similarity
+from recsys.retrieval.sources.neighbours import neighbours
+from recsys.retrieval.towers.id_towers import IdTowers, Log
+from recsys.retrieval.towers.metric import similarity
 from recsys.types import Floats, Rows
 
 _HELD_SHARE = 0.02

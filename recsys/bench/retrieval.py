@@ -29,10 +29,10 @@ from recsys.errors import DataError
 from recsys.evaluation.material import gather
 from recsys.memory import peak_memory
 from recsys.progress import Progress
-from recsys.retrieval import tuning
-from recsys.retrieval.bitmap import Bitmap
-from recsys.retrieval.index import PostIndex
-from recsys.retrieval.inverted_file import InvertedFile
+from recsys.retrieval.index import tuner
+from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.fast_lists.inverted_file import InvertedFile
+from recsys.retrieval.index.index import PostIndex
 from recsys.types import Floats
 
 DELETED = 0.01
@@ -85,25 +85,25 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     with progress.stage(f"tune on {vectors.name} vectors") as report:
         # Above that size the picture does without what the model rejects: to try it takes long.
         small = len(posts) <= LARGEST_FOR_PEERS
-        tuned = tuning.tune(posts, tuning_queries, k, settings, report, thorough=small)
+        tuned = tuner.tune(posts, tuning_queries, k, settings, report, thorough=small)
     chosen = tuned.chosen
     allowed = Bitmap.of(np.random.default_rng(1).random(len(posts)) >= DELETED)
     exact = next(trial for trial in tuned.trials if trial.index.is_exact)
     with progress.stage("exact answers"):
-        truth = tuning.Truth.of(exact.index, queries, k, allowed)
-        undeleted = tuning.Truth.of(exact.index, queries, k)
+        truth = tuner.Truth.of(exact.index, queries, k, allowed)
+        undeleted = tuner.Truth.of(exact.index, queries, k)
     recall = truth.recall(posts, chosen.index.search(queries, k, allowed)[1])
     with progress.stage("time") as report, one_core():
-        exact = tuning.measure(exact, queries[:_EXACT_QUERIES], k, allowed)
-        rounds = [tuning.measure(chosen, queries, k, allowed)]
+        exact = tuner.measure(exact, queries[:_EXACT_QUERIES], k, allowed)
+        rounds = [tuner.measure(chosen, queries, k, allowed)]
         trials, some = [], truth.first(_PLOT_QUERIES)
         for number, trial in enumerate(tuned.trials):
-            timed = exact if trial.index.is_exact else tuning.measure(trial, some.queries, k, allowed)
+            timed = exact if trial.index.is_exact else tuner.measure(trial, some.queries, k, allowed)
             rows = trial.index.search(some.queries, k, allowed)[1]
             of_trial = replace(timed, recall=float(some.recall(posts, rows).mean())).figures()
             trials.append({name: value for name, value in of_trial.items() if name != "surely"})  # of other queries
             report(number + 1, len(tuned.trials))
-        rounds.append(tuning.measure(chosen, queries, k, allowed))
+        rounds.append(tuner.measure(chosen, queries, k, allowed))
     figures: dict[str, Any] = {
         "posts": len(posts),
         "k": k,
@@ -133,12 +133,12 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         curves |= _peer_curves(posts, undeleted, PEERS, config.data_dir, peers, progress)
         for lists in (t.index.segment for t in tuned.trials[-1:] if isinstance(t.index.segment, InvertedFile)):
             moved, seen = lists.moved(posts, undeleted.queries)
-            of_moved = tuning.Truth.of(PostIndex.exact(moved), seen, k)
+            of_moved = tuner.Truth.of(PostIndex.exact(moved), seen, k)
             found = _peer_curves(moved, of_moved, ("scann",), config.data_dir, peers, progress)
             curves[SCANN_MOVED] = found["scann"]
     # Minutes lie between the rounds, and a machine is not as quick at all times.
     with one_core():
-        rounds.append(tuning.measure(chosen, queries, k, allowed))
+        rounds.append(tuner.measure(chosen, queries, k, allowed))
     figures["chosen"] |= _middle(rounds)
     at = figures["chosen"][f"recall@{k}"]
     figures["peers"] = {name: None if curve is None else at_recall(curve, at, k) for name, curve in curves.items()}
@@ -149,7 +149,7 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     return figures
 
 
-def _middle(rounds: list[tuning.Trial]) -> dict[str, Any]:
+def _middle(rounds: list[tuner.Trial]) -> dict[str, Any]:
     """Figures of the round whose p50 is the median, and every round's p50."""
     by_p50 = sorted(rounds, key=lambda trial: trial.p50_ms or 0.0)
     middle = by_p50[len(rounds) // 2]
@@ -162,7 +162,7 @@ def _middle(rounds: list[tuning.Trial]) -> dict[str, Any]:
 
 
 def _with_filter(
-    chosen: tuning.Trial, exact: tuning.Trial, posts: Floats, queries: Floats, k: int, share: float = 0.2
+    chosen: tuner.Trial, exact: tuner.Trial, posts: Floats, queries: Floats, k: int, share: float = 0.2
 ) -> dict[str, Any]:
     """The chosen index where only a fifth of the posts, drawn at random, may appear."""
     allowed = Bitmap.of(np.random.default_rng(2).random(len(posts)) < share)
@@ -170,18 +170,18 @@ def _with_filter(
 
 
 def _found(
-    chosen: tuning.Trial, exact: tuning.Trial, posts: Floats, queries: Floats, k: int, allowed: Bitmap
+    chosen: tuner.Trial, exact: tuner.Trial, posts: Floats, queries: Floats, k: int, allowed: Bitmap
 ) -> dict[str, Any]:
     """What the chosen index finds of these queries' best, and how long one takes."""
-    truth = tuning.Truth.of(exact.index, queries, k, allowed)
+    truth = tuner.Truth.of(exact.index, queries, k, allowed)
     recall = truth.recall(posts, chosen.index.search(queries, k, allowed)[1])
     with one_core():
-        timed = tuning.measure(chosen, queries, k, allowed)
+        timed = tuner.measure(chosen, queries, k, allowed)
     return {f"recall@{k}": round(float(recall.mean()), 4), "p50_ms": _rounded(timed.p50_ms)}
 
 
 def _with_best_left_out(
-    chosen: tuning.Trial, exact: tuning.Trial, posts: Floats, queries: Floats, k: int
+    chosen: tuner.Trial, exact: tuner.Trial, posts: Floats, queries: Floats, k: int
 ) -> dict[str, Any]:
     """The chosen index where a query's best posts may not appear, as for a user who was shown them before."""
     some, left_out = queries[:_PLOT_QUERIES], min(RETURNED, len(posts) - k)
@@ -194,13 +194,13 @@ def _with_best_left_out(
             start = time.perf_counter()
             _, found = chosen.index.search(query, k, allowed)
             times.append(time.perf_counter() - start)
-            recall.append(tuning.Truth(query, k, kth).recall(posts, found)[0])
+            recall.append(tuner.Truth(query, k, kth).recall(posts, found)[0])
     p50_ms = float(np.median(times)) * 1e3
     return {"best_left_out": left_out, f"recall@{k}": round(float(np.mean(recall)), 4), "p50_ms": _rounded(p50_ms)}
 
 
 def _peer_curves(
-    posts: Floats, truth: tuning.Truth, names: tuple[str, ...], beside: Path, peers: Peers, progress: Progress
+    posts: Floats, truth: tuner.Truth, names: tuple[str, ...], beside: Path, peers: Peers, progress: Progress
 ) -> dict[str, list[dict[str, Any]] | None]:
     """Settings of each peer with what they find and cost, None for a peer that is not there."""
     curves: dict[str, list[dict[str, Any]] | None] = {}

@@ -14,7 +14,7 @@ import numpy as np
 from recsys.errors import DataError
 from recsys.evaluation.material import Material
 from recsys.progress import Report
-from recsys.retrieval.freshness import MOMENTS, later
+from recsys.retrieval.towers.freshness import MOMENTS, later
 from recsys.training import some_users
 from recsys.types import HOUR, Floats, Rows, Times
 

@@ -18,9 +18,9 @@ from recsys.offline.lake.lake import Lake
 from recsys.offline.logs.labels import Events, Exposures, Logs, Negatives, read_logs
 from recsys.offline.logs.time_split import SHARES, Split
 from recsys.ranking.rankers import Rankers
-from recsys.retrieval.index import PostIndex
-from recsys.retrieval.learned_sources import LearnedSources
-from recsys.retrieval.towers import Towers
+from recsys.retrieval.index.index import PostIndex
+from recsys.retrieval.sources.learned import LearnedSources
+from recsys.retrieval.towers.inference import Towers
 from recsys.types import SECOND, Floats
 from recsys.world.world import World
 

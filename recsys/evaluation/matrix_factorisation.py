@@ -15,8 +15,8 @@ import numpy as np
 from recsys.config import IdTowersConfig
 from recsys.features.histories import Clicks
 from recsys.progress import Report
-from recsys.retrieval.bitmap import Bitmap
-from recsys.retrieval.id_towers import IdTowers, Log
+from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.towers.id_towers import IdTowers, Log
 from recsys.types import Floats, Rows
 
 

@@ -19,7 +19,7 @@ from recsys.offline.logs.labels import CLICK, Exposures
 from recsys.online.rows import trending
 from recsys.progress import Progress, Report
 from recsys.ranking.examples import user_batch
-from recsys.retrieval.index import PostIndex
+from recsys.retrieval.index.index import PostIndex
 from recsys.retrieval.retriever import Retriever
 from recsys.types import DAY, Context, Doubles, FeedRequest, Ids, Mask, Rows, Source
 

@@ -23,7 +23,7 @@ from recsys.offline.lake.lake import Lake
 from recsys.offline.logs.labels import Events, Exposures, mentioned_ids, read_events, watermarks
 from recsys.offline.logs.stream_position import to_number
 from recsys.ranking.examples import build_examples
-from recsys.retrieval.towers import Towers
+from recsys.retrieval.towers.inference import Towers
 from recsys.types import Doubles, Floats
 
 TOLERANCE = 1e-6

@@ -16,8 +16,8 @@ from recsys.features.histories import Clicks, histories_at
 from recsys.features.point_in_time import point_in_time
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.logs.labels import CLICK, Events, Exposures
-from recsys.retrieval.towers import Towers, tower_scores
-from recsys.retrieval.users import UserBatch
+from recsys.retrieval.towers.inference import Towers, tower_scores
+from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import Floats, Ids, Mask, Rows, Times
 
 _REQUESTS_AT_ONCE = 65_536

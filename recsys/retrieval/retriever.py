@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from recsys.config import SourcesConfig
 from recsys.errors import ReleaseError
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.bitmap import Bitmap
-from recsys.retrieval.index import PostIndex, digest
-from recsys.retrieval.learned_sources import LearnedSources
+from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.index import PostIndex, digest
 from recsys.retrieval.sources import Allowed, CandidateSource, Covisited, Followed, Fresh, Trending, TwoTower
-from recsys.retrieval.towers import Towers, tower_scores
-from recsys.retrieval.users import UserBatch
+from recsys.retrieval.sources.learned import LearnedSources
+from recsys.retrieval.towers.inference import Towers, tower_scores
+from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import Candidates, Context, Floats, Rows
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import json
 from recsys import release
 from recsys.bench.index_tuning import tune_release
 from recsys.progress import Progress
-from recsys.retrieval.index import PostIndex
+from recsys.retrieval.index.index import PostIndex
 
 
 def with_index(config, **changes):

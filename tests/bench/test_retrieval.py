@@ -12,11 +12,11 @@ from recsys.config import IndexConfig
 from recsys.errors import DataError
 from recsys.evaluation.material import gather
 from recsys.progress import Progress
-from recsys.retrieval import inverted_file
-from recsys.retrieval.freshness import MOMENTS
-from recsys.retrieval.index import PostIndex
-from recsys.retrieval.segment import Segment
-from recsys.retrieval.tuning import as_tuned
+from recsys.retrieval.index.fast_lists import inverted_file
+from recsys.retrieval.index.index import PostIndex
+from recsys.retrieval.index.live.segment import Segment
+from recsys.retrieval.index.tuner import as_tuned
+from recsys.retrieval.towers.freshness import MOMENTS
 from recsys.types import HOUR
 
 

@@ -6,7 +6,7 @@ import pytest
 from recsys.config import IdTowersConfig
 from recsys.evaluation.matrix_factorisation import MatrixFactorisation
 from recsys.features.histories import Clicks
-from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.index.bitmap import Bitmap
 
 N_USERS, N_POSTS, N_CLICKED = 60, 50, 40
 SMALL = IdTowersConfig(embedding_size=8, epochs=30, batch_size=64, n_uniform_negatives=32, learning_rate=0.05)

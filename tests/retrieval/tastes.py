@@ -8,10 +8,10 @@ from worlds import NOTHING, catalogue, rows
 from recsys.config import CovisitationConfig, TowersConfig
 from recsys.features.histories import Clicks
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.covisitation import neighbours
-from recsys.retrieval.learned_sources import LearnedSources
-from recsys.retrieval.towers import Towers
-from recsys.retrieval.training import train_towers
+from recsys.retrieval.sources.learned import LearnedSources
+from recsys.retrieval.sources.neighbours import neighbours
+from recsys.retrieval.towers.inference import Towers
+from recsys.retrieval.towers.training import train_towers
 from recsys.types import DAY, Context, FeedRequest, Rows
 
 N_USERS, N_POSTS, N_AUTHORS = 60, 400, 8

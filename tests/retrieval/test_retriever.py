@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tastes import END, clicks_of, learned_sources, request, trained, two_tastes
 from worlds import rows
 
 from recsys.config import SourcesConfig
 from recsys.errors import ReleaseError
-from recsys.retrieval.index import PostIndex
+from recsys.retrieval.index.index import PostIndex
 from recsys.retrieval.retriever import Retriever, merge
-from recsys.retrieval.users import UserBatch
+from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import DAY, Source
+
+from .tastes import END, clicks_of, learned_sources, request, trained, two_tastes
 
 TT, FO, TR = Source.TWO_TOWER, Source.FOLLOWED, Source.TRENDING
 BITS = (TT, FO, TR)

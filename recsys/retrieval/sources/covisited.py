@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.config import SourcesConfig
-from recsys.retrieval.bitmap import Bitmap
-from recsys.retrieval.covisitation import Neighbours
+from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.sources.neighbours import Neighbours
 from recsys.types import Context, Rows, Source
 
 

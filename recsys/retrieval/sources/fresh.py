@@ -15,7 +15,7 @@ import numpy as np
 
 from recsys.config import SourcesConfig
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.sources.source import alternating
 from recsys.types import SECOND, Context, Ids, Rows, Source
 

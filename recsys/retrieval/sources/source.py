@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.index.bitmap import Bitmap
 from recsys.types import Context, Rows, Source
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.bitmap import Bitmap
+from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.sources.source import alternating, distinct
 from recsys.types import Context, Rows, Source
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.bitmap import Bitmap
-from recsys.retrieval.index import PostIndex
-from recsys.retrieval.towers import Towers
-from recsys.retrieval.users import UserBatch
+from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.index import PostIndex
+from recsys.retrieval.towers.inference import Towers
+from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import Context, Rows, Source
 
 

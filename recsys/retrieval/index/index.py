@@ -1,0 +1,293 @@
+"""The nearest-neighbour index over post vectors: an exact scan for small catalogues, inverted lists for large ones.
+
+Takes vectors in order of catalogue row, gives the best rows for a query by `metric.METRIC`. An index never changes
+after it is built: posts that must not appear are left out by a bitmap that travels with each search, and so does how
+thorough the search is. It does not know what vectors mean, nor which kind of index suits them (see `tuning`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import faiss as _typed_faiss
+import numpy as np
+
+from recsys.config import IndexConfig
+from recsys.errors import DataError, ReleaseError
+from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.fast_lists.inverted_file import Effort, InvertedFile
+from recsys.retrieval.index.fast_lists.quantizer import Prepared
+from recsys.retrieval.towers.metric import METRIC
+from recsys.types import Floats, Rows
+
+faiss: Any = _typed_faiss
+"""Untyped: its type hints leave out what its Python layer adds to the C++ interface."""
+
+_FAISS_METRIC = {"inner_product": faiss.METRIC_INNER_PRODUCT}[METRIC]
+_FILE = "index.faiss"
+_LAYOUT = 2
+"""Of the files; raised when they change their meaning."""
+_AGAIN = "run `recsys train` again"
+
+NO_EFFORT = Effort(lists=0, refine=1.0)
+"""Of an exact search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Every post is scored: FAISS's flat index."""
+
+    index: Any
+
+    @property
+    def n_posts(self) -> int:
+        return int(self.index.ntotal)
+
+    @property
+    def embedding_size(self) -> int:
+        return int(self.index.d)
+
+    @property
+    def n_lists(self) -> int:
+        return 0
+
+    @property
+    def n_bytes(self) -> int:
+        return 4 * self.n_posts * self.embedding_size
+
+    @classmethod
+    def build(cls, vectors: Floats) -> Self:
+        index = faiss.IndexFlat(vectors.shape[1], _FAISS_METRIC)
+        index.add(np.ascontiguousarray(vectors, np.float32))
+        return cls(index)
+
+    def sees_all(self, allowed: Bitmap | None, effort: Effort) -> bool:
+        """Always; as of lists."""
+        return True
+
+    def search(self, queries: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Floats, Rows]:
+        selector = None if allowed is None else faiss.IDSelectorBitmap(allowed.bits)
+        scores, rows = self.index.search(queries, min(k, self.n_posts), params=faiss.SearchParameters(sel=selector))
+        missing = ((0, 0), (0, k - rows.shape[1]))
+        scores = np.where(rows >= 0, scores, -np.inf).astype(np.float32)
+        return (
+            np.pad(scores, missing, constant_values=-np.inf),
+            np.pad(rows.astype(np.int32), missing, constant_values=-1),
+        )
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the file; its name."""
+        faiss.write_index(self.index, str(folder / _FILE))
+        return [_FILE]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Memory-mapped, read-only.
+
+        Raises: RuntimeError when FAISS cannot read it, ReleaseError when it is of another metric.
+        """
+        index = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_MMAP_IFC)
+        if index.metric_type != _FAISS_METRIC:
+            raise ReleaseError(f"{folder / _FILE} must be built for {METRIC}, got FAISS metric {index.metric_type}")
+        return cls(index)
+
+
+_KINDS: dict[str, type[Exact] | type[InvertedFile]] = {"exact": Exact, "lists": InvertedFile}
+
+
+@dataclass(frozen=True, slots=True)
+class PostIndex:
+    """N vectors of D dimensions, searchable; safe to share between threads."""
+
+    segment: Exact | InvertedFile
+    effort: Effort
+    """How thorough a search is unless it says otherwise; an exact one has no choice."""
+    built_from: str
+    """`digest` of its vectors: an index by other towers, or of another catalogue, has another."""
+
+    @property
+    def n_posts(self) -> int:
+        return self.segment.n_posts
+
+    @property
+    def embedding_size(self) -> int:
+        return self.segment.embedding_size
+
+    @property
+    def is_exact(self) -> bool:
+        return isinstance(self.segment, Exact)
+
+    @property
+    def name(self) -> str:
+        """What it is, as `exact` or `4000 lists of 24 B codes, 351 visited, 2 rescored per result`."""
+        if isinstance(self.segment, Exact):
+            return "exact"
+        return (
+            f"{self.segment.n_lists} lists of {self.segment.code_bytes} B codes, "
+            f"{self.effort.lists} visited, {self.effort.refine:g} rescored per result"
+        )
+
+    @classmethod
+    def exact(cls, vectors: Floats) -> Self:
+        """An exact index of these vectors, (N, D), finite; row r is result r.
+
+        Raises: DataError when there is none or one is not finite.
+        """
+        vectors = checked(vectors)
+        return cls(Exact.build(vectors), NO_EFFORT, digest(vectors))
+
+    @classmethod
+    def lists(cls, vectors: Floats, queries: Floats, config: IndexConfig) -> Self:
+        """Inverted lists as the settings say. The same vectors and queries give the same bytes on the same
+        machine.
+
+        Args:
+            queries: a sample of those to come, (M, D), finite.
+        Raises: DataError when there is no vector or query, or one is not finite or of another size.
+        """
+        vectors = checked(vectors)
+        queries = checked_queries(queries, vectors.shape[1])
+        if not len(queries):
+            raise DataError("lists are shaped by at least one query, got 0; simulate or import users")
+        n_lists = number_of_lists(len(vectors), config.nlist_factor)
+        posts = Prepared.of(vectors, queries)
+        lists = InvertedFile.grouped(posts, n_lists).coded(posts, config.code_bytes)
+        effort = Effort(max(1, round(config.nprobe_share * n_lists)), config.refine_factor)
+        return cls(lists, effort, digest(vectors))
+
+    def search(
+        self, queries: Floats, k: int, allowed: Bitmap | None = None, effort: Effort | None = None
+    ) -> tuple[Floats, Rows]:
+        """The best k posts of each query, best first.
+
+        Args:
+            queries: (B, D), finite.
+            allowed: posts that may appear; None allows all.
+            effort: of this search; an exact index has none.
+        Returns: scores (B, k), -inf padded, and rows (B, k), -1 padded where fewer posts are allowed. Lists' scores are
+            rounded to a byte per dimension, and count a post far outside of nearly all others as one nearer to them.
+        Raises: DataError when a shape is wrong, a query is not finite as float32, or k is below 1.
+        """
+        queries = checked_queries(queries, self.embedding_size)
+        if k < 1:
+            raise DataError(f"a search must ask for at least 1 post, got k = {k}; raise it")
+        if allowed is not None and allowed.n_posts != self.n_posts:
+            raise DataError(
+                f"the bitmap must cover the index's {self.n_posts} posts, got {allowed.n_posts}; make it from the "
+                "catalogue of the same release"
+            )
+        effort = effort or self.effort
+        scores, rows = self.segment.search(queries, k, allowed, effort)
+        # The visited lists may hold too few allowed posts; then more are visited.
+        while (short := rows[:, -1] < 0).any() and not self.segment.sees_all(allowed, effort):
+            effort = replace(effort, lists=4 * max(effort.lists, 1))
+            scores[short], rows[short] = self.segment.search(queries[short], k, allowed, effort)
+        return scores, rows
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays and `index.json`, which says what they must be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = self.segment.save(folder)
+        about = {
+            "layout": _LAYOUT,
+            "metric": METRIC,
+            "kind": next(name for name, kind in _KINDS.items() if isinstance(self.segment, kind)),
+            "n_posts": self.n_posts,
+            "embedding_size": self.embedding_size,
+            "effort": asdict(self.effort),
+            "built_from": self.built_from,
+            "bytes": {name: (folder / name).stat().st_size for name in names},
+        }
+        (folder / "index.json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Open a saved index; its vectors are memory-mapped, read-only.
+
+        Raises: ReleaseError when it is missing, truncated, built for another metric or not what its description says.
+        """
+        try:
+            about = json.loads((folder / "index.json").read_text())
+            if (layout := about.get("layout", 1)) != _LAYOUT:
+                raise ReleaseError(f"the index in {folder} must have layout {_LAYOUT}, got {layout}; {_AGAIN}")
+            if about["metric"] != METRIC:
+                raise ReleaseError(f"the index in {folder} must be built for {METRIC}, got {about['metric']}; {_AGAIN}")
+            # A mapped file that is too short would kill the process when it is read, so its length is checked first.
+            for name, size in about["bytes"].items():
+                if (got := (folder / name).stat().st_size) != size:
+                    raise ReleaseError(f"{folder / name} must have {size} bytes, got {got}; {_AGAIN}")
+            index = cls(_KINDS[about["kind"]].load(folder), Effort(**about["effort"]), str(about["built_from"]))
+        except ReleaseError as error:
+            raise ReleaseError(str(error) if _AGAIN in str(error) else f"{error}; {_AGAIN}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ReleaseError(
+                f"the index in {folder} cannot be read ({' '.join(str(error).split())}); {_AGAIN}"
+            ) from None
+        if (index.n_posts, index.embedding_size) != (about["n_posts"], about["embedding_size"]):
+            raise ReleaseError(
+                f"the index in {folder} must hold {about['n_posts']} posts of {about['embedding_size']} dimensions, "
+                f"got {index.n_posts} of {index.embedding_size}; {_AGAIN}"
+            )
+        return index
+
+
+def digest(vectors: Floats) -> str:
+    """What tells an index's vectors from others': a hash of about a thousand rows, evenly spread, and of the shape.
+
+    Every worker computes it when it starts, so it must not read all. Other towers change every row; a few rows changed
+    by hand may pass, against which releases have checksums of whole files.
+    """
+    some = np.ascontiguousarray(vectors[:: max(1, len(vectors) // 1000)], np.float32)
+    return hashlib.blake2b(some.tobytes() + str(vectors.shape).encode(), digest_size=8).hexdigest()
+
+
+def number_of_lists(n_posts: int, factor: float) -> int:
+    """So many per square root of the catalogue's size."""
+    return max(1, min(round(factor * math.sqrt(n_posts)), n_posts))
+
+
+def checked(vectors: Floats) -> Floats:
+    """The vectors of posts, as float32.
+
+    Raises: DataError when there is none or one is not finite as float32.
+    """
+    vectors = _as_float32(vectors)
+    if vectors.ndim != 2:
+        raise DataError(f"post vectors must have shape (posts, dimensions), got {vectors.shape}; pass a matrix")
+    if not vectors.size:
+        raise DataError(
+            f"an index needs at least one post, got {len(vectors)} of {vectors.shape[1]} dimensions; run "
+            "`recsys simulate` or import posts"
+        )
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise DataError(f"post vectors must be finite, got {len(bad)} that are not (first: row {bad[0]}); {_AGAIN}")
+    return vectors
+
+
+def checked_queries(queries: np.ndarray, size: int) -> Floats:
+    """The vectors of users, as float32.
+
+    Raises: DataError when they are not of this size or not finite as float32.
+    """
+    queries = _as_float32(queries)
+    if queries.ndim != 2 or queries.shape[1] != size:
+        raise DataError(
+            f"queries must have shape (queries, {size}) as the index, got {queries.shape}; "
+            "take users and posts from one release"
+        )
+    if not np.isfinite(queries).all():
+        row, column = np.argwhere(~np.isfinite(queries))[0]
+        raise DataError(f"user vectors must be finite, got {queries[row, column]} (row {row}); {_AGAIN}")
+    return queries
+
+
+def _as_float32(numbers: np.ndarray) -> Floats:
+    """What lies beyond float32 becomes infinite, without a warning: whoever asks refuses it by name."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(numbers, np.float32)

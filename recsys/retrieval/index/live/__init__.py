@@ -1,0 +1,1 @@
+"""A live index: a frozen segment plus adds and deletes, rebuilt in the background."""

@@ -1,0 +1,210 @@
+"""Towers that know users and posts by id alone: what can be learned from who clicked what.
+
+Takes clicks, gives vectors of users and posts whose inner product says how well they suit. With `history_size` 0 this
+is matrix factorisation: one vector per user and post. With a history a user is also the posts clicked so far, which
+share the posts' own vectors. Content, age and follows are `model`'s; loss and loop are the same.
+
+    post:  id -> length 1 | popularity
+    user:  id + weighted sum of the clicked posts / sqrt(total weight) -> length 1 | 1
+
+Popularity is one number per post. Vectors of length 1 have to say with their direction how popular a post is, which is
+the same for all users; with a dimension for it they say what differs.
+
+Source of the history beside the id: Mao et al., "SimpleX: A Simple and Strong Baseline for Collaborative Filtering",
+CIKM 2021, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.config import IdTowersConfig
+from recsys.retrieval.towers.device import training_device
+from recsys.retrieval.towers.fitting import Fitted, Progress, fit
+from recsys.retrieval.towers.loss import log_expected, sampled_softmax
+from recsys.retrieval.towers.metric import similarity
+from recsys.retrieval.towers.rowwise_adam import RowTable
+from recsys.types import Floats, Ids, Rows
+
+_SPREAD = 0.1
+"""Standard deviation of fresh vectors."""
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Clicks, one user after the other (CSR)."""
+
+    start: Ids
+    """Where each user begins, (U + 1,)."""
+    post: Rows
+    """(M,); in order of time within a user where `ordered`."""
+    ordered: bool
+    """Whether the order says anything: if not, a user's every other click is the history of each."""
+
+    @property
+    def n_users(self) -> int:
+        return len(self.start) - 1
+
+    @property
+    def user(self) -> Ids:
+        """The user of each click, (M,)."""
+        return np.repeat(np.arange(self.n_users), np.diff(self.start))
+
+
+@dataclass(frozen=True, slots=True)
+class _Histories:
+    """Clicked posts of B users, one after the other (CSR)."""
+
+    post: Rows
+    start: Ids
+    """(B + 1,)."""
+    keep: np.ndarray
+    """False for what a user is not to know: the click that is to be predicted, and what dropout hides."""
+    distance: Ids
+    """0 for the newest of a user, 1 for the one before; 0 for all where order says nothing."""
+
+
+class IdTowers:
+    """The model, and its clicks as examples."""
+
+    def __init__(self, log: Log, n_posts: int, config: IdTowersConfig) -> None:
+        """
+        Args:
+            log: at least one click; each is an example.
+        Raises: ConfigError when a GPU is asked for that is not there.
+        """
+        self._device = training_device(config.device, "retrieval.id_towers")
+        generator = torch.Generator().manual_seed(config.seed)
+
+        def table(n_rows: int) -> RowTable:
+            return RowTable(n_rows, config.embedding_size, _SPREAD, config.weight_decay, generator, self._device)
+
+        self.n_examples = len(log.post)
+        self._log, self._config, self._n_posts = log, config, n_posts
+        self._user = log.user
+        self._posts = table(n_posts)
+        self._users = table(log.n_users) if config.user_ids else None
+        self._popularity = RowTable(n_posts, 1, 0.0, config.weight_decay, generator, self._device)
+        people = [] if self._users is None else [self._users]
+        self.tables: Sequence[RowTable] = [self._posts, self._popularity, *people]
+        self._recency = nn.Parameter(torch.zeros(max(config.history_size, 1), device=self._device))
+        self.dense: Sequence[nn.Parameter] = [self._recency] if log.ordered and config.history_size else []
+        share = np.bincount(log.post, minlength=n_posts) / len(log.post)
+        self._share = self._tensor(share.astype(np.float32))
+
+    def fit(self, progress: Progress, judge: Callable[[], float] | None = None) -> Fitted:
+        """Learn from the log; see `fitting.fit`."""
+        return fit(self, self._config, "retrieval.id_towers", progress, judge)
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        examples = batch.numpy()
+        drawn = torch.randint(self._n_posts, (self._config.n_uniform_negatives,), generator=generator).numpy()
+        positive, user = self._log.post[examples].astype(np.int64), self._user[examples]
+        candidates = np.concatenate([positive, drawn])
+        histories = self._before(examples, generator)
+        posts, place = np.unique(np.concatenate([candidates, histories.post]), return_inverse=True)
+        rows = self._posts.take(self._tensor(posts))
+        people = self._of_users(user, histories, rows, place[len(candidates) :])
+        # Gathered before they are scaled: the histories' rows are many more.
+        offered = functional.normalize(functional.embedding(self._tensor(place[: len(candidates)]), rows), dim=1)
+        logit = similarity(people / self._config.temperature, offered)
+        once, of_candidate = np.unique(candidates, return_inverse=True)
+        popularity = self._popularity.take(self._tensor(once))
+        logit = logit + functional.embedding(self._tensor(of_candidate), popularity)[:, 0]
+        post = self._tensor(candidates)
+        wrong = post[None, :] == post[: len(batch), None]
+        often = log_expected(self._share[post[: len(batch)]], len(drawn), self._n_posts)
+        return sampled_softmax(logit, often, wrong)
+
+    def post_vectors(self) -> Floats:
+        """(N, D + 1)."""
+        unit = functional.normalize(self._posts.weight, dim=1)
+        vectors: Floats = torch.cat([unit, self._config.temperature * self._popularity.weight], dim=1).cpu().numpy()
+        return vectors
+
+    def user_vectors(self, users: Rows, log: Log) -> Floats:
+        """Vectors of these users, (B, D + 1).
+
+        Args:
+            log: what each of the same users clicked so far; may hold more than was learned from.
+        """
+        end = log.start[users.astype(np.int64) + 1]
+        histories = _last(log, end, end - log.start[users], self._most_remembered(log))
+        with torch.no_grad():
+            place = histories.post.astype(np.int64)
+            unit = self._of_users(users.astype(np.int64), histories, self._posts.weight, place)
+            vectors: Floats = functional.pad(unit, (0, 1), value=1.0).cpu().numpy()
+        return vectors
+
+    def _tensor(self, column: np.ndarray) -> Tensor:
+        return torch.from_numpy(column).to(self._device)
+
+    def _most_remembered(self, log: Log) -> int:
+        """A set is read whole, a sequence from its end."""
+        return self._config.history_size if log.ordered or not self._config.history_size else len(log.post)
+
+    def _before(self, examples: Ids, generator: torch.Generator) -> _Histories:
+        """What the users of these examples clicked otherwise, at most `history_size` of it."""
+        log, size = self._log, self._config.history_size
+        first = log.start[self._user[examples]]
+        rng = np.random.default_rng(int(torch.randint(1 << 62, (1,), generator=generator)))
+        if log.ordered:
+            histories = _last(log, examples, examples - first, size)
+        else:
+            histories = _sampled(log, examples, first, log.start[self._user[examples] + 1] - first, size, rng)
+        hidden = rng.random(len(histories.post)) < self._config.history_dropout
+        histories.keep[hidden] = False
+        return histories
+
+    def _of_users(self, user: Ids, histories: _Histories, rows: Tensor, place: np.ndarray) -> Tensor:
+        """(B, D).
+
+        Args:
+            rows: vectors that `place` points into, not normalised.
+            place: of each post of the histories.
+        """
+        summed = torch.zeros(len(user), rows.shape[1], device=self._device)
+        if self._config.history_size:
+            weight = self._tensor(histories.keep.astype(np.float32))
+            if self.dense:
+                weight = weight * torch.exp(self._recency[self._tensor(histories.distance)])
+            start = self._tensor(histories.start[:-1])
+            pooled = functional.embedding_bag(
+                self._tensor(place), rows, start, mode="sum", per_sample_weights=weight
+            )  # fmt: skip
+            of_user = self._tensor(np.repeat(np.arange(len(user)), np.diff(histories.start)))
+            total = torch.zeros(len(user), device=self._device).index_add(0, of_user, weight)
+            summed = pooled / total.clamp(min=_LEAST).sqrt()[:, None]
+        if self._users is not None:
+            people, whose = np.unique(user, return_inverse=True)
+            who = self._tensor(people)
+            known = self._users.take(who) if torch.is_grad_enabled() else self._users.weight[who]
+            summed = summed + functional.embedding(self._tensor(whose), known)
+        return functional.normalize(summed, dim=1)
+
+
+def _last(log: Log, end: Ids, n_before: Ids, size: int) -> _Histories:
+    """The last `size` clicks before `end`, of which there are `n_before`, per user."""
+    n = np.minimum(n_before, size)
+    start = np.concatenate([[0], np.cumsum(n)])
+    nth = np.arange(start[-1]) - np.repeat(start[:-1], n)
+    distance = np.repeat(n, n) - 1 - nth
+    post = log.post[np.repeat(end, n) - 1 - distance]
+    return _Histories(post, start, np.ones(len(post), bool), distance)
+
+
+def _sampled(log: Log, example: Ids, first: Ids, n_all: Ids, size: int, rng: np.random.Generator) -> _Histories:
+    """All clicks of each example's user but the example, or `size` of them at random, with repeats."""
+    n = np.minimum(n_all, size)
+    start = np.concatenate([[0], np.cumsum(n)])
+    nth = np.arange(start[-1]) - np.repeat(start[:-1], n)
+    drawn = (rng.random(start[-1]) * np.repeat(n_all, n)).astype(np.int64)
+    at = np.repeat(first, n) + np.where(np.repeat(n_all > size, n), drawn, nth)
+    return _Histories(log.post[at], start, at != np.repeat(example, n), np.zeros(len(at), np.int64))

@@ -1,0 +1,74 @@
+"""Vector instructions do what plain sums and comparisons do, those of every processor alike."""
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from recsys.retrieval.index.fast_lists.simd import LANES, TURN, WIDTH, adding, lowest_bit, reaching
+
+WIDTHS = [width for width in (0, 32, 64) if width <= WIDTH]
+
+
+def compiled(width):
+    add_codes = adding(width)
+
+    @numba.njit
+    def add(codes, at, weights, first, sums, out):
+        add_codes(codes, np.uint64(at), weights, np.uint64(first), sums, np.uint64(out))
+
+    return add
+
+
+ADD = {width: compiled(width) for width in WIDTHS}
+
+
+@numba.njit
+def places(scores, at, least):
+    left = reaching(scores, np.uint64(at), np.int16(least))
+    found = np.zeros(LANES, np.bool_)
+    while left:
+        found[lowest_bit(left)] = True
+        left &= left - np.uint32(1)
+    return found
+
+
+def added(codes, weights, sums):
+    """`codes` (TURN / 2, LANES, 2), four weights for each of the first axis."""
+    low, high = (codes & 15).astype(int), (codes >> 4).astype(int)
+    fours = weights.astype(int).reshape(-1, 2, 2)
+    return sums + np.einsum("pln,pn->l", low, fours[:, 0]) + np.einsum("pln,pn->l", high, fours[:, 1])
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@given(
+    codes=arrays(np.uint8, (TURN // 2, LANES, 2)),
+    weights=arrays(np.int8, 2 * TURN, elements=st.integers(-127, 127)),
+    sums=arrays(np.int16, LANES, elements=st.integers(-2000, 2000)),
+    before=st.integers(0, 3),
+)
+def test_codes_are_added_as_by_plain_sums_wherever_they_lie(width, codes, weights, sums, before):
+    around = np.concatenate([np.full(before, 7), sums, [9]]).astype(np.int16)
+    shifted = np.concatenate([np.full(before, 255, np.uint8), codes.reshape(-1)])
+    of_these = np.concatenate([np.full(before, 99, np.int8), weights])
+    ADD[width](shifted, before, of_these, before, around, before)
+    np.testing.assert_array_equal(around[before:-1], added(codes, weights, sums))
+    assert (around[:before] == 7).all()
+    assert around[-1] == 9
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("weight", [-127, 127])
+def test_the_largest_codes_and_weights_fit(width, weight):
+    codes, weights = np.full((TURN // 2, LANES, 2), 255, np.uint8), np.full(2 * TURN, weight, np.int8)
+    sums = np.zeros(LANES, np.int16)
+    ADD[width](codes.reshape(-1), 0, weights, 0, sums, 0)
+    np.testing.assert_array_equal(sums, 15 * weight * 2 * TURN)
+
+
+@given(arrays(np.int16, LANES + 2), st.integers(-(2**15), 2**15 - 1))
+def test_scores_that_reach_a_least_one_are_those_not_below_it(scores, least):
+    np.testing.assert_array_equal(places(scores, 1, least), scores[1:-1] >= least)
+    np.testing.assert_array_equal(places(scores, 1, scores[5]), scores[1:-1] >= scores[5])

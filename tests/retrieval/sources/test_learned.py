@@ -1,0 +1,66 @@
+"""What sources know of the logs comes back as it was saved, and nothing else does."""
+
+import numpy as np
+import pytest
+
+from recsys.errors import ReleaseError
+from recsys.evaluation.material import gather
+from recsys.offline.logs.labels import CLICK
+from recsys.retrieval.sources.learned import LearnedSources
+
+from ..tastes import clicks_of, learned_sources, two_tastes
+
+
+@pytest.fixture(scope="module")
+def learned():
+    cat = two_tastes()
+    return learned_sources(cat, clicks_of(cat))
+
+
+def test_they_come_back_as_they_were(learned, tmp_path):
+    learned.save(tmp_path)
+    again = LearnedSources.load(tmp_path)
+    for name in ("start", "post", "similarity"):
+        np.testing.assert_array_equal(getattr(again.neighbours, name), getattr(learned.neighbours, name))
+    np.testing.assert_array_equal(again.author_shown, learned.author_shown)
+
+
+def changed(name, change):
+    def harm(folder):
+        np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    ("harm", "rule"),
+    [
+        (lambda folder: (folder / "post.npy").unlink(), "cannot be read"),
+        (lambda folder: (folder / "post.npy").write_bytes((folder / "post.npy").read_bytes()[:-9]), "cannot be read"),
+        (changed("post", lambda post: post + 10**6), "must lie within their 400 posts"),
+        (changed("post", lambda post: post - 10**6), "must lie within their 400 posts"),
+        (changed("start", lambda start: start[::-1].copy()), "must lie within"),
+        (changed("similarity", lambda similarity: similarity[:-1]), "must lie within"),
+        (changed("author_shown", lambda shown: shown.astype(np.int32)), "must lie within"),
+    ],
+)
+def test_what_is_not_what_it_should_be_is_refused(learned, tmp_path, harm, rule):
+    learned.save(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(ReleaseError, match=rule):
+        LearnedSources.load(tmp_path)
+
+
+def test_only_what_came_before_the_moment_counts(tiny_world):
+    material = gather(tiny_world)
+    logs, catalogue = material.logs, material.catalogue
+    until = material.split.bounds("test")[0]
+    learned = LearnedSources.learn(catalogue, logs, until, material.config.retrieval)
+    clicked = logs.events.post_row[(logs.events.action == CLICK) & (logs.events.ingest_time < until)]
+    has_neighbours = np.flatnonzero(np.diff(learned.neighbours.start))
+    assert len(has_neighbours) > 0
+    assert set(has_neighbours.tolist()) <= set(clicked.tolist())
+    assert 0 < learned.author_shown.sum() <= (logs.exposures.now < until).sum()
+    np.testing.assert_array_equal(learned.neighbours.post, material.learned_sources.neighbours.post)
+    nothing = LearnedSources.learn(catalogue, logs, 0, material.config.retrieval)
+    assert len(nothing.neighbours.post) == nothing.author_shown.sum() == 0

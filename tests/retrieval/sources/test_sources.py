@@ -1,0 +1,225 @@
+"""Every source: best first, no repeats, only posts that exist, are visible and are not excluded."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from worlds import NOW, catalogue, context, rows
+
+from recsys.config import IndexConfig, SourcesConfig
+from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.fast_lists import inverted_file, search_kernel
+from recsys.retrieval.index.index import PostIndex
+from recsys.retrieval.sources import Allowed, Covisited, Followed, Fresh, Trending, TwoTower
+from recsys.retrieval.sources import fresh as fresh_source
+from recsys.retrieval.sources.neighbours import Neighbours
+from recsys.types import DAY, HOUR
+
+from ..tastes import END, clicks_of, learned_sources, request, trained, two_tastes
+
+SETTINGS = SourcesConfig(fresh_window_s=2 * 86_400)
+
+
+@pytest.fixture(scope="module")
+def cat():
+    visible = np.random.default_rng(8).random(400) < 0.8
+    return replace(two_tastes(), visible=visible)
+
+
+@pytest.fixture(scope="module")
+def towers(cat):
+    return trained(cat, clicks_of(cat))
+
+
+@pytest.fixture(scope="module", params=["exact", "lists"])
+def sources(request, cat, towers):
+    vectors = towers.post_vectors(cat)
+    lists = IndexConfig(nlist_factor=0.5, code_bytes=8)
+    index = PostIndex.exact(vectors) if request.param == "exact" else PostIndex.lists(vectors, vectors, lists)
+    learned = learned_sources(cat, clicks_of(cat))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
+        yield (
+            TwoTower(cat, towers, index),
+            Followed(cat),
+            Trending(cat),
+            Fresh(cat, learned.author_shown, SETTINGS),
+            Covisited(learned.neighbours, SETTINGS),
+        )
+
+
+moments = st.sampled_from([-1, 0, DAY, 5 * DAY, END, END + DAY])
+posts = st.lists(st.integers(-1, 399), max_size=60)
+
+
+@given(moments, posts, posts, st.lists(st.integers(0, 7), max_size=4), st.integers(1, 450))
+def test_no_source_brings_a_post_twice_or_one_that_may_not_be_seen(sources, cat, now, exclude, trending, follows, k):
+    asked = request(now, history=[0, 2, 4], follows=follows, trending=trending)
+    allowed = Allowed(cat)(now, rows(exclude))
+    for source in sources:
+        found = source(asked, k, allowed)
+        np.testing.assert_array_equal(source(asked, k, allowed), found)
+        assert found.dtype == np.int32
+        assert len(found) == len(set(found.tolist())) <= k
+        assert (found >= 0).all()
+        assert cat.visible[found].all()
+        assert (cat.created_at[found] <= now).all()
+        assert not set(found.tolist()) & set(exclude)
+
+
+@given(moments, posts, st.integers(1, 450))
+def test_the_two_towers_bring_as_many_as_there_are(sources, cat, now, exclude, k):
+    eligible = set(np.flatnonzero(cat.visible & (cat.created_at <= now)).tolist()) - set(exclude)
+    assert len(sources[0](request(now), k, Allowed(cat)(now, rows(exclude)))) == min(k, len(eligible))
+
+
+def test_the_two_towers_bring_the_best_scores_first(cat, towers):
+    index = PostIndex.exact(towers.post_vectors(cat))
+    asked = request(history=[300, 302], language=0)
+    found = TwoTower(cat, towers, index)(asked, 50, Allowed(cat)(asked.now, rows([])))
+    assert (cat.topic[found] == 0).all()
+
+
+FOLLOWED = catalogue([0, 1, 0, 2, 0, -1, 1], created_at=[5, 7, 9, 8, 9, 3, NOW + 1])
+
+
+def allowed(exclude=(), cat=FOLLOWED, now=NOW):
+    return Allowed(cat)(now, rows(exclude))
+
+
+def followed(*authors, k=9, exclude=()):
+    return Followed(FOLLOWED)(replace(context(), follows=rows(authors)), k, allowed(exclude)).tolist()
+
+
+def test_followed_authors_bring_their_newest_posts_and_ties_go_to_the_lowest_row():
+    assert followed(0, 1) == [2, 4, 1, 0]
+
+
+def test_followed_authors_bring_no_more_than_asked():
+    assert followed(0, 1, k=2) == [2, 4]
+    assert followed(0, 1, k=2, exclude=[2]) == [4, 1]
+
+
+def test_an_author_followed_twice_or_not_known_changes_nothing():
+    assert followed(0, -1, 0) == [2, 4, 0]
+
+
+def test_who_follows_nobody_gets_nothing_from_followed_authors():
+    assert followed() == []
+
+
+def test_trending_keeps_its_order_and_drops_repeats():
+    asked = replace(context(), trending=rows([3, 6, 1, 3, -1, 0]))
+    assert Trending(FOLLOWED)(asked, 9, allowed()).tolist() == [3, 1, 0]
+    assert Trending(FOLLOWED)(asked, 1, allowed([3])).tolist() == [1]
+
+
+def test_every_other_trending_post_is_of_the_topics_the_user_clicks_on():
+    cat = replace(catalogue([0] * 8), topic=rows([0, 0, 0, 0, 1, 1, 2, 1]), topics=("a", "b", "c"))
+    asked = replace(context(), trending=rows([0, 1, 2, 3, 6, 4, 5]), history=rows([7]))
+    assert Trending(cat)(asked, 9, allowed(cat=cat)).tolist() == [0, 4, 1, 5, 2, 3, 6]
+    assert Trending(cat)(replace(asked, history=rows([])), 3, allowed(cat=cat)).tolist() == [0, 1, 2]
+
+
+AGES = np.array([1, 2, 3, 4, 5, 30, 40]) * HOUR
+FRESH = replace(
+    catalogue([0, 1, 2, 0, 1, 2, 0], created_at=NOW - AGES),
+    language=rows([0, 0, 0, 1, 0, 0, 0]),
+    languages=("de", "en"),
+)
+
+
+def fresh(request_id=1, k=9, language=-1, shown=(0, 0, 0), exclude=()):
+    source = Fresh(FRESH, np.array(shown, np.int64), SourcesConfig(fresh_window_s=6 * 3600))
+    asked = context()
+    asked = replace(asked, request=replace(asked.request, request_id=request_id), language=language)
+    return source(asked, k, allowed(exclude, FRESH)).tolist()
+
+
+def test_fresh_posts_are_those_of_the_last_hours_and_the_newest_comes_first():
+    assert sorted(fresh()) == [0, 1, 2, 3, 4]
+    assert fresh(k=1) == [0]
+
+
+def test_fresh_posts_are_in_the_users_language_where_it_is_known():
+    assert sorted(fresh(language=0)) == [0, 1, 2, 4]
+    assert fresh(language=1) == [3]
+
+
+def test_where_very_many_are_written_the_draw_is_still_of_all_of_the_last_hours(monkeypatch):
+    monkeypatch.setattr(fresh_source, "_MOST", 2)
+    assert fresh(k=1) == [0]
+    second = {fresh(request_id, k=2)[1] for request_id in range(400)}
+    assert second == {1, 2, 3, 4}
+    assert fresh(language=1) == [3]
+    assert fresh(language=5) == []
+
+
+def test_every_fresh_post_gets_its_chance_over_requests():
+    second = [fresh(request_id, k=2)[1] for request_id in range(400)]
+    assert min(np.bincount(second, minlength=5)[1:5]) > 50
+
+
+def test_posts_of_authors_whom_many_have_seen_get_a_smaller_chance():
+    # After the newest, post 0, comes the draw: posts 2 (author 2), 1 and 4 (author 1) and 3 (author 0).
+    asked = [fresh(request_id, k=2, shown=(0, 10_000, 0))[1] for request_id in range(400)]
+    second = np.bincount(asked, minlength=5)
+    assert second[4] < 0.1 * second[2]
+    assert second[3] > 100
+
+
+def test_a_post_of_nobody_known_may_be_fresh():
+    cat = catalogue([-1, -1], created_at=[NOW - HOUR, NOW - 2 * HOUR])
+    assert Fresh(cat, np.zeros(0, np.int64), SETTINGS)(context(), 5, allowed(cat=cat)).tolist() == [0, 1]
+
+
+# Post 0 is clicked with 1 (0.5) and 2 (0.4), post 3 with 2 (0.3) and 0 (0.9), post 4 with nobody.
+TOGETHER = Neighbours(
+    np.array([0, 2, 2, 2, 4, 4], np.int64), rows([1, 2, 0, 2]), np.array([0.5, 0.4, 0.9, 0.3], np.float32)
+)
+
+
+def covisited(history, fading=1.0, k=9, exclude=()):
+    source = Covisited(TOGETHER, SourcesConfig(covisited_fading=fading))
+    everything = Bitmap.of(np.ones(5, bool)).without(rows(exclude))
+    return source(replace(context(), history=rows(history)), k, everything).tolist()
+
+
+def test_last_clicks_vote_for_the_posts_clicked_with_them():
+    assert covisited([0]) == [1, 2]
+    assert covisited([0, 3]) == [2, 1]
+    assert covisited([0, 3], k=1) == [2]
+
+
+def test_what_was_clicked_is_not_brought_again():
+    assert covisited([3]) == [0, 2]
+    assert 0 not in covisited([3, 0])
+
+
+def test_later_clicks_count_more():
+    assert covisited([0, 3], fading=0.1) == [1, 2]
+    assert covisited([3, 0], fading=0.1) == [2, 1]
+
+
+def test_who_clicked_nothing_or_nothing_known_gets_nothing_from_others_clicks():
+    assert covisited([]) == covisited([4]) == covisited([-1]) == []
+
+
+def test_posts_left_out_get_no_place_from_others_clicks():
+    assert covisited([0], exclude=[1]) == [2]
+
+
+def test_both_ways_through_lists_are_compiled_before_the_first_request(cat, towers, monkeypatch):
+    ran = []
+    monkeypatch.setattr(inverted_file, "FEW", 16_000)  # the sources above set it back only after the last test
+    for name in ("best_of_lists", "best_of_allowed"):
+        monkeypatch.setattr(
+            inverted_file.search_kernel,
+            name,
+            lambda *words, name=name, way=getattr(search_kernel, name): ran.append(name) or way(*words),
+        )
+    vectors = towers.post_vectors(cat)
+    TwoTower(cat, towers, PostIndex.lists(vectors, vectors, IndexConfig(nlist_factor=0.5, code_bytes=8)))
+    assert set(ran) == {"best_of_lists", "best_of_allowed"}
