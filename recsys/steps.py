@@ -17,8 +17,8 @@ from recsys.online import generations
 from recsys.online.connection.client import connect
 from recsys.progress import Progress
 from recsys.training import train
-from recsys.world.notes import read_notes
-from recsys.world.simulate import Written, simulate
+from recsys.world.writing.notes import read_notes
+from recsys.world.writing.simulate import Written, simulate
 
 
 def simulate_step(config: Config, progress: Progress) -> Written:

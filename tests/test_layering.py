@@ -104,7 +104,7 @@ def test_every_sub_folder_says_what_is_inside(folder):
         ("import recsys.serving.app as app", {"serving"}),
         ("from . import metrics", {"evaluation"}),
         ("from ..world import choice", {"world"}),
-        ("import importlib\nimportlib.import_module('recsys.world.choice')", {"world"}),
+        ("import importlib\nimportlib.import_module('recsys.world.behaviour.choice')", {"world"}),
     ],
 )
 def test_imports_are_found_wherever_they_are(source, found):

@@ -18,8 +18,8 @@ from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
 from recsys.ranking.rankers import RANKERS
 from recsys.training import learn, read_material
-from recsys.world.simulate import simulate
 from recsys.world.world import World
+from recsys.world.writing.simulate import simulate
 
 DIFFICULTIES: dict[str, dict[str, Any]] = {
     "what a post alone is worth": {"post_quality": 0.0},

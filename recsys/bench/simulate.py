@@ -17,7 +17,7 @@ from recsys.config import Config, WorldConfig
 from recsys.memory import peak_memory
 from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
-from recsys.world.simulate import simulate
+from recsys.world.writing.simulate import simulate
 
 LOG_TABLES = ("requests", "returned", "impressions", "actions")
 """What grows with the impressions; users, posts, follows and blocks do not."""

@@ -24,9 +24,9 @@ def world_report(
     """The logs of the world against its own truth: one picture, and the figures as tables."""
     settings = load(config, overrides or ())
     from recsys.progress import Progress
-    from recsys.world.plots import draw
-    from recsys.world.report import show
-    from recsys.world.report import world_report as run
+    from recsys.world.report.plots import draw
+    from recsys.world.report.report import show
+    from recsys.world.report.report import world_report as run
 
     progress = Progress()
     report = run(settings, impressions, progress)

@@ -19,7 +19,7 @@ from recsys.errors import DataError
 from recsys.offline.catalogue.catalogue import lookup
 from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import Doubles, Ids, Mask, Rows
-from recsys.world.choice import (
+from recsys.world.behaviour.choice import (
     appeal_of,
     appeals_of_user,
     examination,
@@ -29,13 +29,13 @@ from recsys.world.choice import (
     relevance,
     truth_of,
 )
-from recsys.world.events import DWELL, first_delay, followed_by
-from recsys.world.kernels import JIT
-from recsys.world.logs import FIRST_REQUEST_ID
-from recsys.world.notes import checksum, read_notes
-from recsys.world.population import draw_population
-from recsys.world.sampling import seeded
-from recsys.world.sessions import act, laws_of, look, on_screen, on_screen_at, scroll
+from recsys.world.behaviour.random_numbers import seeded
+from recsys.world.behaviour.sessions import act, laws_of, look, on_screen, on_screen_at, scroll
+from recsys.world.jit import JIT
+from recsys.world.population.population import draw_population
+from recsys.world.writing.events import DWELL, first_delay, followed_by
+from recsys.world.writing.lake_rows import FIRST_REQUEST_ID
+from recsys.world.writing.notes import checksum, read_notes
 
 
 class Session(NamedTuple):

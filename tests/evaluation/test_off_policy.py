@@ -13,9 +13,9 @@ from recsys.evaluation.off_policy import importance_weights, inverse_propensity,
 from recsys.offline.catalogue.catalogue import lookup
 from recsys.offline.lake.lake import Lake
 from recsys.types import HOUR
-from recsys.world.sessions import MORE
-from recsys.world.simulate import simulate
+from recsys.world.behaviour.sessions import MORE
 from recsys.world.world import Session, World
+from recsys.world.writing.simulate import simulate
 
 N_WORLDS = 400
 """With 200, a coverage of 95% would be seen off by 1.5 points, give or take; with 400 by 1.1."""

@@ -16,8 +16,8 @@ import pytest
 from recsys.config import WorldConfig
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import ACTION_TYPES
-from recsys.world.simulate import Written, simulate
 from recsys.world.world import World
+from recsys.world.writing.simulate import Written, simulate
 
 SMALL = {"n_users": 300, "n_posts": 2000, "n_impressions": 40_000, "n_days": 4, "n_authors": 60}
 

@@ -68,11 +68,11 @@ def test_the_world_is_drawn_again_as_it_was_logged(world, small):
 def test_a_world_drawn_by_other_laws_or_other_people_is_refused(simulated, monkeypatch):
     folder = simulated(n_impressions=1000).folder / "world"
     World.open(folder)
-    monkeypatch.setattr("recsys.world.choice.MEDIA_DWELL", (0.0, -0.6, 0.5, -0.3))
+    monkeypatch.setattr("recsys.world.behaviour.choice.MEDIA_DWELL", (0.0, -0.6, 0.5, -0.3))
     with pytest.raises(DataError, match=r"drawn by another version of this program.*run `recsys simulate` again"):
         World.open(folder)
     monkeypatch.undo()
-    monkeypatch.setattr("recsys.world.people.FIRST_USER_ID", 7)
+    monkeypatch.setattr("recsys.world.population.people.FIRST_USER_ID", 7)
     with pytest.raises(DataError, match="drawn by another version"):
         World.open(folder)
 

@@ -1,0 +1,64 @@
+"""Counter-based random numbers for the kernels: the same draws for the same (seed, session) on any number of threads.
+
+Takes a seed and a stream's number, gives numbers. It does not know what they decide.
+
+Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014 (splitmix64).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.world.jit import JIT
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_30, _27, _31, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+
+
+@JIT
+def mix(x):  # type: ignore[no-untyped-def]
+    """A bijection of uint64 that looks random."""
+    x = (x ^ (x >> _30)) * _MIX_1
+    x = (x ^ (x >> _27)) * _MIX_2
+    return x ^ (x >> _31)
+
+
+@JIT
+def restart(state, seed, stream):  # type: ignore[no-untyped-def]
+    """Make `state`, an array of one uint64, the generator of this (seed, stream) at its beginning."""
+    state[0] = mix(mix(np.uint64(seed) + _GOLDEN) ^ (np.uint64(stream) * _GOLDEN))
+
+
+def seeded(seed: int, stream: int) -> NDArray[np.uint64]:
+    """State of a generator of its own for each (seed, stream): an array of one uint64."""
+    state = np.empty(1, np.uint64)
+    restart(state, seed, stream)
+    return state
+
+
+@JIT
+def uniform(state):  # type: ignore[no-untyped-def]
+    """Next number in (0, 1)."""
+    state[0] += _GOLDEN
+    return (np.float64(mix(state[0]) >> _11) + 0.5) * (1.0 / 9007199254740992.0)
+
+
+@JIT
+def below(state, n):  # type: ignore[no-untyped-def]
+    """Next integer in 0..n-1."""
+    return min(int(uniform(state) * n), n - 1)
+
+
+@JIT
+def normal(state):  # type: ignore[no-untyped-def]
+    """Next standard normal number (Box and Muller 1958)."""
+    return np.sqrt(-2.0 * np.log(uniform(state))) * np.cos(2.0 * np.pi * uniform(state))
+
+
+@JIT
+def exponential(state):  # type: ignore[no-untyped-def]
+    """Next standard exponential number."""
+    return -np.log(uniform(state))

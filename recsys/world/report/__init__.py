@@ -1,0 +1,1 @@
+"""The world against its own truth: tables, tails and a picture."""

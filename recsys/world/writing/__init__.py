@@ -1,0 +1,1 @@
+"""From sessions to logs: event times, arrival times, rows of the lake, and the truth beside them."""
