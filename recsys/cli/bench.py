@@ -47,7 +47,7 @@ def bench_simulate(
 ) -> None:  # fmt: skip
     """Impressions a second, memory and bytes of a world's logs, beside the floor of writing them."""
     settings = load(config, overrides or ())
-    from recsys.bench.simulate import bench_simulate as run
+    from recsys.bench.world.simulate import bench_simulate as run
     from recsys.progress import Progress
 
     figures = run(settings, impressions, Progress())
@@ -64,7 +64,7 @@ def bench_features(
 ) -> None:  # fmt: skip
     """Counts as of a time, a request's read and the stream, beside DuckDB, Polars, Feast and a bare MGET."""
     settings = load(config, overrides or ())
-    from recsys.bench.features import bench_features as run
+    from recsys.bench.features.compare import bench_features as run
     from recsys.progress import Progress
 
     figures = run(settings.data_dir, scale, peers, Progress())
@@ -110,7 +110,7 @@ def bench_retrieval(
     if live:
         if vectors is not None:
             raise typer.BadParameter("--live takes the release's vectors; leave --vectors and --queries out")
-        from recsys.bench.live import bench_live
+        from recsys.bench.retrieval.live import bench_live
         from recsys.progress import Progress
 
         figures = bench_live(settings, posts or 100_000, swaps, k, Progress())
@@ -118,7 +118,7 @@ def bench_retrieval(
         if figures["failures"] or figures["swaps"] < swaps:
             raise typer.Exit(1)
         return
-    from recsys.bench.retrieval import bench_retrieval as run
+    from recsys.bench.retrieval.compare import bench_retrieval as run
     from recsys.progress import Progress
 
     files = None if vectors is None or queries is None else (vectors, queries)
@@ -151,8 +151,8 @@ def bench_public(
 ) -> None:  # fmt: skip
     """Models on a public data set, by the definitions under which results are published."""
     settings = load(config, overrides or ())
-    from recsys.bench.public import bench_public as run
-    from recsys.bench.public_models import MODELS
+    from recsys.bench.public.compare import bench_public as run
+    from recsys.bench.public.models import MODELS
     from recsys.progress import Progress
 
     names = models.split(",") if models else list(MODELS)
@@ -181,7 +181,7 @@ def bench_difficulty(
 ) -> None:  # fmt: skip
     """AUC of the rankers and the oracle with more logs, and without each of the world's difficulties; takes a while."""
     settings = load(config, overrides or ())
-    from recsys.bench.difficulty import DIFFICULTIES, costs, learning_curve
+    from recsys.bench.world.difficulty import DIFFICULTIES, costs, learning_curve
     from recsys.progress import Progress
     from recsys.ranking.rankers import RANKERS
 

@@ -19,7 +19,7 @@ def index_tune(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None,
     `recsys train` chooses by the same rule, with a model of costs in place of this machine's clock.
     """
     settings = load(config, overrides or ())
-    from recsys.bench.index_tuning import tune_release
+    from recsys.bench.retrieval.index_tuning import tune_release
     from recsys.progress import Progress
 
     figures = tune_release(settings, Progress())

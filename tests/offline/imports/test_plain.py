@@ -98,7 +98,7 @@ def test_a_user_without_items_is_a_user(folder, bring, lake, kind, name):
 
 
 def test_an_import_and_the_benchmark_read_the_same_users_and_items(folder, bring, lake):
-    from recsys.bench.public_data import read_dataset
+    from recsys.bench.public.data import read_dataset
 
     text = "0 1 x\n\n7\n 2\u00a03\t4 \r\nbad \x07 5\n\u3000é ü\n"
     path = folder(train__txt=text.encode() + b"b \xff\n", test__txt="0 9\n7\n")

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.bench.public_data import Dataset, read_dataset
-from recsys.bench.public_models import MODELS, Recommend, batch_size
+from recsys.bench.public.data import Dataset, read_dataset
+from recsys.bench.public.models import MODELS, Recommend, batch_size
 from recsys.config import RetrievalConfig
 from recsys.evaluation.topk import found, hit_at, mean_interval, ndcg_at, recall_at
 from recsys.progress import Progress, Report

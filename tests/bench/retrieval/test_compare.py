@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from recsys.bench import vectors as sources
-from recsys.bench.live import bench_live
-from recsys.bench.retrieval import at_recall, bench_retrieval
+from recsys.bench.retrieval import vectors as sources
+from recsys.bench.retrieval.compare import at_recall, bench_retrieval
+from recsys.bench.retrieval.live import bench_live
 from recsys.config import IndexConfig
 from recsys.errors import DataError
 from recsys.evaluation.material import gather

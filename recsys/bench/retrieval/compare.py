@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from recsys.bench import vectors as sources
-from recsys.bench.faiss_search import faiss_curves
 from recsys.bench.one_core import one_core, processor
 from recsys.bench.peers import Peers
-from recsys.bench.retrieval_plot import draw
-from recsys.bench.simulate import existing_folder
-from recsys.bench.vectors import Vectors
+from recsys.bench.retrieval import vectors as sources
+from recsys.bench.retrieval.faiss_curves import faiss_curves
+from recsys.bench.retrieval.plot import draw
+from recsys.bench.retrieval.vectors import Vectors
+from recsys.bench.world.simulate import existing_folder
 from recsys.config import Config
 from recsys.errors import DataError
 from recsys.evaluation.material import gather

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from recsys.bench.public_data import Dataset, Interactions, by_user
+from recsys.bench.public.data import Dataset, Interactions, by_user
 from recsys.config import IdTowersConfig, RetrievalConfig
 from recsys.evaluation.topk import found, recall_at
 from recsys.progress import Report

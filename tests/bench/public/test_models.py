@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from recsys.bench.public import evaluate
-from recsys.bench.public_data import Interactions, read_dataset
-from recsys.bench.public_models import MODELS, _held_out, best
+from recsys.bench.public.compare import evaluate
+from recsys.bench.public.data import Interactions, read_dataset
+from recsys.bench.public.models import MODELS, _held_out, best
 from recsys.config import IdTowersConfig, RetrievalConfig
 
 CONFIG = RetrievalConfig(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from recsys.bench.simulate import existing_folder
+from recsys.bench.world.simulate import existing_folder
 from recsys.config import Config, WorldConfig
 from recsys.evaluation.metrics import auc
 from recsys.offline.lake.lake import Lake

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recsys.bench.difficulty import DIFFICULTIES, costs, learning_curve
+from recsys.bench.world.difficulty import DIFFICULTIES, costs, learning_curve
 from recsys.config import DEFAULT_PATH, WorldConfig, load
 from recsys.progress import Progress
 from recsys.ranking.rankers import RANKERS

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from recsys.bench.one_core import one_core
-from recsys.bench.vectors import halves, users_of
+from recsys.bench.retrieval.vectors import halves, users_of
 from recsys.config import Config
 from recsys.evaluation.material import gather
 from recsys.progress import Progress

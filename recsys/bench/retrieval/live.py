@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from recsys.bench import vectors as sources
 from recsys.bench.own_redis import client_of, own_redis
-from recsys.bench.simulate import existing_folder
-from recsys.bench.vectors import Vectors
+from recsys.bench.retrieval import vectors as sources
+from recsys.bench.retrieval.vectors import Vectors
+from recsys.bench.world.simulate import existing_folder
 from recsys.config import Config, IndexConfig
 from recsys.errors import DataError
 from recsys.evaluation.material import gather

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.bench import floor
-from recsys.bench.floor import write_floor
+from recsys.bench.world import floor
+from recsys.bench.world.floor import write_floor
 
 TIME = pa.timestamp("us", "UTC")
 

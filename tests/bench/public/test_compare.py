@@ -6,10 +6,10 @@ from math import log2
 import numpy as np
 import pytest
 
-from recsys.bench import public_models
-from recsys.bench.public import bench_public, evaluate
-from recsys.bench.public_data import read_dataset
-from recsys.bench.public_models import MODELS, popularity
+from recsys.bench.public import models
+from recsys.bench.public.compare import bench_public, evaluate
+from recsys.bench.public.data import read_dataset
+from recsys.bench.public.models import MODELS, popularity
 from recsys.cli import main
 from recsys.config import IdTowersConfig, RetrievalConfig
 from recsys.progress import Progress
@@ -73,7 +73,7 @@ def test_validation_is_masked_and_not_learned(tmp_path):
 
 @pytest.mark.parametrize("cells", [1, 1 << 25])
 def test_lists_of_any_batch_size_agree_with_a_plain_loop(tmp_path, monkeypatch, cells):
-    monkeypatch.setattr(public_models, "_CELLS", cells)
+    monkeypatch.setattr(models, "_CELLS", cells)
     rng = np.random.default_rng(5)
     draw = [rng.choice(60, rng.integers(1, 50), replace=False).tolist() for _ in range(40)]
     train = {user: items[:-1] for user, items in enumerate(draw)}

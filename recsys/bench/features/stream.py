@@ -23,8 +23,8 @@ import numpy as np
 import psutil
 import redis
 
+from recsys.bench.features.random_log import END, Sizes, stream_events
 from recsys.bench.own_redis import OwnRedis, client_of, pin
-from recsys.bench.random_log import END, Sizes, stream_events
 from recsys.errors import DependencyError
 from recsys.features.spec import USER, WEEK
 from recsys.offline.catalogue.catalogue import Catalogue

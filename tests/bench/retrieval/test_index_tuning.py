@@ -3,7 +3,7 @@
 import json
 
 from recsys import release
-from recsys.bench.index_tuning import tune_release
+from recsys.bench.retrieval.index_tuning import tune_release
 from recsys.progress import Progress
 from recsys.retrieval.index.index import PostIndex
 

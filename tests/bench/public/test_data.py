@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.bench.public_data import read_dataset, read_lines
+from recsys.bench.public.data import read_dataset, read_lines
 from recsys.errors import DataError
 
 

@@ -11,13 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from recsys.bench.online_read import bench_online_read
+from recsys.bench.features.online_read import bench_online_read
+from recsys.bench.features.point_in_time import bench_point_in_time
+from recsys.bench.features.random_log import END, Sizes, make_catalogue, make_events
+from recsys.bench.features.stream import Load, bench_stream
 from recsys.bench.own_redis import client_of, own_redis
 from recsys.bench.peers import Peers
-from recsys.bench.point_in_time import bench_point_in_time
-from recsys.bench.random_log import END, Sizes, make_catalogue, make_events
-from recsys.bench.simulate import existing_folder
-from recsys.bench.stream import Load, bench_stream
+from recsys.bench.world.simulate import existing_folder
 from recsys.features.point_in_time import snapshot
 from recsys.online.generations import load_snapshot
 from recsys.progress import Progress

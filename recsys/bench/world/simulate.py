@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from recsys.bench.floor import write_floor
+from recsys.bench.world.floor import write_floor
 from recsys.config import Config, WorldConfig
 from recsys.memory import peak_memory
 from recsys.offline.lake.lake import Lake

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from recsys.bench import simulate as bench
-from recsys.bench.simulate import bench_simulate
+from recsys.bench.world import simulate as bench
+from recsys.bench.world.simulate import bench_simulate
 from recsys.cli import main
 from recsys.progress import Progress
 

@@ -8,20 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.bench import point_in_time
-from recsys.bench.features import bench_features
-from recsys.bench.online_read import bench_online_read
+from recsys.bench.features import point_in_time
+from recsys.bench.features.compare import bench_features
+from recsys.bench.features.online_read import bench_online_read
+from recsys.bench.features.point_in_time import ITEM, counts, write_tables
+from recsys.bench.features.random_log import END, Sizes, make_catalogue, make_events, stream_events
 from recsys.bench.own_redis import client_of, own_redis
 from recsys.bench.peers import Peers
-from recsys.bench.point_in_time import ITEM, counts, write_tables
-from recsys.bench.random_log import END, Sizes, make_catalogue, make_events, stream_events
 from recsys.cli import main
 from recsys.features.point_in_time import snapshot
 from recsys.online.generations import load_snapshot
 from recsys.progress import Progress
 from recsys.types import SECOND
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PEERS = ROOT / ".venv-peers"
 needs_peers = pytest.mark.skipif(not (PEERS / "bin" / "python").exists(), reason="make bench-peers was not run")
 
@@ -71,7 +71,7 @@ def fake_peers(folder, script):
 def test_the_command_prints_every_figure(around, small, capsys, monkeypatch):
     figures = {part: dict.fromkeys(names, 1.5) for part, names in FIGURES.items()}
     asked = []
-    monkeypatch.setattr("recsys.bench.features.bench_features", lambda *words: asked.append(words) or figures)
+    monkeypatch.setattr("recsys.bench.features.compare.bench_features", lambda *words: asked.append(words) or figures)
     with pytest.raises(SystemExit) as end:
         main(["bench", "features", "--scale", "0.5", "--peers", str(around / "peers"), *small, "--json"])
     assert end.value.code == 0

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import redis
 
+from recsys.bench.features.random_log import END
 from recsys.bench.own_redis import OwnRedis
 from recsys.bench.peers import Peers
-from recsys.bench.random_log import END
 from recsys.errors import DependencyError
 from recsys.features import decay
 from recsys.features.point_in_time import Snapshot

@@ -1,0 +1,1 @@
+"""How fast features are built, read and streamed, beside DuckDB, Polars and Feast."""
