@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from recsys import release
 from recsys.config import Config
 from recsys.errors import DependencyError
-from recsys.evaluation.report import evaluate
+from recsys.evaluation.report.report import evaluate
 from recsys.memory import peak_memory
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import TABLES

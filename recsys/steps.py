@@ -10,7 +10,7 @@ from typing import Any
 from recsys import release
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, ReleaseError
-from recsys.evaluation.report import evaluate, over_seeds
+from recsys.evaluation.report.report import evaluate, over_seeds
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import TABLES
 from recsys.online import generations

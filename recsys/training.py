@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from recsys import release
 from recsys.config import Config
-from recsys.evaluation.metrics import ranking_figures
+from recsys.evaluation.metrics.clicks import ranking_figures
 from recsys.features.histories import Clicks
 from recsys.features.point_in_time import snapshot
 from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue

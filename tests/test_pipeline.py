@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.evaluation.material import gather
+from recsys.evaluation.report.material import gather
 from recsys.features.point_in_time import snapshot
 from recsys.online.store import SnapshotStore
 from recsys.pipeline import Recommender

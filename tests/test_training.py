@@ -11,7 +11,7 @@ import pytest
 
 from recsys import release
 from recsys.errors import DataError
-from recsys.evaluation.material import gather
+from recsys.evaluation.report.material import gather
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.offline.logs.labels import Events

@@ -46,7 +46,7 @@ def features_verify(
 ) -> None:  # fmt: skip
     """Serve feeds among events, rebuild every vector from Parquet as of its request, compare value by value."""
     settings = load(config, overrides or ())
-    from recsys.evaluation.verify import verify, verify_logged
+    from recsys.evaluation.skew.verify import verify, verify_logged
     from recsys.progress import Progress
 
     start = time.perf_counter()

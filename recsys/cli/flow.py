@@ -21,7 +21,7 @@ def demo(
     """All of it, from nothing, in an emptied data folder, to served feeds."""
     settings = load(config, overrides or ())
     from recsys.demo import demo as run
-    from recsys.evaluation.report import show
+    from recsys.evaluation.report.report import show
     from recsys.progress import Progress
     from recsys.serving.show import show_feed
 
@@ -93,7 +93,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """The report per stage against baselines and the oracle; simulates and trains first where that was not done."""
     settings = load(config, overrides or ())
-    from recsys.evaluation.report import show
+    from recsys.evaluation.report.report import show
     from recsys.progress import Progress
     from recsys.steps import evaluate_step
 

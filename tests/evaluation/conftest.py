@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.evaluation.material import gather
+from recsys.evaluation.report.material import gather
 
 
 @pytest.fixture(scope="session")

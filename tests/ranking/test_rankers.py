@@ -7,7 +7,7 @@ import worlds
 
 from recsys.config import RankingConfig
 from recsys.errors import DataError
-from recsys.evaluation.metrics import auc
+from recsys.evaluation.metrics.clicks import auc
 from recsys.features.spec import NAMES
 from recsys.ranking.examples import Examples
 from recsys.ranking.rankers import RANKERS, Rankers, fit_rankers

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from recsys.bench.public.data import Dataset, read_dataset
 from recsys.bench.public.models import MODELS, Recommend, batch_size
 from recsys.config import RetrievalConfig
-from recsys.evaluation.topk import found, hit_at, mean_interval, ndcg_at, recall_at
+from recsys.evaluation.metrics.top_k import found, hit_at, mean_interval, ndcg_at, recall_at
 from recsys.progress import Progress, Report
 
 K = 20

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from recsys.bench.public.data import Dataset, Interactions, by_user
 from recsys.config import IdTowersConfig, RetrievalConfig
-from recsys.evaluation.topk import found, recall_at
+from recsys.evaluation.metrics.top_k import found, recall_at
 from recsys.progress import Report
 from recsys.retrieval.sources.neighbours import neighbours
 from recsys.retrieval.towers.id_towers import IdTowers, Log

@@ -26,7 +26,7 @@ from recsys.bench.retrieval.vectors import Vectors
 from recsys.bench.world.simulate import existing_folder
 from recsys.config import Config
 from recsys.errors import DataError
-from recsys.evaluation.material import gather
+from recsys.evaluation.report.material import gather
 from recsys.memory import peak_memory
 from recsys.progress import Progress
 from recsys.retrieval.index import tuner

@@ -12,7 +12,7 @@ from typing import Any
 from recsys.bench.one_core import one_core
 from recsys.bench.retrieval.vectors import halves, users_of
 from recsys.config import Config
-from recsys.evaluation.material import gather
+from recsys.evaluation.report.material import gather
 from recsys.progress import Progress
 from recsys.retrieval.index import tuner
 from recsys.retrieval.index.bitmap import Bitmap

@@ -24,7 +24,7 @@ from recsys.bench.retrieval.vectors import Vectors
 from recsys.bench.world.simulate import existing_folder
 from recsys.config import Config, IndexConfig
 from recsys.errors import DataError
-from recsys.evaluation.material import gather
+from recsys.evaluation.report.material import gather
 from recsys.memory import peak_memory
 from recsys.online.connection.client import connect
 from recsys.online.stream.post_changes import PostChange, PostChanges

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.evaluation.material import Material
+from recsys.evaluation.report.material import Material
 from recsys.progress import Report
 from recsys.retrieval.towers.freshness import MOMENTS, later
 from recsys.training import some_users

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from recsys.bench.world.simulate import existing_folder
 from recsys.config import Config, WorldConfig
-from recsys.evaluation.metrics import auc
+from recsys.evaluation.metrics.clicks import auc
 from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
 from recsys.ranking.rankers import RANKERS

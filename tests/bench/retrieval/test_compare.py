@@ -10,7 +10,7 @@ from recsys.bench.retrieval.compare import at_recall, bench_retrieval
 from recsys.bench.retrieval.live import bench_live
 from recsys.config import IndexConfig
 from recsys.errors import DataError
-from recsys.evaluation.material import gather
+from recsys.evaluation.report.material import gather
 from recsys.progress import Progress
 from recsys.retrieval.index.fast_lists import inverted_file
 from recsys.retrieval.index.index import PostIndex

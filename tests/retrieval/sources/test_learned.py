@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import ReleaseError
-from recsys.evaluation.material import gather
+from recsys.evaluation.report.material import gather
 from recsys.offline.logs.labels import CLICK
 from recsys.retrieval.sources.learned import LearnedSources
 

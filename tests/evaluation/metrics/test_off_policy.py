@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.config import WorldConfig
-from recsys.evaluation.off_policy import importance_weights, inverse_propensity, self_normalised
+from recsys.evaluation.metrics.off_policy import importance_weights, inverse_propensity, self_normalised
 from recsys.offline.catalogue.catalogue import lookup
 from recsys.offline.lake.lake import Lake
 from recsys.types import HOUR

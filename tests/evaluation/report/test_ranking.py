@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recsys.evaluation.ranking import ranking_report
+from recsys.evaluation.report.ranking import ranking_report
 from recsys.ranking import examples as examples_module
 from recsys.ranking.examples import build_examples
 

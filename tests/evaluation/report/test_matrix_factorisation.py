@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.config import IdTowersConfig
-from recsys.evaluation.matrix_factorisation import MatrixFactorisation
+from recsys.evaluation.report.matrix_factorisation import MatrixFactorisation
 from recsys.features.histories import Clicks
 from recsys.retrieval.index.bitmap import Bitmap
 

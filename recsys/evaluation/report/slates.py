@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from recsys.evaluation.material import Material
-from recsys.evaluation.metrics import bootstrap_over_users
+from recsys.evaluation.metrics.clicks import bootstrap_over_users
+from recsys.evaluation.report.material import Material
 from recsys.features.point_in_time import snapshot
 from recsys.offline.logs.labels import CLICK
 from recsys.online.store import SnapshotStore

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recsys.evaluation.slates import ROWS, _allowed, _by_popularity, _draw, _returned, slate_report
+from recsys.evaluation.report.slates import ROWS, _allowed, _by_popularity, _draw, _returned, slate_report
 from recsys.features.point_in_time import snapshot
 from recsys.online.store import SnapshotStore
 from recsys.pipeline import Recommender

@@ -7,7 +7,7 @@ import pytest
 
 from recsys import release
 from recsys.errors import DataError, ReleaseError
-from recsys.evaluation.material import gather
+from recsys.evaluation.report.material import gather
 from recsys.offline.lake.lake import Lake
 from recsys.types import HOUR, SECOND
 

@@ -22,8 +22,8 @@ from pyarrow import fs
 from recsys import release
 from recsys.config import Config
 from recsys.errors import DependencyError
-from recsys.evaluation.skew import catalogue_for, compare, rebuilt, served
-from recsys.evaluation.traffic import Sent, drive
+from recsys.evaluation.skew.skew import catalogue_for, compare, rebuilt, served
+from recsys.evaluation.skew.traffic import Sent, drive
 from recsys.features.point_in_time import snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from rich.console import Console
 
-from recsys.evaluation.report import evaluate, over_seeds, show
+from recsys.evaluation.report.report import evaluate, over_seeds, show
 from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.config import Config
-from recsys.evaluation.material import gather
-from recsys.evaluation.ranking import ranking_report
-from recsys.evaluation.retrieval import retrieval_report
-from recsys.evaluation.slates import slate_report
+from recsys.evaluation.report.material import gather
+from recsys.evaluation.report.ranking import ranking_report
+from recsys.evaluation.report.retrieval import retrieval_report
+from recsys.evaluation.report.slates import slate_report
 from recsys.progress import Progress
 
 

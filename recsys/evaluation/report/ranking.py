@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from recsys.evaluation.material import Material
-from recsys.evaluation.metrics import auc_by_rank, bootstrap_over_users, dense_ranks, ranking_figures
+from recsys.evaluation.metrics.clicks import auc_by_rank, bootstrap_over_users, dense_ranks, ranking_figures
+from recsys.evaluation.report.material import Material
 from recsys.ranking.examples import build_examples
 from recsys.ranking.rankers import RANKERS
 from recsys.types import Doubles, Ids

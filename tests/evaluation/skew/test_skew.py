@@ -13,9 +13,9 @@ from recsys import release
 from recsys.cli import app
 from recsys.config import Config
 from recsys.errors import DataError
-from recsys.evaluation import skew, verify
-from recsys.evaluation.skew import Served, catalogue_for, compare, differences, rebuilt, served
-from recsys.evaluation.traffic import Sent
+from recsys.evaluation.skew import skew, verify
+from recsys.evaluation.skew.skew import Served, catalogue_for, compare, differences, rebuilt, served
+from recsys.evaluation.skew.traffic import Sent
 from recsys.features import assemble, point_in_time
 from recsys.features.spec import AUTHOR, NAMES, RATES, TOPIC, WEEK
 from recsys.offline.catalogue.catalogue import Catalogue

@@ -4,7 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from recsys.evaluation.retrieval import ROWS, _Trends, retrieval_report
+from recsys.evaluation.report.retrieval import ROWS, _Trends, retrieval_report
 from recsys.offline.logs.labels import CLICK
 from recsys.online.rows import trending
 from recsys.progress import Progress

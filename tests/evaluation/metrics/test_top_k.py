@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.evaluation.topk import found, hit_at, mean_interval, ndcg_at, recall_at
+from recsys.evaluation.metrics.top_k import found, hit_at, mean_interval, ndcg_at, recall_at
 
 YES, NO = True, False
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
-from recsys.evaluation.metrics import (
+from recsys.evaluation.metrics.clicks import (
     auc,
     auc_by_rank,
     bootstrap_over_users,

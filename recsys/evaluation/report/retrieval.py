@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from recsys.evaluation.material import RANDOM_POLICY, Material
-from recsys.evaluation.matrix_factorisation import MatrixFactorisation
-from recsys.evaluation.metrics import bootstrap_over_users
+from recsys.evaluation.metrics.clicks import bootstrap_over_users
+from recsys.evaluation.report.material import RANDOM_POLICY, Material
+from recsys.evaluation.report.matrix_factorisation import MatrixFactorisation
 from recsys.features.histories import Clicks
 from recsys.offline.logs.labels import CLICK, Exposures
 from recsys.online.rows import trending

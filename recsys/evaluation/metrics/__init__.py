@@ -1,0 +1,1 @@
+"""Metrics as functions of arrays; none knows models, stores or the world."""

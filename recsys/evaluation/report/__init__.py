@@ -1,0 +1,1 @@
+"""The report, one module per stage: retrieval, ranking, slates."""
