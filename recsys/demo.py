@@ -25,7 +25,7 @@ from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import TABLES
 from recsys.online.connection.client import connect
 from recsys.progress import Progress
-from recsys.serving.server import running_server
+from recsys.serving.processes.server import running_server
 from recsys.steps import refuse_foreign_logs, simulate_step
 from recsys.training import train
 

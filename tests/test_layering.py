@@ -101,7 +101,7 @@ def test_every_sub_folder_says_what_is_inside(folder):
         ("import numpy\nfrom recsys.types import Rows", {"types"}),
         ("def late():\n    from recsys.world.world import World", {"world"}),
         ("from recsys import release, pipeline", {"release", "pipeline"}),
-        ("import recsys.serving.app as app", {"serving"}),
+        ("import recsys.serving.http.app as app", {"serving"}),
         ("from . import metrics", {"evaluation"}),
         ("from ..world import choice", {"world"}),
         ("import importlib\nimportlib.import_module('recsys.world.behaviour.choice')", {"world"}),

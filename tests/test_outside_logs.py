@@ -14,7 +14,7 @@ from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.online.connection.client import connect
 from recsys.progress import Progress
-from recsys.serving.loading import open_service
+from recsys.serving.processes.loading import open_service
 from recsys.steps import evaluate_step, simulate_step
 from recsys.training import train
 from recsys.types import DAY, HOUR

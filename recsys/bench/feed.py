@@ -22,8 +22,8 @@ from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
 from recsys.pipeline import Recommender
 from recsys.progress import Progress
-from recsys.serving.loading import open_service
-from recsys.serving.server import running_server
+from recsys.serving.processes.loading import open_service
+from recsys.serving.processes.server import running_server
 from recsys.types import FeedRequest
 
 _LIMIT = 20

@@ -30,7 +30,7 @@ def bench_feed(
 ) -> None:  # fmt: skip
     """Milliseconds per feed, by stage and over HTTP, beside the floor."""
     settings = load(config, overrides or ())
-    from recsys.serving.processes import limit_threads
+    from recsys.serving.processes.children import limit_threads
 
     limit_threads(settings.serving.n_threads)
     from recsys.bench.feed import bench_feed as run

@@ -31,7 +31,7 @@ def erase(
     from recsys.online.connection.client import connect
     from recsys.progress import Progress
     from recsys.serving.erasing import erase as run
-    from recsys.serving.timing import service_clock
+    from recsys.serving.processes.clock_choice import service_clock
 
     try:
         to_int64(user)

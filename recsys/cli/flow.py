@@ -111,7 +111,7 @@ def serve(
     """Answer feeds over HTTP until Ctrl-C; the stream's consumer runs beside it."""
     more = [f"serving.port={port}"] * (port is not None) + [f"serving.workers={workers}"] * (workers is not None)
     settings = load(config, [*(overrides or ()), *more])
-    from recsys.serving.server import serve as run
+    from recsys.serving.processes.server import serve as run
 
     run(settings, announce=lambda url: print(f"serving at {url}", file=sys.stderr, flush=True))
 
@@ -121,7 +121,7 @@ def consume(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None) ->
     settings = load(config, overrides or ())
     import threading
 
-    from recsys.serving.consuming import consume as run
+    from recsys.serving.processes.consuming import consume as run
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -136,9 +136,9 @@ def feed(
 ) -> None:  # fmt: skip
     """One feed, readable, with reasons."""
     settings = load(config, overrides or ())
-    from recsys.serving.loading import open_service
+    from recsys.serving.http.wire import encode
+    from recsys.serving.processes.loading import open_service
     from recsys.serving.show import show_feed
-    from recsys.serving.wire import encode
 
     service = open_service(settings)
     try:

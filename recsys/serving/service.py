@@ -23,9 +23,9 @@ from recsys.online.store import RedisStore
 from recsys.online.stream import records
 from recsys.online.stream.lag import read_lag
 from recsys.online.stream.log import EventStream
-from recsys.serving.cursor import Cursors, grow
-from recsys.serving.metrics import Metrics
-from recsys.serving.wire import Rejected, feed_body, parse_events
+from recsys.serving.http.cursor import Cursors, grow
+from recsys.serving.http.metrics import Metrics
+from recsys.serving.http.wire import Rejected, feed_body, parse_events
 from recsys.types import FeedRequest, Shown, Slate
 
 POLICY = "full"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from recsys.config import Config
-from recsys.serving.server import running_server
+from recsys.serving.processes.server import running_server
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """A small catalogue, a real Redis, and a service over HTTP; the parts are in `small_service`."""
 
 import pytest
-from small_service import NewestFirst, load_nothing, make_catalogue, make_service, served
 
 from recsys.config import OnlineConfig
 from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
+
+from .small_service import NewestFirst, load_nothing, make_catalogue, make_service, served
 
 
 @pytest.fixture(scope="session")

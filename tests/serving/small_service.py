@@ -22,9 +22,9 @@ from recsys.offline.lake.lake import Lake
 from recsys.online.clock import Clock
 from recsys.online.store import RedisStore, load_snapshot
 from recsys.online.stream.log import RedisStream
-from recsys.serving import server
-from recsys.serving.app import create_app
-from recsys.serving.cursor import KEY_BYTES, Cursors
+from recsys.serving.http.app import create_app
+from recsys.serving.http.cursor import KEY_BYTES, Cursors
+from recsys.serving.processes import server
 from recsys.serving.service import Service
 from recsys.types import Candidates, Context, Slate, Source
 

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import pytest
 from pyarrow import fs
 from rich.console import Console
-from small_service import WORLD_END, make_service, served
 
 from recsys import release
 from recsys.cli import main
@@ -36,10 +35,12 @@ from recsys.online.tombstones import read_erased
 from recsys.progress import Progress
 from recsys.serving import erasing
 from recsys.serving.erasing import Receipt, erase
-from recsys.serving.server import running_server
-from recsys.serving.timing import service_clock
+from recsys.serving.processes.clock_choice import service_clock
+from recsys.serving.processes.server import running_server
 from recsys.steps import simulate_step
 from recsys.training import train
+
+from .small_service import WORLD_END, make_service, served
 
 TABLES = ("users", "follows", "blocks", "requests", "returned", "impressions", "actions", "ids")
 ANN = to_int64("Ann")

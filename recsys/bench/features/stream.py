@@ -37,7 +37,7 @@ from recsys.online.store import RedisStore
 from recsys.online.stream.log import RedisStream, position
 from recsys.online.stream.records import Event
 from recsys.progress import Report
-from recsys.serving import processes
+from recsys.serving.processes import children
 from recsys.types import SECOND
 
 PRODUCED_PER_S = 2000
@@ -127,15 +127,15 @@ def _consumer(url: str, folder: Path, core: int) -> Iterator[Running]:
     began, other_end = Pipe(duplex=False)
     with began:
         with other_end:
-            process = processes.start(_consume, url, folder, core, other_end)
+            process = children.start(_consume, url, folder, core, other_end)
         try:
             yield Running(_received(began, "consumer"), int(process.pid or 0))
         finally:
-            processes.stop(process)
+            children.stop(process)
 
 
 def _consume(url: str, folder: Path, core: int, began: PipeEnd) -> None:
-    processes.follow_parent()
+    children.follow_parent()
     os.sched_setaffinity(0, [core])
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
@@ -149,7 +149,7 @@ def _consume(url: str, folder: Path, core: int, began: PipeEnd) -> None:
 
 def _produce(url: str, folder: Path, sizes: Sizes, now: int, began: PipeEnd) -> None:
     """Append steadily until SIGTERM."""
-    processes.follow_parent()
+    children.follow_parent()
     own = OwnRedis(url, 0, "", 0)
     with client_of(own) as client:
         catalogue, stream = Catalogue.load(folder / "catalogue"), RedisStream(client, own.config)
@@ -172,7 +172,7 @@ def _latencies(
     spent: list[float] = []
     with began:
         with other_end:
-            producer = processes.start(_produce, own.url, folder, sizes, now, other_end)
+            producer = children.start(_produce, own.url, folder, sizes, now, other_end)
         try:
             _received(began, "producer")
             start = time.monotonic()
@@ -185,7 +185,7 @@ def _latencies(
                     f"the producer must append for {load.seconds} s, ended with exit code {producer.exitcode}"
                 )
         finally:
-            processes.stop(producer)
+            children.stop(producer)
     return spent
 
 

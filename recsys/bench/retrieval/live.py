@@ -33,7 +33,7 @@ from recsys.retrieval.index import tuner
 from recsys.retrieval.index.live.live import LiveIndex
 from recsys.retrieval.index.live.segment import Segment, current
 from recsys.retrieval.towers.freshness import N_PACES
-from recsys.serving.processes import follow_parent
+from recsys.serving.processes.children import follow_parent
 from recsys.types import Floats, Ids
 
 _COME_EVERY_S, _GONE_EVERY_S = 0.02, 0.05

@@ -34,7 +34,7 @@ from recsys.online.generations import current
 from recsys.online.store import load_snapshot
 from recsys.online.stream.log import RedisStream
 from recsys.progress import Progress, Report
-from recsys.serving.server import running_server
+from recsys.serving.processes.server import running_server
 
 FEED_SIZE = 20
 EVENTS_PER_REQUEST = 10

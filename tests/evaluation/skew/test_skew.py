@@ -23,7 +23,7 @@ from recsys.offline.lake.lake import Lake
 from recsys.online.connection.client import connect
 from recsys.progress import Progress
 from recsys.ranking import examples
-from recsys.serving.server import running_server
+from recsys.serving.processes.server import running_server
 from recsys.types import HOUR
 
 N_REQUESTS = 40

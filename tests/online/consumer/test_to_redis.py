@@ -32,7 +32,7 @@ from recsys.online.stream.lag import read_lag
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import Entry, Event
 from recsys.online.tombstones import mark_erased, read_erased
-from recsys.serving.consuming import CurrentCatalogue, consume
+from recsys.serving.processes.consuming import CurrentCatalogue, consume
 
 from ..conftest import START
 

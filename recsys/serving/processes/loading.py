@@ -15,10 +15,10 @@ from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
 from recsys.online.stream.log import RedisStream
 from recsys.pipeline import Recommender
-from recsys.serving.cursor import Cursors, read_key
 from recsys.serving.erasing import erase
+from recsys.serving.http.cursor import Cursors, read_key
+from recsys.serving.processes.clock_choice import is_on_logs, service_clock
 from recsys.serving.service import Service
-from recsys.serving.timing import is_on_logs, service_clock
 
 
 def open_service(config: Config, verify: bool = True) -> Service:

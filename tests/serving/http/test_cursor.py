@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError, RequestError
-from recsys.serving.cursor import KEPT, KEY_BYTES, Cursors, grow, read_key
+from recsys.serving.http.cursor import KEPT, KEY_BYTES, Cursors, grow, read_key
 from recsys.types import SECOND, Shown
 
 NOW = 1_768_780_800_000_000
@@ -104,7 +104,9 @@ def test_the_key_is_made_once_and_only_its_owner_can_read_it(tmp_path):
 
 def test_workers_that_start_together_share_one_key(tmp_path):
     path = tmp_path / "cursor.key"
-    code = "from recsys.serving.cursor import read_key; sys.stdin.read(1); print(read_key(Path(sys.argv[1])).hex())"
+    code = (
+        "from recsys.serving.http.cursor import read_key; sys.stdin.read(1); print(read_key(Path(sys.argv[1])).hex())"
+    )
     code = f"import sys; from pathlib import Path; {code}"
     workers = [
         subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -26,9 +26,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.errors import RecsysError, RequestError
 from recsys.serving.erasing import Receipt
-from recsys.serving.metrics import Metrics
+from recsys.serving.http.metrics import Metrics
+from recsys.serving.http.wire import MAX_BODY_BYTES, Feed, encode
 from recsys.serving.service import Service
-from recsys.serving.wire import MAX_BODY_BYTES, Feed, encode
 
 log = logging.getLogger(__name__)
 

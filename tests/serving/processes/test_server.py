@@ -7,7 +7,7 @@ import pytest
 from recsys import release
 from recsys.config import Config, OnlineConfig, ServingConfig
 from recsys.errors import ConfigError, DependencyError, ReleaseError
-from recsys.serving import server
+from recsys.serving.processes import server
 
 
 def config(tmp_path, **serving):

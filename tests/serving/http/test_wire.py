@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import RequestError
 from recsys.offline.catalogue.ids import to_int64
-from recsys.serving.wire import MAX_EVENTS, parse_events
+from recsys.serving.http.wire import MAX_EVENTS, parse_events
 from recsys.types import HOUR, SECOND
 
 NOW = 1_768_780_800_000_000  # 2026-01-19 00:00 UTC

@@ -6,14 +6,15 @@ import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from small_service import N_POSTS, make_service, served
 
 from recsys.config import OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.online import keys
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import decode
-from recsys.serving.wire import MAX_BODY_BYTES, Feed
+from recsys.serving.http.wire import MAX_BODY_BYTES, Feed
+
+from ..small_service import N_POSTS, make_service, served
 
 
 def feed(http, user="1", **query):

@@ -4,7 +4,6 @@ import threading
 import time
 
 import pytest
-from small_service import NewestFirst, load_nothing, make_service, served
 
 from recsys import release
 from recsys.config import Config, OnlineConfig
@@ -12,8 +11,10 @@ from recsys.features.spec import POST
 from recsys.offline.lake.lake import Lake
 from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
-from recsys.serving.consuming import consume
+from recsys.serving.processes.consuming import consume
 from recsys.types import HOUR
+
+from ..small_service import NewestFirst, load_nothing, make_service, served
 
 
 @pytest.fixture

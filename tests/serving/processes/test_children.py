@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.serving import processes
+from recsys.serving.processes import children
 
 
 def wait_for(condition, seconds=20.0):
@@ -31,7 +31,7 @@ def alive(pid):
 
 def note_and_wait(folder):
     """A child: leaves its process id in the folder and stays."""
-    processes.follow_parent()
+    children.follow_parent()
     (folder / f".{os.getpid()}").touch()
     (folder / f".{os.getpid()}").rename(folder / str(os.getpid()))
     time.sleep(60)
@@ -47,7 +47,7 @@ def pids(folder):
 
 
 def test_a_child_lives_as_long_as_the_block(tmp_path):
-    with processes.kept_alive("sleeper", note_and_wait, tmp_path):
+    with children.kept_alive("sleeper", note_and_wait, tmp_path):
         (pid,) = wait_for(lambda: pids(tmp_path))
         assert alive(pid)
     assert not alive(pid)
@@ -55,7 +55,7 @@ def test_a_child_lives_as_long_as_the_block(tmp_path):
 
 def test_a_child_goes_also_when_the_block_is_interrupted(tmp_path):
     def work():
-        with processes.kept_alive("sleeper", note_and_wait, tmp_path):
+        with children.kept_alive("sleeper", note_and_wait, tmp_path):
             wait_for(lambda: pids(tmp_path))
             raise KeyboardInterrupt
 
@@ -65,8 +65,8 @@ def test_a_child_goes_also_when_the_block_is_interrupted(tmp_path):
 
 
 def test_a_killed_child_is_started_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "RESTART_S", 0.01)
-    with processes.kept_alive("sleeper", note_and_wait, tmp_path):
+    monkeypatch.setattr(children, "RESTART_S", 0.01)
+    with children.kept_alive("sleeper", note_and_wait, tmp_path):
         (first,) = wait_for(lambda: pids(tmp_path))
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: len(pids(tmp_path)) == 2)
@@ -74,28 +74,28 @@ def test_a_killed_child_is_started_again(tmp_path, monkeypatch):
 
 
 def test_a_child_that_does_not_listen_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "STOP_S", 0.2)
-    child = processes.start(deaf, tmp_path)
+    monkeypatch.setattr(children, "STOP_S", 0.2)
+    child = children.start(deaf, tmp_path)
     (pid,) = wait_for(lambda: pids(tmp_path))
-    processes.stop(child)
+    children.stop(child)
     assert not alive(pid)
 
 
 def test_ctrl_c_does_not_reach_a_child(tmp_path):
-    child = processes.start(note_and_wait, tmp_path)
+    child = children.start(note_and_wait, tmp_path)
     os.kill(child.pid, signal.SIGINT)  # also while it is still starting
     (pid,) = wait_for(lambda: pids(tmp_path))
     os.kill(pid, signal.SIGINT)
     time.sleep(0.1)
     assert alive(pid)
-    processes.stop(child)
+    children.stop(child)
 
 
 PARENT = """
     import sys, time
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
-    from recsys.serving import processes
+    from recsys.serving.processes import children
     from test_processes import note_and_wait
 
     if __name__ == "__main__":
@@ -108,7 +108,7 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path):
     script, folder = tmp_path / "parent.py", tmp_path / "pids"
     script.write_text(textwrap.dedent(PARENT))
     folder.mkdir()
-    with subprocess.Popen([sys.executable, script, folder, Path(__file__).parent]) as parent:
+    with subprocess.Popen([sys.executable, script, folder, Path(__file__).parent.parent]) as parent:
         (pid,) = wait_for(lambda: pids(folder))
         parent.kill()
     assert wait_for(lambda: not alive(pid))
@@ -120,6 +120,6 @@ def test_thread_limits_reach_children_and_the_blas_already_loaded(monkeypatch):
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         monkeypatch.setenv(name, "7")
     with threadpoolctl.threadpool_limits():
-        processes.limit_threads(1)
+        children.limit_threads(1)
         assert os.environ["OMP_NUM_THREADS"] == os.environ["NUMBA_NUM_THREADS"] == "1"
         assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"} == {1}

@@ -31,7 +31,7 @@ from recsys import release
 from recsys.config import Config, ServingConfig
 from recsys.errors import ConfigError, DependencyError, RecsysError
 from recsys.online.connection.client import connect
-from recsys.serving import processes
+from recsys.serving.processes import children
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ def serve(config: Config, announce: Callable[[str], None] | None = None, listene
             # Held so that a server of our own lives as long as this block. The children join it by themselves instead
             # of taking its address: should this process be killed, the last of them stops it.
             stack.enter_context(connect(config.online, config.data_dir))
-            processes.limit_threads(config.serving.n_threads)
-            stack.enter_context(processes.kept_alive("consumer", _consume, config.model_dump_json()))
+            children.limit_threads(config.serving.n_threads)
+            stack.enter_context(children.kept_alive("consumer", _consume, config.model_dump_json()))
             if announce is not None:
                 stack.enter_context(_announced(base_url(listener), announce))
             _run_workers(config, listener)
@@ -83,7 +83,7 @@ def running_server(config: Config) -> Iterator[str]:
         # Ours are closed once the child has its own: when it ends, its port and its end of the pipe end with it.
         with bind(config.serving) as listener, other_end:
             url = base_url(listener)
-            process = processes.start(_serve_and_report, config.model_dump_json(), listener, other_end)
+            process = children.start(_serve_and_report, config.model_dump_json(), listener, other_end)
         try:
             problem = f"it was not ready within {START_S:.0f} s"
             if report.poll(START_S):
@@ -95,7 +95,7 @@ def running_server(config: Config) -> Iterator[str]:
                 raise DependencyError(f"the server did not start: {problem}")
             yield url
         finally:
-            processes.stop(process)
+            children.stop(process)
 
 
 def bind(config: ServingConfig) -> socket.socket:
@@ -173,15 +173,15 @@ def _run_workers(config: Config, listener: socket.socket) -> None:
 
 def _app(config_json: str) -> FastAPI:
     # Imported here: these load the models' libraries, which read their number of threads when they are loaded.
-    from recsys.serving.app import create_app
-    from recsys.serving.loading import open_service
+    from recsys.serving.http.app import create_app
+    from recsys.serving.processes.loading import open_service
 
     return create_app(open_service(Config.model_validate_json(config_json), verify=False))
 
 
 def _worker_app(config_json: str) -> FastAPI:
     """`_app` in a process of its own; a reason not to start is one sentence and an exit code that ends the others."""
-    processes.follow_parent()
+    children.follow_parent()
     try:
         return _app(config_json)
     except RecsysError as error:
@@ -191,7 +191,7 @@ def _worker_app(config_json: str) -> FastAPI:
 
 def _serve_and_report(config_json: str, listener: socket.socket, report: PipeEnd) -> None:
     """`serve` in a child of `running_server`: an empty message says ready, any other why not."""
-    processes.follow_parent()
+    children.follow_parent()
     try:
         serve(Config.model_validate_json(config_json), lambda _: report.send(""), listener)
     except RecsysError as error:
@@ -200,10 +200,10 @@ def _serve_and_report(config_json: str, listener: socket.socket, report: PipeEnd
 
 def _consume(config_json: str) -> None:
     """The consumer in a process of its own, until SIGTERM."""
-    processes.follow_parent()
+    children.follow_parent()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    from recsys.serving.consuming import consume
+    from recsys.serving.processes.consuming import consume
 
     try:
         consume(Config.model_validate_json(config_json), stop)

@@ -1,0 +1,1 @@
+"""The processes: uvicorn workers, the consumer beside them, and what each loads at its start."""
