@@ -288,12 +288,13 @@ def test_a_post_that_changes_over_and_over_is_found_in_every_search():
     index_has_begun.set()
     thread = threading.Thread(target=search)
     thread.start()
-    for number in range(3, 6000):
+    number = 3
+    while number < 6000 or searches[0] <= 10:
         post = 7 + number % 2
         index.apply(PostChange(f"{number}-0", post, best[post]))
+        number += 1
     stop.set()
     thread.join()
-    assert searches[0] > 10
     assert not failures
 
 
