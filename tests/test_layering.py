@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "recsys"
 
 LAYERS = (
     ("errors", "types", "config"),
-    ("progress", "memory", "kernel_cache"),
+    ("progress", "memory", "kernel_cache", "hashing", "lookup"),
     ("offline",),
     ("world",),
     ("features",),

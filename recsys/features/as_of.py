@@ -15,11 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from queue import SimpleQueue
 
+import numba
 import numpy as np
 
 from recsys.features.decay import JIT, run
 from recsys.features.spec import Entity
+from recsys.hashing import mix64
 from recsys.types import Doubles, Ids, Rows, Times
+
+_mix64 = numba.extending.register_jitable(mix64)
 
 ROUND_ROWS = 1 << 23
 """Rows a thread works on at a time, 32 bytes each. The memory beyond input and output is this times the threads, and
@@ -88,11 +92,8 @@ def _buckets(key: Ids, n_buckets: int, n_threads: int, pool: ThreadPoolExecutor)
 
 @JIT
 def _hash(key):  # type: ignore[no-untyped-def]
-    """32 well-mixed bits (splitmix64's finaliser)."""
-    x = np.uint64(key)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.int64((x ^ (x >> np.uint64(31))) >> np.uint64(32))
+    """32 well-mixed bits."""
+    return np.int64(_mix64(np.uint64(key)) >> np.uint64(32))
 
 
 @JIT

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from recsys.lookup import lookup
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.schemas import MEDIA_TYPES
 from recsys.types import Floats, Ids, Mask, Rows
@@ -29,11 +30,11 @@ def follow_crosses(
     follower = np.repeat(np.arange(len(n_followed), dtype=np.int64), n_followed)
     pair = follower * n_authors + follows
     author, topic = (np.where(post_row >= 0, c[post_row], -1) for c in (catalogue.author, catalogue.likely_topic))
-    follows_author = _contains(pair, user * n_authors + author) & (author >= 0)
+    follows_author = (lookup(pair, user * n_authors + author) >= 0) & (author >= 0)
     of_topic, n_of_topic = np.unique(follower * n_topics + catalogue.author_topic[follows] + 1, return_counts=True)
     wanted = user * n_topics + topic + 1
     share = np.where((topic >= 0) & (n_followed[user] > 0), np.float32(0), np.float32(np.nan))
-    found = _contains(of_topic, wanted) & (topic >= 0)
+    found = (lookup(of_topic, wanted) >= 0) & (topic >= 0)
     share[found] = n_of_topic[np.searchsorted(of_topic, wanted[found])] / n_followed[user[found]]
     return follows_author, share
 
@@ -68,11 +69,3 @@ def _share(history: Rows, kind_of_post: Rows, n_kinds: int, request: Rows, post_
     wanted = np.where(post_row >= 0, kind_of_post[post_row], -1)
     chosen: Floats = shares[request, wanted + 1].astype(np.float32)
     return chosen
-
-
-def _contains(ascending: Ids, values: Ids) -> Mask:
-    if not len(ascending):
-        return np.zeros(len(values), bool)
-    place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    found: Mask = ascending[place] == values
-    return found

@@ -16,6 +16,7 @@ import numpy as np
 from recsys.features.as_of import as_of
 from recsys.features.decay import States, advance
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
+from recsys.lookup import lookup
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.logs.labels import CLICK, Events
 from recsys.types import Doubles, Ids, Rows, Times
@@ -92,7 +93,7 @@ def snapshot(catalogue: Catalogue, events: Events, n_threads: int) -> Snapshot:
         kept = (entity.action_rows[events.action] >= 0) & (event_keys >= 0)
         keys = np.unique(event_keys[kept])
         states = States.zeros(len(keys), entity)
-        advance(states, entity, _rows_of(keys, event_keys), events.time, events.action)
+        advance(states, entity, lookup(keys, event_keys), events.time, events.action)
         return keys, states
 
     built = _per_entity(build, n_threads)
@@ -105,13 +106,6 @@ def snapshot(catalogue: Catalogue, events: Events, n_threads: int) -> Snapshot:
         click_post=events.post_row[order],
         click_time=events.time[order],
     )
-
-
-def _rows_of(sorted_keys: Ids, keys: Ids) -> Ids:
-    if not len(sorted_keys):
-        return np.full(len(keys), -1, np.int64)
-    place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return np.where(sorted_keys[place] == keys, place, -1)
 
 
 def _per_entity(build: Callable[[Entity], T], n_threads: int) -> dict[str, T]:

@@ -7,11 +7,11 @@ not know how counters are stored or computed.
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
+from recsys.hashing import hash_text
 from recsys.offline.lake.schemas import MEDIA_TYPES
 from recsys.offline.logs.labels import ACTIONS
 from recsys.types import DAY, HOUR, SECOND, Doubles, Rows
@@ -222,4 +222,4 @@ def fingerprint() -> int:
     """A positive int64 of everything that readers and writers of feature rows must agree on."""
     fixed = (PRIOR_IMPRESSIONS, PRIOR_RATE, LEAST_CLICKS, MAX_QUANTILES, MAX_CATEGORIES, CATEGORICAL, MEDIA_TYPES)
     text = repr((ROW_FORMAT, FORMULAS, ENTITIES, FEATURES, *fixed))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return hash_text(text)

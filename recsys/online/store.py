@@ -26,7 +26,8 @@ from recsys.features import decay
 from recsys.features.decay import States
 from recsys.features.point_in_time import Snapshot, entity_keys
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
-from recsys.offline.catalogue.catalogue import Catalogue, lookup
+from recsys.lookup import lookup
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
 from recsys.online.connection.commands import read_together, send, send_packed, send_together
 from recsys.online.connection.parse import broken, number, stream_id, wrong_type

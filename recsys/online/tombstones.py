@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import redis
 
+from recsys.lookup import lookup
 from recsys.online import keys
 from recsys.online.connection.commands import send, send_together
 from recsys.online.connection.parse import number
@@ -47,10 +48,10 @@ class Erased(NamedTuple):
             time: min(event_time, ingest_time) of an event, `now` of a returned record, microseconds, (M,).
         """
         user_id, time = np.asarray(user_id, np.int64), np.asarray(time, np.int64)
+        place = lookup(self.user_id, user_id)
         if not len(self.user_id):
-            return np.zeros(len(user_id), bool)
-        place = np.minimum(np.searchsorted(self.user_id, user_id), len(self.user_id) - 1)
-        return np.asarray((self.user_id[place] == user_id) & (time <= self.until[place]))
+            return place >= 0
+        return np.asarray((place >= 0) & (time <= self.until[place]))
 
 
 def read_erased(client: redis.Redis) -> Erased:

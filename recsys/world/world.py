@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 
 from recsys.config import WorldConfig
 from recsys.errors import DataError
-from recsys.offline.catalogue.catalogue import lookup
+from recsys.lookup import lookup
 from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import Doubles, Ids, Mask, Rows
 from recsys.world.behaviour.choice import (

@@ -16,7 +16,8 @@ from recsys.errors import DataError, DependencyError
 from recsys.features import decay
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import AUTHOR, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
-from recsys.offline.catalogue.catalogue import Catalogue, lookup
+from recsys.lookup import lookup
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
 from recsys.online.connection.commands import send
 from recsys.online.generations import clear

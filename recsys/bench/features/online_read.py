@@ -23,7 +23,8 @@ from recsys.errors import DependencyError
 from recsys.features import decay
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import POST, USER, Entity
-from recsys.offline.catalogue.catalogue import Catalogue, lookup
+from recsys.lookup import lookup
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online.store import CountsRead, RedisStore, SnapshotStore
 from recsys.progress import Report
 from recsys.types import SECOND, Doubles, Ids, Rows

@@ -23,7 +23,9 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from recsys.errors import DataError
-from recsys.offline.catalogue.text_hashes import duplicate_groups, stable_key, tokens_of
+from recsys.hashing import hash_text
+from recsys.lookup import lookup
+from recsys.offline.catalogue.text_hashes import duplicate_groups, tokens_of
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import MEDIA_TYPES
 from recsys.types import Ids, Mask, Rows, Times
@@ -165,7 +167,7 @@ class Catalogue:
     @cached_property
     def topic_keys(self) -> Ids:
         """A number for each topic that stays the same in every catalogue, (T,); rows in Redis are keyed by it."""
-        return np.array([stable_key(name) for name in self.topics], np.int64)
+        return np.array([hash_text(name) for name in self.topics], np.int64)
 
     def save(self, folder: Path) -> None:
         """Write one `.npy` per array, strings as Arrow files, the names of rows as JSON."""
@@ -292,15 +294,6 @@ def build_catalogue(lake: Lake, mentioned_posts: Ids, mentioned_users: Ids) -> C
         user_name=names("user", user_id),
         n_id_only_posts=len(id_only),
     )
-
-
-def lookup(sorted_ids: Ids, ids: ArrayLike) -> Rows:
-    """Places of `ids` in an ascending array, -1 where absent."""
-    ids = np.asarray(ids, np.int64)
-    if not len(sorted_ids):
-        return np.full(ids.shape, -1, np.int32)
-    place = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
-    return np.where(sorted_ids[place] == ids, place, -1).astype(np.int32)
 
 
 def _save_columns(path: Path, **columns: pa.Array) -> None:

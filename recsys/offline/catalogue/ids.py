@@ -7,10 +7,10 @@ the same number again. It does not know which ids exist.
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 from recsys.errors import RequestError
+from recsys.hashing import hash_text
 
 MAX_ID_CHARACTERS = 200
 
@@ -26,6 +26,4 @@ def to_int64(text: str) -> int:
         raise RequestError(f"an id must have 1 to {MAX_ID_CHARACTERS} characters, got {len(text)}")
     if _DECIMAL.fullmatch(text) and -(2**63) <= int(text) < 2**63:
         return int(text)
-    return -1 - (
-        int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") >> 1
-    )
+    return -1 - hash_text(text)

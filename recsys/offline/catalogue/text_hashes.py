@@ -6,13 +6,11 @@ hashes of its own id instead, so that a model can tell it from others. It does n
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from recsys.hashing import GOLDEN_GAMMA, hash_text, mix64
 from recsys.types import Ids, Rows
 
 N_TOKENS = 12
@@ -22,26 +20,13 @@ N_ID_TOKENS = 2
 """Hashes of its id that a post without words has: two posts that share one bucket rarely share both."""
 
 
-def stable_key(name: str) -> int:
-    """A non-negative int64 for a name, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """An unrelated-looking number for each, the same for the same (splitmix64's finaliser)."""
-    x = numbers
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 def tokens_of(texts: pa.Array, post_id: Ids) -> Rows:
     """What models read of each post: its first words, or its id where it has none, (N, 12), -1 padded."""
     tokens = hash_words(texts, N_TOKENS)
     silent = np.flatnonzero(tokens[:, 0] < 0)
     number = post_id[silent].astype(np.uint64)
     for place in range(N_ID_TOKENS):
-        number = mix(number + np.uint64(0x9E3779B97F4A7C15))
+        number = mix64(number + GOLDEN_GAMMA)
         tokens[silent, place] = (number >> np.uint64(33)).astype(np.int32)
     return tokens
 
@@ -53,7 +38,7 @@ def hash_words(texts: pa.Array, n_tokens: int) -> Rows:
     starts = words.offsets.to_numpy()  # a text without words splits into one empty word, which hashes to -1
     encoded = words.values.dictionary_encode()
     hashes = np.array(
-        [stable_key(word) & 0x7FFFFFFF if word else -1 for word in encoded.dictionary.to_pylist()], np.int32
+        [hash_text(word) & 0x7FFFFFFF if word else -1 for word in encoded.dictionary.to_pylist()], np.int32
     )
     if not len(hashes):
         return tokens

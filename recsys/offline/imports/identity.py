@@ -5,12 +5,11 @@ Takes arrays of names or numbers, gives int64 arrays that are the same in every 
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.hashing import hash_text
 from recsys.offline.catalogue.ids import to_int64
 from recsys.types import Ids, Mask
 
@@ -73,24 +72,6 @@ def hash_names(names: pa.Array) -> Ids:
     decimal = pc.match_substring_regex(unique, _DECIMAL)
     ids = pc.if_else(decimal, unique, "0").cast(pa.int64()).to_numpy(zero_copy_only=False).copy()
     for place in np.flatnonzero(~decimal.to_numpy(zero_copy_only=False)):
-        ids[place] = -1 - (stable_number(unique[place].as_py()))
+        ids[place] = -1 - hash_text(unique[place].as_py())
     numbers: Ids = ids[encoded.indices.to_numpy()]
     return numbers
-
-
-def stable_number(text: str) -> int:
-    """A number from 0 to 2**63 - 1 for a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def mix(*columns: Ids | int) -> Ids:
-    """A number from 0 to 2**63 - 1 for each row of these columns, the same for the same row (splitmix64, chained)."""
-    x = np.zeros(1, np.uint64)
-    for column in columns:
-        values = np.atleast_1d(np.asarray(column, np.int64)).view(np.uint64)
-        x = (x ^ values) + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    positive: Ids = (x >> np.uint64(1)).view(np.int64)
-    return positive

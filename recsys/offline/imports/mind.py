@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.errors import DataError
+from recsys.hashing import hash_rows, hash_text
 from recsys.offline.imports.faults import Faults, times_are_sound
-from recsys.offline.imports.identity import hash_names, mix, stable_number
+from recsys.offline.imports.identity import hash_names
 from recsys.offline.imports.lines import Reject, read_lines
 from recsys.offline.imports.report import Imported, outcome
 from recsys.offline.imports.running import Earliest, Seen
@@ -80,7 +81,7 @@ class _Known:
 
 
 def _pair(rows: _Rows, entries: _Entries) -> Ids:
-    return mix(rows.user[entries.row], entries.post)
+    return hash_rows(rows.user[entries.row], entries.post)
 
 
 def import_mind(folder: Path, lake: Lake, now: int, progress: Progress) -> Imported:
@@ -150,7 +151,7 @@ def _text(title: str, abstract: str, subcategory: str) -> str:
 
 def _behaviors(job: Import, part: Path, folder: Path, reject: Reject) -> Iterator[_Rows]:
     file = str(part.relative_to(folder) / BEHAVIORS)
-    salt = stable_number(f"{job.name}/{file}")
+    salt = hash_text(f"{job.name}/{file}")
     ids_before = Seen()
     for numbers, lines in read_lines(part / BEHAVIORS, file, reject, job.advance):
         fields, numbers, lines = _columns(lines, numbers, N_BEHAVIOR_COLUMNS, file, reject)
@@ -159,7 +160,7 @@ def _behaviors(job: Import, part: Path, folder: Path, reject: Reject) -> Iterato
         user = job.numbers("user", fields[1], faults)
         time, known = parse_mind_times(fields[2])
         times_are_sound(faults, time, known, job.now)
-        request = mix(salt, hash_names(fields[0]))
+        request = hash_rows(salt, hash_names(fields[0]))
         sound = np.flatnonzero(faults.none())
         repeated = np.zeros(len(lines), bool)
         repeated[sound] = ids_before.repeated(request[sound])
@@ -224,7 +225,7 @@ def _import_history(job: Import, rows: _Rows, listed: _Entries, known: _Known) -
     # Clicked between two lines: just before the later one. Lines are told apart by seconds, entries by microseconds.
     step = np.where(time == known.first.of(user, 0), HISTORY_STEP, 1)
     time = np.maximum(time - listed.to_end[new] * step, 0)
-    job.add(mix(user, post, stable_number("history")), user, post, CLICK, time)
+    job.add(hash_rows(user, post, hash_text("history")), user, post, CLICK, time)
     job.counts["history_clicks"] += len(new)
 
 

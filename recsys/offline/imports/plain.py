@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.errors import DataError
+from recsys.hashing import hash_rows
 from recsys.offline.imports.faults import Faults
-from recsys.offline.imports.identity import mix
 from recsys.offline.imports.lines import read_item_lines
 from recsys.offline.imports.report import Imported, outcome
 from recsys.offline.imports.running import Seen
@@ -54,7 +54,7 @@ def import_interactions(folder: Path, lake: Lake, now: int, progress: Progress) 
             def at_random(
                 user: Ids, post: Ids, place: Ids, _: Ids, part: int = part, first: float = first, last: float = last
             ) -> Doubles:
-                share: Doubles = mix(user, post, place, part) / 2.0**63
+                share: Doubles = hash_rows(user, post, place, part) / 2.0**63
                 return first + (last - first) * np.minimum(share, 1 - 1e-9)
 
             _import_file(job, path, part, at_random, None)
@@ -77,7 +77,7 @@ def import_sequences(folder: Path, lake: Lake, now: int, progress: Progress) -> 
 
 def _in_order(user: Ids, _: Ids, place: Ids, length: Ids) -> Doubles:
     # Users start at moments of their own, or everybody's first clicks would fall together.
-    offset: Doubles = np.minimum(mix(user, 0) / 2.0**63, 1 - 1e-9)
+    offset: Doubles = np.minimum(hash_rows(user, 0) / 2.0**63, 1 - 1e-9)
     return (place + offset) / length
 
 
@@ -114,4 +114,4 @@ def _import_file(job: Import, path: Path, part: int, places: Places, users_befor
         share = places(user[row], post, place, lines.n_items[row])
         time = END - PERIOD + (share * PERIOD).astype(np.int64)
         # The line is part of the name: a user may take the same item at the same place of two lines.
-        job.add(mix(user[row], post, place, part, lines.number[row]), user[row], post, CLICK, time)
+        job.add(hash_rows(user[row], post, place, part, lines.number[row]), user[row], post, CLICK, time)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from recsys.offline.catalogue.catalogue import lookup
+from recsys.lookup import lookup
 from recsys.types import Ids, Mask, Times
 
 

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.errors import DataError
+from recsys.hashing import hash_rows
 from recsys.offline.catalogue.ids import MAX_ID_CHARACTERS
 from recsys.offline.imports.faults import Faults
-from recsys.offline.imports.identity import Names, mix
+from recsys.offline.imports.identity import Names
 from recsys.offline.imports.partitions import Partitions
 from recsys.offline.imports.running import Earliest, Latest
 from recsys.offline.lake.lake import Lake
@@ -99,7 +100,8 @@ class Import:
         code = np.broadcast_to(np.asarray(code, np.int64), request.shape)
         ingest = time if ingest is None else ingest
         columns = {
-            "event_id": mix(request, user, post, code, time), "request_id": request, "user_id": user, "post_id": post,
+            "event_id": hash_rows(request, user, post, code, time),
+            "request_id": request, "user_id": user, "post_id": post,
             "event_time": _times(time), "ingest_time": _times(ingest),
         }  # fmt: skip
         rows = pa.table(columns)

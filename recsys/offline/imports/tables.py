@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.hashing import hash_rows, hash_text
 from recsys.offline.imports.faults import Faults, times_are_sound
-from recsys.offline.imports.identity import hash_names, mix, stable_number
+from recsys.offline.imports.identity import hash_names
 from recsys.offline.imports.lines import utf8
 from recsys.offline.imports.report import Imported, outcome
 from recsys.offline.imports.session import POST_COLUMNS, USER_COLUMNS, Import, importing
@@ -126,11 +127,11 @@ class _Rows:
         keep = self.faults.none()
         mask = pa.array(keep)
         # Without a request id a user's actions on a post belong to that user's impressions of it.
-        request = mix(user, post)
+        request = hash_rows(user, post)
         if "request_id" in self._text:
             # Many logs number the requests of each user from 1: a name of a request says nothing without its user.
             name = self._text["request_id"]
-            named = mix(user, hash_names(name), stable_number("request"))
+            named = hash_rows(user, hash_names(name), hash_text("request"))
             request = np.where(name.is_valid().to_numpy(zero_copy_only=False), named, request)
         self._job.add(
             request[keep], user[keep], post[keep], code[keep], time[keep],

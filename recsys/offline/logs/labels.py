@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 
 from recsys.config import OfflineConfig
 from recsys.errors import DataError
-from recsys.offline.catalogue.catalogue import Catalogue, lookup
-from recsys.offline.catalogue.text_hashes import mix
+from recsys.hashing import GOLDEN_GAMMA, mix64
+from recsys.lookup import lookup
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.offline.logs.negatives import draw_negatives
@@ -180,7 +181,8 @@ def _shown(lake: Lake, config: OfflineConfig) -> pa.Table:
 
 def _pair_hash(a: Ids, b: Ids) -> Ids:
     """An int64 for each pair, the same for the same pair (splitmix64 of both)."""
-    return mix(a.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + b.astype(np.uint64)).view(np.int64)
+    pair: Ids = mix64(a.astype(np.uint64) * GOLDEN_GAMMA + b.astype(np.uint64)).view(np.int64)
+    return pair
 
 
 def _once(rows: pa.Table) -> pa.Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.offline.catalogue.text_hashes import mix
+from recsys.hashing import GOLDEN_GAMMA, mix64
 from recsys.types import Ids, Mask, Rows, Times
 
 _ATTEMPTS = 30
@@ -64,8 +64,8 @@ def _draw(
         for attempt in range(_ATTEMPTS):
             if not len(open_rows):
                 break
-            seed = mix(click_id[open_rows].astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-            number = mix(seed + np.uint64(place * _ATTEMPTS + attempt))
+            seed = mix64(click_id[open_rows].astype(np.uint64) + GOLDEN_GAMMA)
+            number = mix64(seed + np.uint64(place * _ATTEMPTS + attempt))
             post = offered[(number % n_offered[open_rows].astype(np.uint64)).astype(np.int64)]
             key = person[open_rows] + post
             at = np.minimum(np.searchsorted(clicked, key), len(clicked) - 1)

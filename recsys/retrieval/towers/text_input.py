@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.offline.catalogue.text_hashes import mix
+from recsys.hashing import mix64
 from recsys.types import Rows
 
 
@@ -23,7 +23,7 @@ def text_rows(tokens: Rows, n_buckets: int, ngrams: int) -> Rows:
     grams, there = tokens, tokens >= 0
     if ngrams == 2:
         first, second = tokens[:, :-1].astype(np.uint64), tokens[:, 1:].astype(np.uint64)
-        pairs = (mix(first << np.uint64(32) | second) >> np.uint64(33)).astype(np.int32)
+        pairs = (mix64(first << np.uint64(32) | second) >> np.uint64(33)).astype(np.int32)
         grams = np.concatenate([tokens, pairs], axis=1)
         there = np.concatenate([there, there[:, :-1] & there[:, 1:]], axis=1)
     rows: Rows = np.where(there, grams % n_buckets + 1, 0).astype(np.int32)

@@ -7,29 +7,21 @@ Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OO
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.hashing import GOLDEN_GAMMA, mix64
 from recsys.world.jit import JIT
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_30, _27, _31, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
-
-
-@JIT
-def mix(x):  # type: ignore[no-untyped-def]
-    """A bijection of uint64 that looks random."""
-    x = (x ^ (x >> _30)) * _MIX_1
-    x = (x ^ (x >> _27)) * _MIX_2
-    return x ^ (x >> _31)
+mix = numba.extending.register_jitable(mix64)
+"""A bijection of uint64 that looks random."""
 
 
 @JIT
 def restart(state, seed, stream):  # type: ignore[no-untyped-def]
     """Make `state`, an array of one uint64, the generator of this (seed, stream) at its beginning."""
-    state[0] = mix(mix(np.uint64(seed) + _GOLDEN) ^ (np.uint64(stream) * _GOLDEN))
+    state[0] = mix(mix(np.uint64(seed) + GOLDEN_GAMMA) ^ (np.uint64(stream) * GOLDEN_GAMMA))
 
 
 def seeded(seed: int, stream: int) -> NDArray[np.uint64]:
@@ -42,8 +34,8 @@ def seeded(seed: int, stream: int) -> NDArray[np.uint64]:
 @JIT
 def uniform(state):  # type: ignore[no-untyped-def]
     """Next number in (0, 1)."""
-    state[0] += _GOLDEN
-    return (np.float64(mix(state[0]) >> _11) + 0.5) * (1.0 / 9007199254740992.0)
+    state[0] += GOLDEN_GAMMA
+    return (np.float64(mix(state[0]) >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
 
 
 @JIT

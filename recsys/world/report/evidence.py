@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
-from recsys.offline.catalogue.catalogue import lookup
+from recsys.lookup import lookup
 from recsys.offline.lake.lake import Lake
 from recsys.types import Floats, Ids, Mask, Rows, Times
 from recsys.world.behaviour.policies import POLICIES, RANDOM

@@ -10,7 +10,7 @@ import pytest
 
 from recsys.config import WorldConfig
 from recsys.evaluation.metrics.off_policy import importance_weights, inverse_propensity, self_normalised
-from recsys.offline.catalogue.catalogue import lookup
+from recsys.lookup import lookup
 from recsys.offline.lake.lake import Lake
 from recsys.types import HOUR
 from recsys.world.behaviour.sessions import MORE

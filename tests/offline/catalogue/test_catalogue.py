@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
+from recsys.hashing import hash_text
 from recsys.offline.catalogue import catalogue as catalogue_module
 from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
-from recsys.offline.catalogue.text_hashes import N_TOKENS, duplicate_groups, hash_words, stable_key
+from recsys.offline.catalogue.text_hashes import N_TOKENS, duplicate_groups, hash_words
 from recsys.offline.logs.labels import mentioned_ids
 
 NOBODY = np.empty(0, np.int64)
@@ -124,7 +125,7 @@ def test_a_post_without_words_is_told_apart_by_its_id(lake, posts):
     assert (tokens[[0, 1, 3], :2] >= 0).all()
     assert len(np.unique(tokens[[0, 1, 3], :2])) == 6
     assert (tokens[[0, 1, 3], 2:] == -1).all()
-    assert tokens[2].tolist() == [stable_key("chess") & 0x7FFFFFFF, *[-1] * 11]
+    assert tokens[2].tolist() == [hash_text("chess") & 0x7FFFFFFF, *[-1] * 11]
     assert (alone[:4] == tokens).all(), "the same in every catalogue"
 
 
@@ -251,11 +252,11 @@ def test_words_hash_alike_whatever_their_case_and_stop_at_the_first_twelve():
     texts = pa.array(["Straße  zum\tHaus", "STRASSE haus", "", "   ", " ".join(f"w{n}" for n in range(20))])
     tokens = hash_words(texts, N_TOKENS)
     assert tokens.shape == (5, N_TOKENS)
-    assert tokens[0, :3].tolist() == [stable_key(word) & 0x7FFFFFFF for word in ("straße", "zum", "haus")]
+    assert tokens[0, :3].tolist() == [hash_text(word) & 0x7FFFFFFF for word in ("straße", "zum", "haus")]
     assert tokens[1, 1] == tokens[0, 2]
     assert (tokens[0, 3:] == -1).all()
     assert (tokens[2:4] == -1).all(), "a text without words has no token"
-    assert tokens[4].tolist() == [stable_key(f"w{n}") & 0x7FFFFFFF for n in range(N_TOKENS)]
+    assert tokens[4].tolist() == [hash_text(f"w{n}") & 0x7FFFFFFF for n in range(N_TOKENS)]
 
 
 def test_topic_keys_do_not_depend_on_the_other_topics(lake, posts):
@@ -263,7 +264,7 @@ def test_topic_keys_do_not_depend_on_the_other_topics(lake, posts):
     alone = build(lake).topic_keys[0]
     posts({2: {"topic": "archery"}}, name="b")
     catalogue = build(lake)
-    assert catalogue.topic_keys[catalogue.topics.index("chess")] == alone == stable_key("chess")
+    assert catalogue.topic_keys[catalogue.topics.index("chess")] == alone == hash_text("chess")
     assert alone > 0
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from recsys.hashing import hash_rows
 from recsys.offline.catalogue.ids import to_int64
 from recsys.offline.imports import identity
-from recsys.offline.imports.identity import Names, hash_names, mix
+from recsys.offline.imports.identity import Names, hash_names
 from recsys.offline.lake.schemas import TABLES
 
 
@@ -49,14 +50,14 @@ def test_names_of_earlier_imports_count(monkeypatch):
 
 def test_hashes_tell_rows_apart_and_are_never_negative():
     a, b = (column.ravel() for column in np.meshgrid(np.arange(-50, 50), np.arange(-50, 50)))
-    mixed = mix(a, b)
+    mixed = hash_rows(a, b)
     assert len(np.unique(mixed)) == len(a)
     assert (mixed >= 0).all()
-    assert (mix(a, b) == mixed).all()
-    assert (mix(b, a) != mixed).any()
-    assert len(mix(np.empty(0, np.int64), 3)) == 0
+    assert (hash_rows(a, b) == mixed).all()
+    assert (hash_rows(b, a) != mixed).any()
+    assert len(hash_rows(np.empty(0, np.int64), 3)) == 0
 
 
 def test_hashes_stay_the_same_over_versions():
-    assert mix(1, 2).tolist() == [6804074658870690613]
+    assert hash_rows(1, 2).tolist() == [6804074658870690613]
     assert hash_names(pa.array(["5", "x", None])).tolist() == [5, to_int64("x"), 0]

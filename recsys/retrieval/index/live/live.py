@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from recsys.errors import ReleaseError
+from recsys.lookup import lookup
 from recsys.online.stream.post_changes import NO_POST, PostChange, is_after
 from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.index.live.segment import Segment
@@ -130,12 +131,12 @@ class LiveIndex:
         few = fresh.places()
         if n_steps % 2 or state.n_steps != n_steps:
             few = fresh.newest(few)
-            allowed = allowed.without(_rows_of(state.segment, fresh.post_id[few]))
+            allowed = allowed.without(lookup(state.segment.post_id, fresh.post_id[few]))
         if language is not None:
             spoken = state.of_language.get(language)
             allowed = allowed & spoken if spoken is not None else Bitmap.of(np.zeros(allowed.n_posts, bool))
         if exclude is not None and len(exclude):
-            allowed = allowed.without(_rows_of(state.segment, exclude))
+            allowed = allowed.without(lookup(state.segment.post_id, exclude))
         scores, rows = state.segment.index.search(queries, k, allowed)
         ids = np.where(rows >= 0, state.segment.post_id[rows], NO_POST)
         if not len(few):
@@ -217,15 +218,8 @@ def _apply(state: _State, change: PostChange) -> None:
         fresh.n += 1
     if before is not None:
         state.fresh.alive[before] = False
-    row = int(_rows_of(state.segment, np.array([change.post_id]))[0])
+    row = int(lookup(state.segment.post_id, np.array([change.post_id]))[0])
     if row >= 0 and state.alive.has(np.array([row]))[0]:
         state.alive.bits[row >> 3] &= ~np.uint8(1 << (row & 7))
         state.n_alive -= 1
     state.n_steps += 1
-
-
-def _rows_of(segment: Segment, post_id: Ids) -> Rows:
-    """Rows of these posts in the segment, -1 where it does not have one."""
-    place = np.minimum(np.searchsorted(segment.post_id, post_id), len(segment.post_id) - 1)
-    rows: Rows = np.where(segment.post_id[place] == post_id, place, -1).astype(np.int32)
-    return rows
