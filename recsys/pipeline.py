@@ -21,7 +21,7 @@ from recsys.ranking.rankers import Rankers
 from recsys.release import Release
 from recsys.reranking.author_cap import AuthorCap
 from recsys.reranking.duplicates import Duplicates
-from recsys.reranking.filters import Blocked, NotVisible, Returned
+from recsys.reranking.filters import Blocked, NotVisible, ReturnedBefore
 from recsys.reranking.mmr import MaximalMarginalRelevance
 from recsys.retrieval.index.index import PostIndex
 from recsys.retrieval.retriever import Retriever
@@ -45,7 +45,7 @@ class Recommender:
         self.rankers = rankers
         self._click_weight = config.ranking.click_weight
         self._retriever = Retriever(catalogue, towers, index, post_vectors, learned, config.retrieval.sources)
-        self._filters: tuple[Filter, ...] = (NotVisible(catalogue), Blocked(catalogue), Returned(catalogue))
+        self._filters: tuple[Filter, ...] = (NotVisible(catalogue), Blocked(catalogue), ReturnedBefore(catalogue))
         content_vectors = post_vectors[:, : len(towers.post_output_bias)]
         self._rerankers = (
             Duplicates(catalogue),

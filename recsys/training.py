@@ -45,7 +45,7 @@ from recsys.types import Floats
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingLogs:
     """What was read of the lake."""
 
     catalogue: Catalogue
@@ -57,7 +57,7 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedModels:
     """What a release is made of, still in memory."""
 
     catalogue: Catalogue
@@ -112,7 +112,7 @@ def train(config: Config, progress: Progress) -> release.Release:
     return made
 
 
-def read_material(config: Config, lake: Lake, progress: Progress, left_out: LeftOut | None = None) -> Material:
+def read_material(config: Config, lake: Lake, progress: Progress, left_out: LeftOut | None = None) -> TrainingLogs:
     """What models learn from, without the events of `left_out`; says what was set aside of it."""
     with progress.stage("read the lake"):
         catalogue = build_catalogue(lake, *mentioned_ids(lake))
@@ -129,10 +129,10 @@ def read_material(config: Config, lake: Lake, progress: Progress, left_out: Left
             f"clicks outnumber impressions in these logs: each learns against {config.offline.sampled_negatives} "
             "posts drawn at random (offline.sampled_negatives); probabilities are against those, not click rates"
         )
-    return Material(catalogue, logs, logs_end, dict(lake.quarantined))
+    return TrainingLogs(catalogue, logs, logs_end, dict(lake.quarantined))
 
 
-def learn(config: Config, material: Material, progress: Progress, checkpoints: Path | None = None) -> Learned:
+def learn(config: Config, material: TrainingLogs, progress: Progress, checkpoints: Path | None = None) -> TrainedModels:
     """All models, each from its own share of time. Reads and writes nothing but the checkpoints of a stopped run."""
     catalogue, logs, logs_end = material.catalogue, material.logs, material.logs_end
     exposures = logs.exposures
@@ -182,7 +182,7 @@ def learn(config: Config, material: Material, progress: Progress, checkpoints: P
         "id_only_posts": catalogue.n_id_only_posts,
         "quarantined": material.quarantined,
     }
-    return Learned(catalogue, split, towers, post_vectors, tuned, sources, rankers, metrics)
+    return TrainedModels(catalogue, split, towers, post_vectors, tuned, sources, rankers, metrics)
 
 
 def some_users(catalogue: Catalogue, events: Events, towers: Towers, now: int, config: Config) -> Floats:
@@ -213,7 +213,7 @@ def _keep_newest(rows: np.ndarray, n: int) -> None:
     rows[chosen[: max(len(chosen) - n, 0)]] = False
 
 
-def _save(learned: Learned, folder: Path) -> None:
+def _save(learned: TrainedModels, folder: Path) -> None:
     learned.catalogue.save(folder / "catalogue")
     learned.towers.save(folder / "towers")
     learned.tuning.chosen.index.save(folder / "index")

@@ -26,7 +26,7 @@ from recsys.online.connection.commands import send
 from recsys.online.consumer.to_redis import OnlineSink
 from recsys.online.pointer import current, newest, no_generation
 from recsys.online.rows import trending
-from recsys.online.rows.layout import FORGOTTEN, Clicks, Entries, Users, newest_clicks, pack, pack_users
+from recsys.online.rows.layout import FORGOTTEN, ClickColumns, Entries, UserColumns, newest_clicks, pack, pack_users
 from recsys.online.stream.log import RedisStream
 from recsys.online.tombstones import Erased, read_erased
 from recsys.types import Ids, Mask, Times
@@ -145,7 +145,7 @@ def clear(client: redis.Redis) -> None:
         send(client, "UNLINK", name)
 
 
-def snapshot_users(catalogue: Catalogue, snapshot: Snapshot, limit: int) -> tuple[Ids, Users]:
+def snapshot_users(catalogue: Catalogue, snapshot: Snapshot, limit: int) -> tuple[Ids, UserColumns]:
     """User ids and their rows, at most `limit` clicks each."""
     n_topics, n_authors = len(catalogue.topics) + 1, max(catalogue.n_authors, 1)
     user_key, topic_key, author_key = (snapshot.keys[entity.name] for entity in (USER, USER_TOPIC, USER_AUTHOR))
@@ -164,7 +164,7 @@ def snapshot_users(catalogue: Catalogue, snapshot: Snapshot, limit: int) -> tupl
             np.bincount(owner, minlength=len(user_row)), key[order], States(states.t[order], states.v[order])
         )
 
-    clicks: Clicks = newest_clicks(
+    clicks: ClickColumns = newest_clicks(
         np.searchsorted(user_row, snapshot.click_user),
         catalogue.post_id[snapshot.click_post],
         snapshot.click_time,
@@ -175,7 +175,7 @@ def snapshot_users(catalogue: Catalogue, snapshot: Snapshot, limit: int) -> tupl
     authors = entries(
         author_key // n_authors, catalogue.author_id[author_key % n_authors], snapshot.states[USER_AUTHOR.name]
     )
-    return catalogue.user_id[user_row], Users(own, topics, authors, clicks)
+    return catalogue.user_id[user_row], UserColumns(own, topics, authors, clicks)
 
 
 def _write_rows(
@@ -202,7 +202,7 @@ def _write_rows(
             progress(done, total)
 
 
-def _newest(users: Users) -> Times:
+def _newest(users: UserColumns) -> Times:
     """When each user was last heard of, (U,)."""
     newest = users.states.t.copy()
     parts = [(part.count, part.states.t) for part in (users.topics, users.authors)]
@@ -217,7 +217,7 @@ def _chunks(
     generation: keys.Generation,
     kept: dict[Entity, Mask],
     user_id: Ids,
-    users: Users,
+    users: UserColumns,
     users_kept: Mask,
 ) -> Iterator[tuple[list[bytes], list[bytes]]]:
     """Names and rows, some at a time."""

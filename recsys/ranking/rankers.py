@@ -15,10 +15,11 @@ import numpy as np
 from recsys.config import RankingConfig
 from recsys.errors import DataError
 from recsys.features.spec import NAMES
+from recsys.progress import Report
 from recsys.ranking.calibration import Calibration, fit_calibration
 from recsys.ranking.examples import Examples
 from recsys.ranking.linear import LinearModel, fit_linear
-from recsys.ranking.trees import Progress, Trees, fit_trees
+from recsys.ranking.trees import Trees, fit_trees
 from recsys.types import Doubles, Floats, Rows
 
 RANKERS = ("popularity", "logistic", "lightgbm")
@@ -68,7 +69,7 @@ class Rankers:
 
 
 def fit_rankers(
-    rankers_share: Examples, calibrators_share: Examples, config: RankingConfig, progress: Progress
+    rankers_share: Examples, calibrators_share: Examples, config: RankingConfig, progress: Report
 ) -> Rankers:
     """Learn on one share of time, calibrate on the next.
 

@@ -7,7 +7,6 @@ NeurIPS 2017.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import lightgbm as lgb
@@ -16,11 +15,10 @@ import numpy as np
 from recsys.config import RankingConfig
 from recsys.errors import ReleaseError
 from recsys.features.spec import CATEGORICAL, NAMES
+from recsys.progress import Report
 from recsys.ranking.calibration import fit_intercept
 from recsys.ranking.examples import Examples
 from recsys.types import Doubles, Floats
-
-Progress = Callable[[int, int], None]
 
 _PATIENCE = 25
 """Trees without progress on the held-back rows before training stops."""
@@ -57,7 +55,7 @@ class Trees:
             ) from None
 
 
-def fit_trees(examples: Examples, offset: Doubles, config: RankingConfig, progress: Progress) -> Trees:
+def fit_trees(examples: Examples, offset: Doubles, config: RankingConfig, progress: Report) -> Trees:
     """Train on the first nine tenths, stop where the last tenth stops improving.
 
     Args:

@@ -37,7 +37,7 @@ class Blocked:
         return candidates.where((author >= 0) & ~np.isin(author, context.blocks), "blocked")
 
 
-class Returned:
+class ReturnedBefore:
     """Sent to this user before, itself or the same text under another id."""
 
     def __init__(self, catalogue: Catalogue) -> None:

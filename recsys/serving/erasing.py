@@ -45,7 +45,7 @@ class Online(_Figures):
     """Records that could not be applied."""
 
 
-class Removed(_Figures):
+class RemovedCounts(_Figures):
     """What went from one place of the lake."""
 
     rows: int
@@ -53,7 +53,7 @@ class Removed(_Figures):
     """That held them: written again, or gone where nothing was left."""
 
 
-class Quarantine(Removed):
+class QuarantineCounts(RemovedCounts):
     """What went of the rows and files that were set aside."""
 
     not_searched: list[str]
@@ -67,9 +67,9 @@ class Receipt(_Figures):
     erased_at: int
     """Microseconds of the service's clock; whatever is of this person until then is ignored from now on."""
     online: Online
-    offline: dict[str, Removed]
+    offline: dict[str, RemovedCounts]
     """By table."""
-    quarantine: Quarantine
+    quarantine: QuarantineCounts
     authored_posts: int
     """Posts the person wrote: they are not removed."""
     releases: list[str]
@@ -123,8 +123,8 @@ def erase(
         user_id=user,
         erased_at=erased_at,
         online=Online(rows=rows, returned=returned, stream_records=records, dead_letters=dead_letters),
-        offline={table: Removed(rows=what.rows, files=what.files) for table, what in removed.tables.items()},
-        quarantine=Quarantine(
+        offline={table: RemovedCounts(rows=what.rows, files=what.files) for table, what in removed.tables.items()},
+        quarantine=QuarantineCounts(
             rows=removed.quarantine.rows, files=removed.quarantine.files, not_searched=removed.not_searched
         ),
         authored_posts=removed.authored_posts,

@@ -32,7 +32,7 @@ POLICY = "full"
 """Name under which the three stages' choices are logged."""
 
 
-class Recommender(Protocol):
+class Recommends(Protocol):
     """What the service needs of a loaded release."""
 
     @property
@@ -49,7 +49,7 @@ class Service:
 
     def __init__(
         self,
-        recommender: Recommender,
+        recommender: Recommends,
         store: RedisStore,
         stream: EventStream,
         clock: Clock,

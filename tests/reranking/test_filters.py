@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from recsys.reranking.author_cap import AuthorCap
 from recsys.reranking.duplicates import Duplicates
-from recsys.reranking.filters import Blocked, NotVisible, Returned
+from recsys.reranking.filters import Blocked, NotVisible, ReturnedBefore
 
 FILTERS = {
     "not_visible": NotVisible,
     "blocked": Blocked,
-    "returned_before": Returned,
+    "returned_before": ReturnedBefore,
     "duplicate": Duplicates,
     "author_cap": lambda catalogue: AuthorCap(catalogue, 1),
 }
@@ -74,6 +74,6 @@ def test_an_unknown_author_is_fine_for_a_user_who_blocks_nobody():
 
 def test_what_was_returned_before_stays_away_under_any_id():
     catalogue = worlds.catalogue([0, 1, 2, 3], group=[0, 1, 0, 3])
-    kept = Returned(catalogue)(worlds.context(returned=[0]), worlds.candidates([0, 1, 2, 3]))
+    kept = ReturnedBefore(catalogue)(worlds.context(returned=[0]), worlds.candidates([0, 1, 2, 3]))
     assert kept.post_row.tolist() == [1, 3]
     assert kept.removed["returned_before"].tolist() == [0, 2]

@@ -13,7 +13,7 @@ from typing import Any
 
 from recsys.bench.features.online_read import bench_online_read
 from recsys.bench.features.point_in_time import bench_point_in_time
-from recsys.bench.features.random_log import END, Sizes, make_catalogue, make_events
+from recsys.bench.features.random_log import END, LogSizes, make_catalogue, make_events
 from recsys.bench.features.stream import Load, bench_stream
 from recsys.bench.own_redis import client_of, own_redis
 from recsys.bench.peers import Peers
@@ -42,7 +42,7 @@ def bench_features(data_dir: Path, scale: float, peers_folder: Path | None, prog
         (folder / "tables").mkdir()
         with progress.stage("point in time") as report:
             point_in_time = bench_point_in_time(folder / "tables", scale, peers, report)
-        sizes = Sizes.at(scale)
+        sizes = LogSizes.at(scale)
         with progress.stage("catalogue and log"):
             catalogue = make_catalogue(folder / "catalogue", sizes)
             counts = snapshot(catalogue, make_events(sizes), _N_THREADS)

@@ -28,7 +28,7 @@ _NOBODY: Ids = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
-class Sizes:
+class LogSizes:
     """How much of everything there is."""
 
     posts: int
@@ -40,7 +40,7 @@ class Sizes:
     """The last posts, which no event of the log is about."""
 
     @classmethod
-    def at(cls, scale: float) -> Sizes:
+    def at(cls, scale: float) -> LogSizes:
         posts = max(1000, round(100_000 * scale))
         return cls(
             posts=posts,
@@ -51,7 +51,7 @@ class Sizes:
         )
 
 
-def make_catalogue(folder: Path, sizes: Sizes) -> Catalogue:
+def make_catalogue(folder: Path, sizes: LogSizes) -> Catalogue:
     """Posts 1000, 1007, 1014, ...; 20 topics, one post in ten without; two languages."""
     rng = np.random.default_rng(1)
     topics = np.array([*(f"topic {number}" for number in range(20)), None], object)
@@ -77,7 +77,7 @@ def make_catalogue(folder: Path, sizes: Sizes) -> Catalogue:
     return build_catalogue(lake, _NOBODY, _NOBODY)
 
 
-def make_events(sizes: Sizes) -> Events:
+def make_events(sizes: LogSizes) -> Events:
     """The log of a batch load, in order of arrival."""
     rng = np.random.default_rng(2)
     time = np.sort(rng.integers(START, END, sizes.events))
@@ -86,7 +86,7 @@ def make_events(sizes: Sizes) -> Events:
     return Events(time, time, _actions(rng, sizes.events), user_row, post_row)
 
 
-def stream_events(catalogue: Catalogue, sizes: Sizes, first_id: int, n_events: int, now: int) -> Iterator[Event]:
+def stream_events(catalogue: Catalogue, sizes: LogSizes, first_id: int, n_events: int, now: int) -> Iterator[Event]:
     """Events as the server puts them on the stream, ids from `first_id` up, a microsecond apart from `now` on."""
     rng = np.random.default_rng(first_id)
     post_id = catalogue.post_id[_popular(rng, sizes, n_events)].tolist()
@@ -96,7 +96,7 @@ def stream_events(catalogue: Catalogue, sizes: Sizes, first_id: int, n_events: i
         yield Event(ACTIONS[action], number, number // 20, user_id[i], post_id[i], moment, moment)
 
 
-def _popular(rng: np.random.Generator, sizes: Sizes, n_rows: int) -> np.ndarray:
+def _popular(rng: np.random.Generator, sizes: LogSizes, n_rows: int) -> np.ndarray:
     known = sizes.posts - sizes.fresh_posts
     row = np.random.default_rng(3).permutation(known).astype(np.int32)  # whose turn it is to be popular
     share = np.cumsum(1 / np.arange(1, known + 1))

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 import redis
 
-from recsys.bench.features.random_log import END, Sizes, stream_events
+from recsys.bench.features.random_log import END, LogSizes, stream_events
 from recsys.bench.own_redis import OwnRedis, client_of, pin
 from recsys.errors import DependencyError
 from recsys.features.spec import USER, WEEK
@@ -72,7 +72,7 @@ class Load(NamedTuple):
 
 
 def bench_stream(
-    own: OwnRedis, client: redis.Redis, catalogue: Catalogue, sizes: Sizes, load: Load, folder: Path, report: Report
+    own: OwnRedis, client: redis.Redis, catalogue: Catalogue, sizes: LogSizes, load: Load, folder: Path, report: Report
 ) -> dict[str, Any]:
     """A full stream until both sinks have all of it, then single clicks beside a steady producer.
 
@@ -147,7 +147,7 @@ def _consume(url: str, folder: Path, core: int, began: PipeEnd) -> None:
         consumer.run(stop)
 
 
-def _produce(url: str, folder: Path, sizes: Sizes, now: int, began: PipeEnd) -> None:
+def _produce(url: str, folder: Path, sizes: LogSizes, now: int, began: PipeEnd) -> None:
     """Append steadily until SIGTERM."""
     children.follow_parent()
     own = OwnRedis(url, 0, "", 0)
@@ -163,7 +163,7 @@ def _produce(url: str, folder: Path, sizes: Sizes, now: int, began: PipeEnd) -> 
 
 
 def _latencies(
-    own: OwnRedis, client: redis.Redis, catalogue: Catalogue, sizes: Sizes, load: Load, folder: Path
+    own: OwnRedis, client: redis.Redis, catalogue: Catalogue, sizes: LogSizes, load: Load, folder: Path
 ) -> list[float]:
     """Seconds from before a click's append to the read that shows it, for one fresh user and post after another."""
     store, stream = RedisStore(client, catalogue, own.config), RedisStream(client, own.config)
@@ -189,7 +189,7 @@ def _latencies(
     return spent
 
 
-def _probe(store: RedisStore, stream: RedisStream, sizes: Sizes, number: int, now: int) -> float:
+def _probe(store: RedisStore, stream: RedisStream, sizes: LogSizes, number: int, now: int) -> float:
     user_id = _PROBES_FROM + number
     row = np.array([sizes.posts - 1 - number % sizes.fresh_posts], np.int32)
     click = Event("click", user_id, user_id, user_id, int(store.catalogue.post_id[row[0]]), now, now)

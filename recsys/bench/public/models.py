@@ -32,7 +32,7 @@ Recommend: TypeAlias = Callable[[Rows], Rows]
 """User rows (B,) to item rows (B, k): best first, none twice, none of the user's `seen`, -1 where nothing is left."""
 
 
-class Learned(NamedTuple):
+class LearnedLists(NamedTuple):
     """A model that has learned."""
 
     recommend: Recommend
@@ -41,11 +41,11 @@ class Learned(NamedTuple):
     epochs: int | None = None
 
 
-Model: TypeAlias = Callable[[Dataset, int, RetrievalConfig, Report], Learned]
+Model: TypeAlias = Callable[[Dataset, int, RetrievalConfig, Report], LearnedLists]
 """The int is k, the length of the lists."""
 
 
-def popularity(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> Learned:
+def popularity(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> LearnedLists:
     """The items with the most interactions in training; among equals the lowest row, that is the first id as text."""
     count = np.bincount(dataset.train.item, minlength=len(dataset.item_ids))
     order = np.argsort(-count, kind="stable").astype(np.int32)
@@ -65,21 +65,21 @@ def popularity(dataset: Dataset, k: int, config: RetrievalConfig, report: Report
         lists[list_row, nth[list_row, column] - 1] = order[column]
         return lists
 
-    return Learned(recommend)
+    return LearnedLists(recommend)
 
 
-def matrix_factorisation(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> Learned:
+def matrix_factorisation(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> LearnedLists:
     """One vector per user and item, learned as the two towers are."""
     ids = config.id_towers.model_copy(update={"history_size": 0, "user_ids": True})
     return _fitted(dataset, k, ids, report)
 
 
-def two_tower(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> Learned:
+def two_tower(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> LearnedLists:
     """A user is what the user took before, and an id where the settings say so."""
     return _fitted(dataset, k, config.id_towers, report)
 
 
-def item_cf(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> Learned:
+def item_cf(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> LearnedLists:
     """Items that were taken by the same users as the user's own."""
     n_users, n_items = len(dataset.user_ids), len(dataset.item_ids)
     similar = neighbours(dataset.train.user, dataset.train.item, n_users, n_items, config.covisitation).matrix()
@@ -89,7 +89,7 @@ def item_cf(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -
         taken = sparse.csr_matrix((np.ones(len(item), np.float32), (row, item)), (len(users), n_items))
         return best(np.asarray((taken @ similar).toarray()), dataset.seen, users, k)
 
-    return Learned(recommend)
+    return LearnedLists(recommend)
 
 
 MODELS: dict[str, Model] = {
@@ -97,7 +97,7 @@ MODELS: dict[str, Model] = {
 }  # fmt: skip
 
 
-def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> Learned:
+def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) -> LearnedLists:
     ordered = dataset.layout == "sequences"
     train, held = (dataset.train, dataset.validation) if ordered else _held_out(dataset.train, config.seed)
     log = _log(train, ordered)
@@ -120,7 +120,7 @@ def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) ->
     def recommend(some: Rows) -> Rows:
         return best(similarity(towers.user_vectors(some, known), posts), dataset.seen, some, k)
 
-    return Learned(recommend, len(fitted.losses) * len(log.post), fitted.epochs)
+    return LearnedLists(recommend, len(fitted.losses) * len(log.post), fitted.epochs)
 
 
 def batch_size(n_items: int) -> int:

@@ -90,8 +90,8 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     allowed = Bitmap.of(np.random.default_rng(1).random(len(posts)) >= DELETED)
     exact = next(trial for trial in tuned.trials if trial.index.is_exact)
     with progress.stage("exact answers"):
-        truth = tuner.Truth.of(exact.index, queries, k, allowed)
-        undeleted = tuner.Truth.of(exact.index, queries, k)
+        truth = tuner.ExactAnswers.of(exact.index, queries, k, allowed)
+        undeleted = tuner.ExactAnswers.of(exact.index, queries, k)
     recall = truth.recall(posts, chosen.index.search(queries, k, allowed)[1])
     with progress.stage("time") as report, one_core():
         exact = tuner.measure(exact, queries[:_EXACT_QUERIES], k, allowed)
@@ -133,7 +133,7 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         curves |= _peer_curves(posts, undeleted, PEERS, config.data_dir, peers, progress)
         for lists in (t.index.segment for t in tuned.trials[-1:] if isinstance(t.index.segment, InvertedFile)):
             moved, seen = lists.moved(posts, undeleted.queries)
-            of_moved = tuner.Truth.of(PostIndex.exact(moved), seen, k)
+            of_moved = tuner.ExactAnswers.of(PostIndex.exact(moved), seen, k)
             found = _peer_curves(moved, of_moved, ("scann",), config.data_dir, peers, progress)
             curves[SCANN_MOVED] = found["scann"]
     # Minutes lie between the rounds, and a machine is not as quick at all times.
@@ -173,7 +173,7 @@ def _found(
     chosen: tuner.Trial, exact: tuner.Trial, posts: Floats, queries: Floats, k: int, allowed: Bitmap
 ) -> dict[str, Any]:
     """What the chosen index finds of these queries' best, and how long one takes."""
-    truth = tuner.Truth.of(exact.index, queries, k, allowed)
+    truth = tuner.ExactAnswers.of(exact.index, queries, k, allowed)
     recall = truth.recall(posts, chosen.index.search(queries, k, allowed)[1])
     with one_core():
         timed = tuner.measure(chosen, queries, k, allowed)
@@ -194,13 +194,13 @@ def _with_best_left_out(
             start = time.perf_counter()
             _, found = chosen.index.search(query, k, allowed)
             times.append(time.perf_counter() - start)
-            recall.append(tuner.Truth(query, k, kth).recall(posts, found)[0])
+            recall.append(tuner.ExactAnswers(query, k, kth).recall(posts, found)[0])
     p50_ms = float(np.median(times)) * 1e3
     return {"best_left_out": left_out, f"recall@{k}": round(float(np.mean(recall)), 4), "p50_ms": _rounded(p50_ms)}
 
 
 def _peer_curves(
-    posts: Floats, truth: tuner.Truth, names: tuple[str, ...], beside: Path, peers: Peers, progress: Progress
+    posts: Floats, truth: tuner.ExactAnswers, names: tuple[str, ...], beside: Path, peers: Peers, progress: Progress
 ) -> dict[str, list[dict[str, Any]] | None]:
     """Settings of each peer with what they find and cost, None for a peer that is not there."""
     curves: dict[str, list[dict[str, Any]] | None] = {}

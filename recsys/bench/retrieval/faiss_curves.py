@@ -15,7 +15,7 @@ import numpy as np
 
 from recsys.bench.one_core import one_core
 from recsys.retrieval.index.bitmap import Bitmap
-from recsys.retrieval.index.tuner import Truth
+from recsys.retrieval.index.tuner import ExactAnswers
 from recsys.types import Floats
 
 faiss: Any = _typed_faiss
@@ -26,7 +26,9 @@ _REFINED = (1.5, 2.0)
 """Posts scored exactly for each result, behind the four-bit codes."""
 
 
-def faiss_curves(posts: Floats, allowed: Bitmap, truth: Truth, n_queries: int) -> dict[str, list[dict[str, Any]]]:
+def faiss_curves(
+    posts: Floats, allowed: Bitmap, truth: ExactAnswers, n_queries: int
+) -> dict[str, list[dict[str, Any]]]:
     """Inverted lists with a byte per dimension, and with four bits, fast scan and exact refinement."""
     n, size = posts.shape
     n_lists = round(2 * math.sqrt(n))
@@ -64,7 +66,7 @@ def _parameters(nprobe: int, allowed: Bitmap, refined: float | None) -> Any:
     return lists if refined is None else faiss.IndexRefineSearchParameters(k_factor=refined, base_index_params=lists)
 
 
-def _point(index: Any, parameters: Any, posts: Floats, truth: Truth) -> dict[str, float]:
+def _point(index: Any, parameters: Any, posts: Floats, truth: ExactAnswers) -> dict[str, float]:
     times, rows = [], []
     for i in range(len(truth.queries)):
         start = time.perf_counter()

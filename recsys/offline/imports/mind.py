@@ -38,7 +38,7 @@ HISTORY_STEP = HOUR
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _BehaviourRows:
     """Behaviors whose user and time are sound; every column is (N,)."""
 
     line: Ids
@@ -54,7 +54,7 @@ class _Entries:
     """Entries of some lines that name a post; every column is (M,)."""
 
     row: Ids
-    """The line's place among `_Rows`."""
+    """The line's place among `_BehaviourRows`."""
     post: Ids
     clicked: Mask
     to_end: Ids
@@ -74,13 +74,13 @@ class _Known:
         self.told = Seen()
         """Which entries of histories were brought, by user and post."""
 
-    def add(self, rows: _Rows, shown: _Entries, listed: _Entries) -> None:
+    def add(self, rows: _BehaviourRows, shown: _Entries, listed: _Entries) -> None:
         self.first.add(rows.user, rows.time)
         self.listed.add(_pair(rows, listed), rows.time[listed.row])
         self.clicked.repeated(_pair(rows, shown)[shown.clicked])
 
 
-def _pair(rows: _Rows, entries: _Entries) -> Ids:
+def _pair(rows: _BehaviourRows, entries: _Entries) -> Ids:
     return hash_rows(rows.user[entries.row], entries.post)
 
 
@@ -149,7 +149,7 @@ def _text(title: str, abstract: str, subcategory: str) -> str:
     return text if subcategory.lower() in text.lower() else f"{text} {subcategory}".strip()
 
 
-def _behaviors(job: Import, part: Path, folder: Path, reject: Reject) -> Iterator[_Rows]:
+def _behaviors(job: Import, part: Path, folder: Path, reject: Reject) -> Iterator[_BehaviourRows]:
     file = str(part.relative_to(folder) / BEHAVIORS)
     salt = hash_text(f"{job.name}/{file}")
     ids_before = Seen()
@@ -167,12 +167,12 @@ def _behaviors(job: Import, part: Path, folder: Path, reject: Reject) -> Iterato
         faults.add("duplicate_impression_id", repeated)
         keep = _settle(faults, numbers, lines, file, reject)
         mask = pa.array(keep)
-        yield _Rows(
+        yield _BehaviourRows(
             numbers[keep], request[keep], user[keep], time[keep], fields[3].filter(mask), fields[4].filter(mask)
         )
 
 
-def _shown(job: Import, rows: _Rows, file: str, reject: Reject) -> _Entries:
+def _shown(job: Import, rows: _BehaviourRows, file: str, reject: Reject) -> _Entries:
     entry, row = _words(rows.shown)
     clicked = pc.ends_with(entry, "-1").to_numpy(zero_copy_only=False)
     faults = Faults(len(entry))
@@ -180,13 +180,13 @@ def _shown(job: Import, rows: _Rows, file: str, reject: Reject) -> _Entries:
     return _entries(job, rows, entry, row, pc.utf8_slice_codeunits(entry, 0, -2), clicked, faults, file, reject)
 
 
-def _listed(job: Import, rows: _Rows, file: str, reject: Reject) -> _Entries:
+def _listed(job: Import, rows: _BehaviourRows, file: str, reject: Reject) -> _Entries:
     name, row = _words(rows.history)
     return _entries(job, rows, name, row, name, np.ones(len(row), bool), Faults(len(row)), file, reject)
 
 
 def _entries(
-    job: Import, rows: _Rows, entry: pa.Array, row: Ids, name: pa.Array, clicked: Mask, faults: Faults,
+    job: Import, rows: _BehaviourRows, entry: pa.Array, row: Ids, name: pa.Array, clicked: Mask, faults: Faults,
     file: str, reject: Reject,
 ) -> _Entries:  # fmt: skip
     post = job.numbers("post", name, faults)
@@ -195,7 +195,7 @@ def _entries(
     return _Entries(row[keep], post[keep], clicked[keep], to_end[keep])
 
 
-def _import_shown(job: Import, rows: _Rows, shown: _Entries) -> None:
+def _import_shown(job: Import, rows: _BehaviourRows, shown: _Entries) -> None:
     request, user, time = rows.request[shown.row], rows.user[shown.row], rows.time[shown.row]
     clicked = shown.clicked
     job.add(request, user, shown.post, 0, time)
@@ -211,7 +211,7 @@ def _import_shown(job: Import, rows: _Rows, shown: _Entries) -> None:
     job.users.add(rows.user, rows.time)
 
 
-def _import_history(job: Import, rows: _Rows, listed: _Entries, known: _Known) -> None:
+def _import_history(job: Import, rows: _BehaviourRows, listed: _Entries, known: _Known) -> None:
     """Each post of a history once per user, where the earliest line lists it; none that an impression accounts for.
 
     A later history repeats what was clicked on impressions meanwhile. As a click before all of them it would tell the

@@ -68,7 +68,7 @@ def _import(
         importing(lake, kind, file.path, now, progress, size, synthetic_times=False, table=table) as job,
     ):
         for chunk in file.chunks(lambda reason, records: rejected.append((reason, records)), job.advance):
-            rows = _Rows(job, chunk)
+            rows = _MappedRows(job, chunk)
             if table == "events":
                 rows.events(types)
             elif table == "follows":
@@ -97,7 +97,7 @@ def _reject(job: Import, file: TableFile, rejected: list[tuple[str, Ids]]) -> No
         job.reject(str(reason), file.path.name, np.array([line]), [text])
 
 
-class _Rows:
+class _MappedRows:
     """One chunk on its way: fields as text, faults as they are found."""
 
     def __init__(self, job: Import, chunk: Chunk) -> None:

@@ -9,7 +9,7 @@ at a time: it takes no lock.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +23,7 @@ from recsys.offline.lake.encoding import encodings
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.merged_files import Part
 from recsys.offline.lake.schemas import TABLES
+from recsys.progress import Report
 
 TARGET_BYTES = 128 << 20
 """Files grow no larger than this: few enough to list, small enough to be written again when a part is."""
@@ -32,15 +33,12 @@ STALE_S = 3600.0
 
 _ROW_GROUP = 1 << 20
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) in tables."""
-
 
 def compact(
     lake: Lake,
     tables: Sequence[str] | None = None,
     target_bytes: int = TARGET_BYTES,
-    progress: Progress = lambda done, total: None,
+    progress: Report = lambda done, total: None,
 ) -> dict[str, dict[str, int]]:
     """Merge neighbouring files of each (table, date) up to a size. Files of other types than their neighbours' stay.
 

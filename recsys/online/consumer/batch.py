@@ -47,7 +47,7 @@ class Named(NamedTuple):
     """Keys of each part's rows, in the order of its `ids`."""
 
 
-class _Rows(NamedTuple):
+class _StoredRows(NamedTuple):
     """Rows of one entity that were all found, or all not."""
 
     names: list[bytes]
@@ -95,8 +95,8 @@ def outcome(
         clicks_kept: clicked posts to keep per user.
     Raises: DataError naming a row that cannot be trusted.
     """
-    found: list[_Rows] = []
-    new: list[_Rows] = []
+    found: list[_StoredRows] = []
+    new: list[_StoredRows] = []
     for part, names in zip(named.parts, named.names, strict=True):
         # Those with a row first: the write takes them apart.
         absent = np.fromiter((rows[name] is None for name in names), bool, len(names))
@@ -108,8 +108,8 @@ def outcome(
             patches = advance_users(names, before, part.events, part.place, clicks_kept)
         else:
             patches = advance_plain(names, before, part)
-        found.append(_Rows(names[:n_found], before[:n_found], patches.part(0, n_found)))
-        new.append(_Rows(names[n_found:], before[n_found:], patches.part(n_found, len(names))))
+        found.append(_StoredRows(names[:n_found], before[:n_found], patches.part(0, n_found)))
+        new.append(_StoredRows(names[n_found:], before[n_found:], patches.part(n_found, len(names))))
     names = [name for some in found + new for name in some.names]
     before = [row for some in found + new for row in some.before]
     changes = Changes(

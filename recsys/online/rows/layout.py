@@ -61,7 +61,7 @@ class Entries:
 
 
 @dataclass(frozen=True)
-class Clicks:
+class ClickColumns:
     """Clicked posts inside user rows, user after user, newest first within each."""
 
     count: Ids
@@ -73,22 +73,22 @@ class Clicks:
 
 
 @dataclass(frozen=True)
-class Users:
+class UserColumns:
     """User rows as columns, U users."""
 
     states: States
     """The user's own counters, (U,)."""
     topics: Entries
     authors: Entries
-    clicks: Clicks
+    clicks: ClickColumns
 
-    def part(self, start: int, stop: int) -> Users:
+    def part(self, start: int, stop: int) -> UserColumns:
         """Users from `start` up to `stop`."""
-        return Users(
+        return UserColumns(
             States(self.states.t[start:stop], self.states.v[start:stop]),
             _entries_part(self.topics, start, stop),
             _entries_part(self.authors, start, stop),
-            Clicks(
+            ClickColumns(
                 self.clicks.count[start:stop],
                 self.clicks.post_id[_span(self.clicks.count, start, stop)],
                 self.clicks.time[_span(self.clicks.count, start, stop)],
@@ -127,7 +127,7 @@ def unpack(entity: Entity, keys: Names, values: Sequence[bytes | None]) -> State
     return _get(entity, words.reshape(len(values), entry_width(entity))[:, 1:])
 
 
-def pack_users(users: Users) -> list[bytes]:
+def pack_users(users: UserColumns) -> list[bytes]:
     """One value per user."""
     counts = [users.topics.count, users.authors.count, users.clicks.count]
     starts, size = _starts(counts)
@@ -147,7 +147,7 @@ def pack_users(users: Users) -> list[bytes]:
     return [buffer[end - WORD * n : end] for end, n in zip(ends.tolist(), size.tolist(), strict=True)]
 
 
-def unpack_users(keys: Names, values: Sequence[bytes | None]) -> Users:
+def unpack_users(keys: Names, values: Sequence[bytes | None]) -> UserColumns:
     """Users of these values, empty ones where there is none.
 
     Raises: DataError naming the key whose fingerprint, length or content is not as it must be.
@@ -173,10 +173,12 @@ def unpack_users(keys: Names, values: Sequence[bytes | None]) -> Users:
         entries.append(Entries(count, body[:, 0], _get(entity, body[:, 1:])))
     clicked = words[_places(starts[3], counts[2], 2)]
     topics, authors = entries
-    return Users(_get(USER, head[:, 1:COUNTS]), topics, authors, Clicks(counts[2], clicked[:, 0], clicked[:, 1]))
+    return UserColumns(
+        _get(USER, head[:, 1:COUNTS]), topics, authors, ClickColumns(counts[2], clicked[:, 0], clicked[:, 1])
+    )
 
 
-def _one_user(words: Ids) -> Users:
+def _one_user(words: Ids) -> UserColumns:
     """What `unpack_users` makes of one row, in a third of the time: nothing has to be gathered."""
     counts = words[COUNTS:HEADER]
     widths = (entry_width(USER_TOPIC), entry_width(USER_AUTHOR), 2)
@@ -184,11 +186,11 @@ def _one_user(words: Ids) -> Users:
     topics, authors, clicks = (
         words[start:stop].reshape(-1, width) for start, stop, width in zip(ends[:-1], ends[1:], widths, strict=True)
     )
-    return Users(
+    return UserColumns(
         _get(USER, words[None, 1:COUNTS]),
         Entries(counts[:1], topics[:, 0], _get(USER_TOPIC, topics[:, 1:])),
         Entries(counts[1:2], authors[:, 0], _get(USER_AUTHOR, authors[:, 1:])),
-        Clicks(counts[2:], clicks[:, 0], clicks[:, 1]),
+        ClickColumns(counts[2:], clicks[:, 0], clicks[:, 1]),
     )
 
 
@@ -214,7 +216,7 @@ def user_words(keys: Names, values: Sequence[bytes | None]) -> tuple[Ids, Ids, I
     return words, start, size
 
 
-def newest_clicks(owner: Ids, post_id: Ids, time: Times, n_users: int, limit: int) -> Clicks:
+def newest_clicks(owner: Ids, post_id: Ids, time: Times, n_users: int, limit: int) -> ClickColumns:
     """Each user's newest clicks, at most `limit`, newest first (ties: smaller post id first).
 
     What is kept is the top of a fixed order, so neither the order of delivery nor earlier truncation changes it.
@@ -223,7 +225,7 @@ def newest_clicks(owner: Ids, post_id: Ids, time: Times, n_users: int, limit: in
     count = np.bincount(owner, minlength=n_users)
     rank = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
     kept = order[rank < limit]
-    return Clicks(np.minimum(count, limit), post_id[kept], time[kept])
+    return ClickColumns(np.minimum(count, limit), post_id[kept], time[kept])
 
 
 def entry_width(entity: Entity) -> int:

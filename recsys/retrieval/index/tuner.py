@@ -54,7 +54,7 @@ _TIED = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class ExactAnswers:
     """What an exact search gives: the k-th score of each query, (M,)."""
 
     queries: Floats
@@ -63,12 +63,12 @@ class Truth:
     kth: Floats
 
     @classmethod
-    def of(cls, exact: PostIndex, queries: Floats, k: int, allowed: Bitmap | None = None) -> Truth:
+    def of(cls, exact: PostIndex, queries: Floats, k: int, allowed: Bitmap | None = None) -> ExactAnswers:
         return cls(queries, k, exact.search(queries, k, allowed)[0][:, -1])
 
-    def first(self, n: int) -> Truth:
+    def first(self, n: int) -> ExactAnswers:
         """Of the first n queries."""
-        return Truth(self.queries[:n], self.k, self.kth[:n])
+        return ExactAnswers(self.queries[:n], self.k, self.kth[:n])
 
     def recall(self, vectors: Floats, rows: np.ndarray) -> Doubles:
         """Share of the k results of each query that score at least the k-th exact score, (M,); ties count whichever
@@ -157,7 +157,7 @@ def tune(
             f"an index is tuned with at least 4 queries of a moment, got {by_moment.shape[1]}; simulate or import more "
             "users"
         )
-    moments = _Moments(Truth.of(exact, telling, k), len(by_moment))
+    moments = _Moments(ExactAnswers.of(exact, telling, k), len(by_moment))
     if config.kind == "lists":
         as_set = PostIndex.lists(vectors, shaping, config)
         return choose([_tried(vectors, as_set, moments), *trials], n, k, config)
@@ -276,7 +276,7 @@ def _coded(posts: Prepared, n_lists: int, max_bytes: float, report: Report) -> I
 class _Moments(NamedTuple):
     """Queries of several moments, as many of each, one moment after the other."""
 
-    truth: Truth
+    truth: ExactAnswers
     n: int
 
     def least(self, recall: Doubles) -> tuple[float, float]:

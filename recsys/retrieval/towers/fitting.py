@@ -22,13 +22,11 @@ from torch import Tensor, nn
 
 from recsys.config import FitConfig
 from recsys.errors import DataError
+from recsys.progress import Report
 from recsys.retrieval.towers.device import CPU
 from recsys.retrieval.towers.rowwise_adam import RowTable
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total) in examples, passes included."""
 
 
 class Model(Protocol):
@@ -68,7 +66,7 @@ def fit(
     model: Model,
     config: FitConfig,
     section: str,
-    progress: Progress,
+    progress: Report,
     judge: Callable[[], float] | None = None,
     checkpoint: Path | None = None,
 ) -> Fitted:

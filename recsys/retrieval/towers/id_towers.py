@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys.config import IdTowersConfig
+from recsys.progress import Report
 from recsys.retrieval.towers.device import training_device
-from recsys.retrieval.towers.fitting import Fitted, Progress, fit
+from recsys.retrieval.towers.fitting import Fitted, fit
 from recsys.retrieval.towers.loss import log_expected, sampled_softmax
 from recsys.retrieval.towers.metric import similarity
 from recsys.retrieval.towers.rowwise_adam import RowTable
@@ -99,7 +100,7 @@ class IdTowers:
         share = np.bincount(log.post, minlength=n_posts) / len(log.post)
         self._share = self._tensor(share.astype(np.float32))
 
-    def fit(self, progress: Progress, judge: Callable[[], float] | None = None) -> Fitted:
+    def fit(self, progress: Report, judge: Callable[[], float] | None = None) -> Fitted:
         """Learn from the log; see `fitting.fit`."""
         return fit(self, self._config, "retrieval.id_towers", progress, judge)
 

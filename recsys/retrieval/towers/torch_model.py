@@ -28,7 +28,7 @@ nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class TowerSizes:
     """Rows of the embedding tables without the row for unknown."""
 
     topics: int
@@ -41,7 +41,7 @@ class Sizes:
     """Users with one."""
 
     @classmethod
-    def of(cls, catalogue: Catalogue, n_posts: int, n_users: int) -> Sizes:
+    def of(cls, catalogue: Catalogue, n_posts: int, n_users: int) -> TowerSizes:
         n_languages, n_countries = len(catalogue.languages), len(catalogue.countries)
         return cls(len(catalogue.topics), catalogue.n_authors, n_languages, n_countries, n_posts, n_users)
 
@@ -79,7 +79,7 @@ class UserInput(NamedTuple):
 class TowersModel(nn.Module):
     """Parameters carry the names of `Towers`' tables."""
 
-    def __init__(self, sizes: Sizes, config: TowersConfig, generator: torch.Generator) -> None:
+    def __init__(self, sizes: TowerSizes, config: TowersConfig, generator: torch.Generator) -> None:
         super().__init__()
         content, hidden = config.embedding_size, config.hidden_size
         output = config.embedding_size - freshness.N_PACES

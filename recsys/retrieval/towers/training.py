@@ -24,15 +24,16 @@ from recsys.config import TowersConfig
 from recsys.errors import DataError
 from recsys.features.histories import Clicks, histories_at
 from recsys.offline.catalogue.catalogue import Catalogue
+from recsys.progress import Report
 from recsys.retrieval.towers import freshness
 from recsys.retrieval.towers.device import training_device
-from recsys.retrieval.towers.fitting import Fitted, Progress, fit
+from recsys.retrieval.towers.fitting import Fitted, fit
 from recsys.retrieval.towers.inference import Towers
 from recsys.retrieval.towers.loss import log_expected, sampled_softmax
 from recsys.retrieval.towers.metric import similarity
 from recsys.retrieval.towers.rowwise_adam import RowTable
 from recsys.retrieval.towers.text_input import text_rows
-from recsys.retrieval.towers.torch_model import PostInput, Sizes, TowersModel, UserInput
+from recsys.retrieval.towers.torch_model import PostInput, TowerSizes, TowersModel, UserInput
 from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import DAY, Rows
 
@@ -44,7 +45,7 @@ MAX_SPAN = 300 * DAY
 
 
 def train_towers(
-    catalogue: Catalogue, clicks: Clicks, config: TowersConfig, progress: Progress, checkpoints: Path | None = None
+    catalogue: Catalogue, clicks: Clicks, config: TowersConfig, progress: Report, checkpoints: Path | None = None
 ) -> Towers:
     """Train on these clicks alone; the same seed, device, thread count and data give the same bytes.
 
@@ -67,12 +68,12 @@ def train_towers(
 
 
 def _fitted(
-    catalogue: Catalogue, clicks: Clicks, config: TowersConfig, progress: Progress, checkpoints: Path | None
+    catalogue: Catalogue, clicks: Clicks, config: TowersConfig, progress: Report, checkpoints: Path | None
 ) -> tuple[_Lessons, Fitted]:
     device = training_device(config.device, "retrieval.towers")
     data = TrainingData.build(catalogue, clicks, config).to(device)
     generator = torch.Generator().manual_seed(config.seed)
-    sizes = Sizes.of(catalogue, int(data.posts.post.max()), int(data.user_place.max(initial=0)))
+    sizes = TowerSizes.of(catalogue, int(data.posts.post.max()), int(data.user_place.max(initial=0)))
     model = TowersModel(sizes, config, generator).to(device)
     lessons = _Lessons(model, data, config)
     judge = lessons.judge if data.n_learned < len(clicks) else None

@@ -116,7 +116,7 @@ def _number(value: Any) -> float | None:
 _Id = Annotated[int, BeforeValidator(_id)]
 
 
-class Event(BaseModel):
+class EventIn(BaseModel):
     """One event as a client reports it, checked; ids as int64. Keys it does not know are ignored."""
 
     model_config = ConfigDict(frozen=True)
@@ -151,7 +151,7 @@ class Rejected:
     reason: str
 
 
-def parse_events(body: bytes, now: int, wall: int | None = None) -> tuple[list[Event], list[Rejected]]:
+def parse_events(body: bytes, now: int, wall: int | None = None) -> tuple[list[EventIn], list[Rejected]]:
     """The events of a batch, and those that break a rule.
 
     Args:
@@ -171,11 +171,11 @@ def parse_events(body: bytes, now: int, wall: int | None = None) -> tuple[list[E
         raise RequestError('body must be a list of events or {"events": [...]}, got ' + _shorten(batch))
     if len(items) > MAX_EVENTS:
         raise RequestError(f"a batch must hold at most {MAX_EVENTS} events, got {len(items)}; send several batches")
-    events: list[Event] = []
+    events: list[EventIn] = []
     rejected: list[Rejected] = []
     for index, item in enumerate(items):
         try:
-            event = Event.model_validate(item)
+            event = EventIn.model_validate(item)
         except ValidationError as error:
             rejected.append(Rejected(index, _reason(item, error)))
             continue

@@ -61,7 +61,7 @@ MEDIUM = np.dtype([("cosine", np.float64), ("sine", np.float64), ("dwell", np.fl
 """Facts of a medium; `dwell` is the mean seconds of a click before anything else is known."""
 
 
-class Truth(NamedTuple):
+class KernelTruth(NamedTuple):
     """The population and the settings' strengths in the form the kernels take.
 
     Facts lie side by side, one record each: a kernel that meets a post or a user at random waits for memory once, and
@@ -104,7 +104,7 @@ class Moment(NamedTuple):
     sine: float
 
 
-def truth_of(population: Population, config: WorldConfig) -> Truth:
+def truth_of(population: Population, config: WorldConfig) -> KernelTruth:
     """What is true about this population in a world of these strengths."""
     posts = np.zeros(population.n_posts, POST)
     for name in ("created_at", "quality", "author", "topic", "language", "media", "label", "visible"):
@@ -124,7 +124,7 @@ def truth_of(population: Population, config: WorldConfig) -> Truth:
     ):
         records["cosine"] = strength * np.cos(peak * (2 * np.pi / 24))
         records["sine"] = strength * np.sin(peak * (2 * np.pi / 24))
-    return Truth(
+    return KernelTruth(
         posts=posts,
         users=users,
         topics=topics,
@@ -258,14 +258,14 @@ def _post_appeals(truth, now, out):  # type: ignore[no-untyped-def]
         out[post] = post_appeal(truth, post, moment)
 
 
-def post_appeals(truth: Truth, now: int) -> Doubles:
+def post_appeals(truth: KernelTruth, now: int) -> Doubles:
     """The part of every post's logit that is the same for all users, (N,)."""
     out = np.empty(len(truth.posts))
     _post_appeals(truth, now, out)
     return out
 
 
-def appeals_of_user(truth: Truth, shared: Doubles, user: int, now: int) -> Doubles:
+def appeals_of_user(truth: KernelTruth, shared: Doubles, user: int, now: int) -> Doubles:
     """Logits before fatigue of all posts for one user, (N,): what `appeal_of` gives, by columns.
 
     Args:
@@ -282,7 +282,7 @@ def appeals_of_user(truth: Truth, shared: Doubles, user: int, now: int) -> Doubl
     return logit
 
 
-def appeal_of(truth: Truth, user: int, posts: Rows, now: int) -> Doubles:
+def appeal_of(truth: KernelTruth, user: int, posts: Rows, now: int) -> Doubles:
     """Logits before fatigue of many posts for one user at `now` (microseconds), (C,)."""
     out = np.empty(len(posts))
     _appeal_many(truth, user, posts, now, out)

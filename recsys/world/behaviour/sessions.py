@@ -14,7 +14,7 @@ import numpy as np
 from recsys.types import SECOND, Doubles, Floats, Ids, Mask, Rows, Times
 from recsys.world.behaviour.candidates import FOLLOWED, collect, relate
 from recsys.world.behaviour.choice import (
-    Truth,
+    KernelTruth,
     after_click,
     appeal,
     examination,
@@ -257,7 +257,7 @@ def _look_many(truth, user, posts, positions, now, n_same_topic, out):  # type: 
             out[i, j] = laws[j]
 
 
-def laws_of(truth: Truth, user: int, posts: Rows, positions: Rows, now: int, n_same_topic: Ids) -> Doubles:
+def laws_of(truth: KernelTruth, user: int, posts: Rows, positions: Rows, now: int, n_same_topic: Ids) -> Doubles:
     """`look` at many posts for one user at `now` (microseconds), (C, 6).
 
     Args:

@@ -34,7 +34,7 @@ class Requests(NamedTuple):
     now: Times
 
 
-class Returned(NamedTuple):
+class ReturnedRows(NamedTuple):
     """One row per returned post."""
 
     request_id: Ids
@@ -44,7 +44,7 @@ class Returned(NamedTuple):
     now: Times
 
 
-class Shown(NamedTuple):
+class ImpressionRows(NamedTuple):
     """One row per impression; rows sent again come last."""
 
     event_id: Ids
@@ -56,7 +56,7 @@ class Shown(NamedTuple):
     ingest_time: Times
 
 
-class Acts(NamedTuple):
+class ActionRows(NamedTuple):
     """One row per action; each one sent again follows itself."""
 
     event_id: Ids
@@ -73,7 +73,7 @@ class Acts(NamedTuple):
 
 def events_of(
     block: Block, requests: Requests, n_returned: int, n_shown: int, post_id: Ids, config: WorldConfig
-) -> tuple[Returned, Shown, Acts]:
+) -> tuple[ReturnedRows, ImpressionRows, ActionRows]:
     """The rows of a block.
 
     Args:
@@ -86,9 +86,9 @@ def events_of(
     for bit in (CLICKED, CLICKED, LIKED, SHARED, HIDDEN):  # a click also dwells
         n_acts += bits_of(bits, bit)
     n_acts[resent] *= 2
-    returned = Returned(*_columns(Returned, n_returned, np.int64, position=np.int16))
-    shown = Shown(*_columns(Shown, n_shown + int(resent.sum()), np.int64, position=np.int16))
-    acts = Acts(*_columns(Acts, int(n_acts.sum()), np.int64, type=np.int8, value=np.float32))
+    returned = ReturnedRows(*_columns(ReturnedRows, n_returned, np.int64, position=np.int16))
+    shown = ImpressionRows(*_columns(ImpressionRows, n_shown + int(resent.sum()), np.int64, position=np.int16))
+    acts = ActionRows(*_columns(ActionRows, int(n_acts.sum()), np.int64, type=np.int8, value=np.float32))
     rates, state = (config.late_share, config.delayed_share), np.empty(1, np.uint64)
     _emit(block, requests, post_id, config.policy.slate_size, config.seed, rates, n_shown, state, returned, shown, acts)
     return returned, shown, acts

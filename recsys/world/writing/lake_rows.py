@@ -15,7 +15,7 @@ from recsys.types import Ids
 from recsys.world.behaviour.policies import POLICIES
 from recsys.world.behaviour.sessions import Block, Sessions
 from recsys.world.population.population import Population
-from recsys.world.writing.events import Acts, Requests, Returned, Shown, events_of
+from recsys.world.writing.events import ActionRows, ImpressionRows, Requests, ReturnedRows, events_of
 
 _TIME = pa.timestamp("us", "UTC")
 FIRST_REQUEST_ID = 1 << 50
@@ -72,24 +72,24 @@ def _requests(requests: Requests, session_id: Ids, block: Block, post_id: Ids, n
     )
 
 
-def _returned(returned: Returned, block: Block) -> pa.Table:
+def _returned(returned: ReturnedRows, block: Block) -> pa.Table:
     columns = returned._asdict() | {"now": _times(returned.now)}
     return pa.table(columns | {"propensity": block.propensity[: len(returned.now)]})
 
 
-def _impressions(shown: Shown) -> pa.Table:
+def _impressions(shown: ImpressionRows) -> pa.Table:
     times = {name: _times(getattr(shown, name)) for name in ("event_time", "ingest_time")}
     return pa.table(shown._asdict() | times)
 
 
-def _actions(acts: Acts) -> pa.Table:
+def _actions(acts: ActionRows) -> pa.Table:
     times = {name: _times(getattr(acts, name)) for name in ("event_time", "ingest_time")}
     kind = pa.DictionaryArray.from_arrays(pa.array(acts.type), pa.array(ACTION_TYPES)).cast(pa.string())
     value = pa.array(acts.value, mask=np.isnan(acts.value))
     return pa.table(acts._asdict() | times | {"type": kind, "value": value})
 
 
-def _truth(shown: Shown, block: Block, n: int) -> pa.Table:
+def _truth(shown: ImpressionRows, block: Block, n: int) -> pa.Table:
     """Probabilities of what the user did, examination included; `dwell_s` is the mean after a click."""
     examined, relevant = block.examination[:n], block.relevance[:n]
     clicked = examined * relevant

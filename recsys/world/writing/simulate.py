@@ -27,11 +27,12 @@ from recsys.offline.lake.encoding import encodings
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import TABLES
 from recsys.offline.lake.storage import write_parquet
+from recsys.progress import Report
 from recsys.types import DAY, HOUR, SECOND, Doubles, Ids, Rows
 from recsys.world.behaviour.calendar import hourly_use
 from recsys.world.behaviour.candidates import Shelves, shelve
 from recsys.world.behaviour.changes import broken
-from recsys.world.behaviour.choice import Truth, truth_of
+from recsys.world.behaviour.choice import KernelTruth, truth_of
 from recsys.world.behaviour.sessions import CLICKED, MORE, Block, Sessions, Stage, bits_of, live
 from recsys.world.population.population import Population, draw_population
 from recsys.world.population.public_tables import date_of, write_known, write_truth
@@ -52,8 +53,6 @@ _FILE_ROWS = 1_000_000
 
 Lived: TypeAlias = tuple[dict[str, pa.Table], Rows]
 """Tables of a block, and the post row of each click in it."""
-Progress = Callable[[int, int], None]
-"""Called with (done, total) in impressions."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Written:
     """One microsecond past the last day."""
 
 
-def simulate(config: WorldConfig, lake: Lake, truth_folder: Path, n_threads: int, progress: Progress) -> Written:
+def simulate(config: WorldConfig, lake: Lake, truth_folder: Path, n_threads: int, progress: Report) -> Written:
     """Write everything anew; what the lake held before is removed first, notes of a stream included.
 
     Args:
@@ -98,7 +97,7 @@ def simulate(config: WorldConfig, lake: Lake, truth_folder: Path, n_threads: int
 
 
 def _live_through(
-    population: Population, config: WorldConfig, pool: ThreadPoolExecutor, written: _Writer, progress: Progress
+    population: Population, config: WorldConfig, pool: ThreadPoolExecutor, written: _Writer, progress: Report
 ) -> tuple[int, int, int]:
     """All chunks in order; gives impressions, clicks and requests."""
     truth, shelves = truth_of(population, config), shelve(population)
@@ -144,7 +143,7 @@ def _in_order(jobs: Iterable[Callable[[], Lived]], pool: ThreadPoolExecutor) -> 
 
 
 def _live_block(
-    population: Population, truth: Truth, shelves: Shelves, stage: Stage, sessions: Sessions,
+    population: Population, truth: KernelTruth, shelves: Shelves, stage: Stage, sessions: Sessions,
     begin: int, end: int, first_request: int, config: WorldConfig,
 ) -> Lived:  # fmt: skip
     """Sessions begin .. end - 1: their tables, and the post row of each click in order."""

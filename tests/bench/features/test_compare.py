@@ -12,7 +12,7 @@ from recsys.bench.features import point_in_time
 from recsys.bench.features.compare import bench_features
 from recsys.bench.features.online_read import bench_online_read
 from recsys.bench.features.point_in_time import ITEM, counts, write_tables
-from recsys.bench.features.random_log import END, Sizes, make_catalogue, make_events, stream_events
+from recsys.bench.features.random_log import END, LogSizes, make_catalogue, make_events, stream_events
 from recsys.bench.own_redis import client_of, own_redis
 from recsys.bench.peers import Peers
 from recsys.cli import main
@@ -127,7 +127,7 @@ def test_a_peer_counts_the_same_however_it_counts(name, tmp_path):
 
 @needs_peers
 def test_feast_reads_the_same_counts(tmp_path):
-    sizes = Sizes.at(0.001)
+    sizes = LogSizes.at(0.001)
     catalogue = make_catalogue(tmp_path / "lake", sizes)
     loaded = snapshot(catalogue, make_events(sizes), 1)
     with own_redis(tmp_path / "redis") as own, client_of(own) as client:
@@ -187,12 +187,12 @@ def test_data_are_the_same_in_every_run(tmp_path):
         write_tables(tmp_path / name, 0.0001)
     for name in ("events.arrow", "queries.arrow"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
-    sizes = Sizes.at(0.001)
+    sizes = LogSizes.at(0.001)
     assert np.array_equal(make_events(sizes).post_row, make_events(sizes).post_row)
 
 
 def test_streamed_events_have_ids_of_their_own_and_leave_fresh_posts_alone(tmp_path):
-    sizes = Sizes.at(0.001)
+    sizes = LogSizes.at(0.001)
     catalogue = make_catalogue(tmp_path, sizes)
     events = list(stream_events(catalogue, sizes, 7, 500, END + SECOND))
     assert [event.event_id for event in events] == list(range(7, 507))

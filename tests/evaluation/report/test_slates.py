@@ -7,7 +7,7 @@ from recsys.evaluation.report.slates import ROWS, _allowed, _by_popularity, _dra
 from recsys.features.point_in_time import snapshot
 from recsys.online.store import SnapshotStore
 from recsys.pipeline import Recommender
-from recsys.reranking.filters import Blocked, NotVisible, Returned
+from recsys.reranking.filters import Blocked, NotVisible, ReturnedBefore
 from recsys.types import Candidates, FeedRequest
 
 
@@ -70,7 +70,7 @@ def test_all_slates_pass_the_same_hard_filters(material, recommender):
         context = recommender.understand(FeedRequest(1, user_id, now))
         everything = np.arange(catalogue.n_posts, dtype=np.int32)
         kept = Candidates(everything, np.ones(len(everything), np.uint16), np.zeros(len(everything), np.float32))
-        for keep in (NotVisible(catalogue), Blocked(catalogue), Returned(catalogue)):
+        for keep in (NotVisible(catalogue), Blocked(catalogue), ReturnedBefore(catalogue)):
             kept = keep(context, kept)
         allowed = _allowed(material, exists, user_row, returned.get(user_id, np.empty(0, np.int32)))
         assert np.flatnonzero(allowed).tolist() == kept.post_row.tolist()

@@ -11,14 +11,23 @@ from recsys.errors import DataError
 from recsys.features.decay import States
 from recsys.features.spec import AUTHOR, ENTITIES, POST, USER, USER_AUTHOR, USER_TOPIC, Entity, fingerprint
 from recsys.online.keys import Generation, packed
-from recsys.online.rows.layout import Clicks, Entries, Users, newest_clicks, pack, pack_users, unpack, unpack_users
+from recsys.online.rows.layout import (
+    ClickColumns,
+    Entries,
+    UserColumns,
+    newest_clicks,
+    pack,
+    pack_users,
+    unpack,
+    unpack_users,
+)
 
 
 def random_states(rng: np.random.Generator, n: int, entity: Entity) -> States:
     return States(rng.random(n) * 1e15, rng.random((n, *entity.shape)))
 
 
-def random_users(seed: int, n: int) -> Users:
+def random_users(seed: int, n: int) -> UserColumns:
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 4, (3, n))
 
@@ -31,11 +40,13 @@ def random_users(seed: int, n: int) -> Users:
     n_clicks = int(counts[2].sum())
     time = rng.integers(0, 2**50, n_clicks)
     time = time[np.lexsort((-time, np.repeat(np.arange(n), counts[2])))]
-    clicks = Clicks(counts[2], rng.integers(-(2**62), 2**62, n_clicks), time)
-    return Users(random_states(rng, n, USER), entries(counts[0], USER_TOPIC), entries(counts[1], USER_AUTHOR), clicks)
+    clicks = ClickColumns(counts[2], rng.integers(-(2**62), 2**62, n_clicks), time)
+    return UserColumns(
+        random_states(rng, n, USER), entries(counts[0], USER_TOPIC), entries(counts[1], USER_AUTHOR), clicks
+    )
 
 
-def assert_same(one: Users, other: Users) -> None:
+def assert_same(one: UserColumns, other: UserColumns) -> None:
     for a, b in (
         (one.states, other.states),
         (one.topics.states, other.topics.states),
@@ -152,7 +163,7 @@ def test_a_key_can_be_read_by_people() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 3)), max_size=30), st.integers(0, 30))
 def test_newest_clicks_do_not_depend_on_how_delivery_was_cut_up(clicks: list[tuple[int, int, int]], cut: int) -> None:
-    def newest(part: list[tuple[int, int, int]]) -> Clicks:
+    def newest(part: list[tuple[int, int, int]]) -> ClickColumns:
         owner, post_id, time = np.array(part, np.int64).reshape(-1, 3).T
         return newest_clicks(owner, post_id, time, 3, 4)
 

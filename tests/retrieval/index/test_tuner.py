@@ -13,7 +13,7 @@ from recsys.retrieval.index import tuner
 from recsys.retrieval.index.fast_lists.inverted_file import Effort
 from recsys.retrieval.index.fast_lists.quantizer import Prepared
 from recsys.retrieval.index.index import PostIndex
-from recsys.retrieval.index.tuner import LIST_FACTORS, Trial, Truth, choose, measure, tune
+from recsys.retrieval.index.tuner import LIST_FACTORS, ExactAnswers, Trial, choose, measure, tune
 
 RNG = np.random.default_rng(6)
 CENTRES = RNG.normal(size=(40, 16))
@@ -49,7 +49,7 @@ def test_a_thorough_tuner_tries_lists_of_a_small_catalogue_and_still_takes_the_s
 
 def test_the_chosen_lists_reach_the_target_on_other_users_too(tuned):
     others = (CENTRES[RNG.integers(0, 40, 200)] + 0.4 * RNG.normal(size=(200, 16))).astype(np.float32)
-    truth = Truth.of(PostIndex.exact(POSTS), others, 50)
+    truth = ExactAnswers.of(PostIndex.exact(POSTS), others, 50)
     assert not tuned.chosen.index.is_exact
     assert truth.recall(POSTS, tuned.chosen.index.search(others, 50)[1]).mean() >= TINY.target_recall
 
@@ -65,7 +65,7 @@ def test_an_index_finds_enough_at_every_moment_it_is_tuned_for():
 
     def found(tuned, weight):
         others = users(200, weight)
-        return Truth.of(exact, others, 50).recall(posts, tuned.chosen.index.search(others, 50)[1]).mean()
+        return ExactAnswers.of(exact, others, 50).recall(posts, tuned.chosen.index.search(others, 50)[1]).mean()
 
     exact, settings = PostIndex.exact(posts), IndexConfig(exact_below=0)
     at_first, later = users(120, 30.0), users(120, 1.0)
@@ -200,7 +200,7 @@ def test_measured_times_decide_where_all_trials_have_them():
 def test_recall_counts_ties_whichever_post_was_found():
     posts = np.array([[2.0], [1.0], [1.0], [0.5]], np.float32)
     user = np.ones((1, 1), np.float32)
-    truth = Truth.of(PostIndex.exact(posts), user, 2)
+    truth = ExactAnswers.of(PostIndex.exact(posts), user, 2)
     assert truth.recall(posts, np.array([[0, 1]])) == truth.recall(posts, np.array([[0, 2]])) == 1.0
     assert truth.recall(posts, np.array([[0, 0]])) == 0.5
     assert truth.recall(posts, np.array([[0, 3]])) == truth.recall(posts, np.array([[0, -1]])) == 0.5
@@ -250,4 +250,4 @@ def test_nothing_but_the_scan_is_good_enough_where_lists_find_too_little():
 def test_an_effort_of_more_lists_than_there_are_visits_all(tuned):
     index = tuned.chosen.index
     _, rows = index.search(USERS[:5], 50, effort=Effort(10**6, 50))
-    assert Truth.of(PostIndex.exact(POSTS), USERS[:5], 50).recall(POSTS, rows).min() >= 0.96
+    assert ExactAnswers.of(PostIndex.exact(POSTS), USERS[:5], 50).recall(POSTS, rows).min() >= 0.96

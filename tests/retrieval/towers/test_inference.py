@@ -16,7 +16,7 @@ from recsys.retrieval.towers import freshness
 from recsys.retrieval.towers.inference import Towers, tower_scores
 from recsys.retrieval.towers.metric import similarity
 from recsys.retrieval.towers.text_input import text_rows
-from recsys.retrieval.towers.torch_model import PostInput, Sizes, TowersModel, UserInput
+from recsys.retrieval.towers.torch_model import PostInput, TowerSizes, TowersModel, UserInput
 from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import DAY
 
@@ -55,7 +55,7 @@ def model(cat, request):
     """Every parameter is random, so that none can be forgotten unnoticed."""
     generator = torch.Generator().manual_seed(3)
     settings = SMALL.model_copy(update={"text_ngrams": request.param})
-    model = TowersModel(Sizes.of(cat, N_OWN, N_OWN_USERS), settings, generator)
+    model = TowersModel(TowerSizes.of(cat, N_OWN, N_OWN_USERS), settings, generator)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)

@@ -11,7 +11,7 @@ from recsys.errors import DataError
 from recsys.features.histories import Clicks, histories_at
 from recsys.retrieval.towers import training
 from recsys.retrieval.towers.inference import Towers, tower_scores
-from recsys.retrieval.towers.torch_model import Sizes, TowersModel
+from recsys.retrieval.towers.torch_model import TowerSizes, TowersModel
 from recsys.retrieval.towers.training import TrainingData, batch_loss, train_towers
 from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import DAY
@@ -51,7 +51,7 @@ def test_the_loss_is_the_corrected_softmax_written_out(cat, monkeypatch, gap):
     clicks = clicks_of(two_tastes())
     clicks = replace(clicks, time=clicks.time + gap * (clicks.time > END // 2))
     data = TrainingData.build(cat, clicks, config)
-    model = TowersModel(Sizes.of(cat, int(data.posts.post.max()), 0), config, torch.Generator().manual_seed(1))
+    model = TowersModel(TowerSizes.of(cat, int(data.posts.post.max()), 0), config, torch.Generator().manual_seed(1))
     with torch.no_grad():
         model.amplitude.copy_(torch.randn(model.amplitude.shape, generator=torch.Generator().manual_seed(2)) * 0.3)
     batch = np.random.default_rng(3).permutation(len(clicks))[:30]
@@ -143,7 +143,10 @@ def test_a_stopped_training_goes_on_from_its_checkpoint_on_the_same_data_only(ca
 
 def test_hidden_authors_teach_what_an_unknown_author_is(cat, towers):
     start = (
-        TowersModel(Sizes.of(cat, 0, 0), SMALL, torch.Generator().manual_seed(SMALL.seed)).author[0].detach().numpy()
+        TowersModel(TowerSizes.of(cat, 0, 0), SMALL, torch.Generator().manual_seed(SMALL.seed))
+        .author[0]
+        .detach()
+        .numpy()
     )
     never = trained(cat, clicks_of(cat), SMALL.model_copy(update={"author_dropout": 0.0, "epochs": 1}))
     np.testing.assert_array_equal(never.author[0], start)
