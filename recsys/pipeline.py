@@ -13,10 +13,11 @@ import faiss
 import numpy as np
 
 from recsys.config import Config
-from recsys.features.assemble import Inputs, assemble
-from recsys.features.crosses import follow_crosses, history_shares
+from recsys.features.assemble import assemble
+from recsys.features.inputs import make_inputs
+from recsys.features.users import UserBatch
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.online.store import OnlineStore
+from recsys.online.store import OnlineStore, UserRead
 from recsys.ranking.rankers import Rankers
 from recsys.release import Release
 from recsys.reranking.author_cap import AuthorCap
@@ -79,9 +80,9 @@ class Recommender:
 
         Raises: DependencyError or DataError when the online store cannot answer.
         """
-        context = self.understand(request)
+        context, user = self.understand(request)
         candidates = self.retrieve(context)
-        candidates, watermark = self.rank(context, candidates)
+        candidates, watermark = self.rank(context, user, candidates)
         chosen = candidates
         for rerank in self._rerankers:
             chosen = rerank(context, chosen)
@@ -90,8 +91,11 @@ class Recommender:
         degraded = tuple(f"source:{name}" for name in candidates.missing_sources)
         return Slate(context, chosen, candidates.post_row, propensity, watermark, degraded)
 
-    def understand(self, request: FeedRequest) -> Context:
-        """What the catalogue and the online store know about the user: one round trip."""
+    def understand(self, request: FeedRequest) -> tuple[Context, UserRead]:
+        """Read the user from the catalogue and the online store: one round trip.
+
+        Returns: the request's context, and the user's row as read, which `rank` takes its counters from.
+        """
         row = int(self.catalogue.user_rows([request.user_id])[0])
         language = int(self.catalogue.user_language[row]) if row >= 0 else -1
         country = int(self.catalogue.user_country[row]) if row >= 0 else -1
@@ -100,7 +104,7 @@ class Recommender:
             # What this release knows is of the person who asked to be forgotten.
             row = language = country = -1
         shown = self.catalogue.post_rows(request.shown.post_ids)
-        return Context(
+        context = Context(
             request=request,
             user_row=row,
             language=language,
@@ -112,6 +116,7 @@ class Recommender:
             trending=user.trending,
             user_watermark=user.watermark,
         )
+        return context, user
 
     def retrieve(self, context: Context) -> Candidates:
         """All sources merged, then the hard filters, so that no source escapes them."""
@@ -120,27 +125,17 @@ class Recommender:
             candidates = keep_allowed(context, candidates)
         return candidates
 
-    def rank(self, context: Context, candidates: Candidates) -> tuple[Candidates, str]:
-        """Features (one round trip), probabilities, scores; and the stream position the features reflect."""
+    def rank(self, context: Context, user: UserRead, candidates: Candidates) -> tuple[Candidates, str]:
+        """Read the candidates' counters (one round trip), make features, probabilities and scores.
+
+        Returns: the scored candidates, and the stream position that the posts' counters reflect.
+        """
         rows = candidates.post_row
-        read = self._store.read_counts(context.request.user_id, rows, context.now)
-        only = np.zeros(len(rows), np.int32)  # every candidate belongs to the one request
-        follows_author, topic_share = follow_crosses(
-            self.catalogue, np.array([0, len(context.follows)]), context.follows, only, rows
-        )
-        language_share, media_share = history_shares(self.catalogue, context.history[None, :], only, rows)
-        inputs = Inputs(
-            counts=read.counts,
-            post_row=rows,
-            user_language=np.array([context.language], np.int32),
-            follows_author=follows_author,
-            follows_topic_share=topic_share,
-            history_language_share=language_share,
-            history_media_share=media_share,
-            tower_score=candidates.retrieval_score,
-            now=np.array([context.now], np.int64),
-        )
-        features = assemble(self.catalogue, inputs)
+        read = self._store.read_counts(context.request.user_id, rows, context.now, user.row)
+        request = np.zeros(len(rows), np.int32)  # all candidates belong to the one request
+        users = UserBatch.from_context(context)
+        inputs = make_inputs(self.catalogue, users, read.counts, request, rows, candidates.retrieval_score)
+        features = assemble(self.catalogue, inputs)  # (C, F)
         probability = self.rankers.probability(features).astype(np.float32) if len(rows) else np.empty(0, np.float32)
         score = (self._click_weight * probability).astype(np.float32)
         return replace(candidates, features=features, probability=probability, score=score), read.watermark

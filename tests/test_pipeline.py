@@ -14,7 +14,7 @@ class Broken:
     def __init__(self, bit):
         self.bit = bit
 
-    def __call__(self, context, k, allowed):
+    def __call__(self, query, k):
         raise OSError("gone")
 
 

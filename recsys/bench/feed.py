@@ -77,9 +77,9 @@ def _stages(config: Config, users: list[int], report: Callable[[int, int], None]
 
         for number, user in enumerate(users):
             request = FeedRequest(number + 1, user, now, _LIMIT)
-            context = timed("understand", recommender.understand, request)
+            context, read = timed("understand", recommender.understand, request)
             candidates = timed("retrieve", recommender.retrieve, context)
-            ranked, _ = timed("rank", recommender.rank, context, candidates)
+            ranked, _ = timed("rank", recommender.rank, context, read, candidates)
             timed("floor_redis", connection.client.mget, floor)
             timed("floor_lightgbm", recommender.rankers.trees.logit, ranked.features)
             report(number + 1, len(users))

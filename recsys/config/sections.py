@@ -191,9 +191,6 @@ class SourcesConfig(Section):
     """Neighbours that a release keeps of each post; eight bytes each."""
     covisited_fading: float = Field(0.9, gt=0, le=1)
     """What a click's vote counts relative to that of the click after it."""
-    timeout_ms: float = Field(250.0, gt=0)
-    """Milliseconds after which a source is left out of a request. All of them need a hundredth of that; a machine that
-    is busy with something else may take the rest."""
 
     @model_validator(mode="after")
     def _quotas_fit(self) -> Self:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -42,15 +42,28 @@ def entity_keys(entity: Entity, catalogue: Catalogue, user_row: Rows, post_row: 
     return {POST.name: post_row.astype(np.int64), AUTHOR.name: author, TOPIC.name: topic, USER.name: user}[entity.name]
 
 
+class Seen(NamedTuple):
+    """How many events, from the first on, each of Q queries could see. A request reads its user before its posts."""
+
+    by_post: Ids
+    """When it read the counters of posts, authors and topics, (Q,)."""
+    by_user: Ids
+    """When it read its user's row: the user's counters, crosses and history, (Q,)."""
+
+
+_IN_USER_ROW = (USER, USER_TOPIC, USER_AUTHOR)
+"""Entities whose counters stand in the user's row."""
+
+
 def point_in_time(
-    catalogue: Catalogue, events: Events, user_row: Rows, post_row: Rows, now: Times, seen: Ids, n_threads: int
+    catalogue: Catalogue, events: Events, user_row: Rows, post_row: Rows, now: Times, seen: Seen, n_threads: int
 ) -> dict[str, Doubles]:
     """Counts of every entity as each query saw them.
 
     Args:
         user_row, post_row: the queries, -1 for who and what the catalogue does not know, (Q,).
         now: what counts are decayed to, microseconds, (Q,).
-        seen: how many events, from the first on, were visible to each query, (Q,).
+        seen: how many events were visible to each query.
         n_threads: threads that share the entities of a kind; they change no bit.
     Returns: entity name to counts decayed to the query's time, (Q, A, H).
     """
@@ -64,7 +77,7 @@ def point_in_time(
             events.action,
             entity_keys(entity, catalogue, user_row, post_row),
             now,
-            seen,
+            seen.by_user if entity in _IN_USER_ROW else seen.by_post,
             n_threads,
         )
         for entity in ENTITIES

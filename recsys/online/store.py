@@ -34,7 +34,7 @@ from recsys.online.connection.parse import broken, number, stream_id, wrong_type
 from recsys.online.generations import load_snapshot
 from recsys.online.pointer import current
 from recsys.online.rows import trending
-from recsys.online.rows.layout import Names, unpack, unpack_users
+from recsys.online.rows.layout import Names, UserColumns, unpack, unpack_users
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import Returned
 from recsys.types import Doubles, Ids, Rows
@@ -61,6 +61,8 @@ class UserRead:
     """Last stream id that `history` reflects; empty when nothing was streamed yet."""
     erased_at: int | None
     """When this user was last erased, microseconds; None when never."""
+    row: UserColumns | None = None
+    """The user's counters as read together with `history`; `read_counts` takes them from here. None in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,9 @@ class OnlineStore(Protocol):
 
     def read_user(self, user_id: int, language: int, now: int) -> UserRead: ...
 
-    def read_counts(self, user_id: int, post_row: Rows, now: int) -> CountsRead: ...
+    def read_counts(self, user_id: int, post_row: Rows, now: int, row: UserColumns | None = None) -> CountsRead:
+        """`row`: the user's row where `read_user` has read it; None reads it here."""
+        ...
 
 
 class _Found(NamedTuple):
@@ -123,27 +127,30 @@ class RedisStore:
                 ],
             )
             if self._is_current(generation, pointer):
+                user = unpack_users([row_key], [row])
                 return UserRead(
-                    history=self._known(unpack_users([row_key], [row]).clicks.post_id)[: self.config.history_size],
+                    history=self._known(user.clicks.post_id)[: self.config.history_size],
                     returned=self._known(_post_ids(sent, returned)),
                     trending=self._known(_post_ids(trend_key, trend)),
                     watermark=_watermark(generation, applied),
                     erased_at=None if erased is None else number(keys.ERASED, erased),
+                    row=user,
                 )
             generation = current(self.client)
         raise _unsettled()
 
-    def read_counts(self, user_id: int, post_row: Rows, now: int) -> CountsRead:
+    def read_counts(self, user_id: int, post_row: Rows, now: int, row: UserColumns | None = None) -> CountsRead:
         """Raises: as `read_user`."""
         catalogue = self.catalogue
         author, of_author = _distinct(catalogue.author[post_row])
         topic, of_topic = _distinct(catalogue.likely_topic[post_row] + 1)
         author_id, topic_key = np.asarray(catalogue.author_id[author]), self._topic_key[topic]
         post_id = np.asarray(catalogue.post_id[post_row])
-        wanted = ((USER, np.array([user_id])), (TOPIC, topic_key), (AUTHOR, author_id), (POST, post_id))
-        found, watermark = self._rows(wanted)
-        users, topics, authors, posts = found
-        user = unpack_users(*users)
+        wanted = [(TOPIC, topic_key), (AUTHOR, author_id), (POST, post_id)]
+        if row is None:
+            wanted.append((USER, np.array([user_id])))
+        (topics, authors, posts, *users), watermark = self._rows(wanted)
+        user = unpack_users(*users[0]) if row is None else row
         of_post, of_user = np.arange(len(post_id)), np.zeros(1, np.int32)
         counts = {
             TOPIC.name: _counts(unpack(TOPIC, *topics), TOPIC, np.arange(len(topic_key)), of_topic, now),
@@ -264,7 +271,7 @@ class SnapshotStore:
             erased_at=None,
         )
 
-    def read_counts(self, user_id: int, post_row: Rows, now: int) -> CountsRead:
+    def read_counts(self, user_id: int, post_row: Rows, now: int, row: UserColumns | None = None) -> CountsRead:
         user_row = self.catalogue.user_rows([user_id])
         counts: dict[str, Doubles] = {}
         for entity in ENTITIES:

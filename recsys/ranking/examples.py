@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.features.assemble import Inputs, assemble
-from recsys.features.crosses import follow_crosses, history_shares
+from recsys.features.assemble import assemble
 from recsys.features.histories import Clicks, histories_at
-from recsys.features.point_in_time import point_in_time
+from recsys.features.inputs import make_inputs
+from recsys.features.point_in_time import Seen, point_in_time
+from recsys.features.spec import NAMES
+from recsys.features.users import UserBatch
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.logs.labels import CLICK, Events, Exposures
 from recsys.retrieval.towers.inference import Towers, tower_scores
-from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import Floats, Ids, Mask, Rows, Times
 
 _REQUESTS_AT_ONCE = 65_536
@@ -56,25 +57,34 @@ def build_examples(
         post_vectors: of the whole catalogue, (N, D).
         history_size: clicks the online store remembers per user.
     """
+    # Counters as of each exposure: entity name to (E, A, H).
     counts = point_in_time(
-        catalogue, events, exposures.user_row, exposures.post_row, exposures.now, exposures.seen, n_threads
-    )
-    follows_author, topic_share = follow_crosses(
-        catalogue, catalogue.follows_start, catalogue.follows, exposures.user_row, exposures.post_row
-    )
-    personal = _personal_columns(catalogue, events, exposures, towers, post_vectors, history_size)
-    inputs = Inputs(
-        counts=counts,
-        post_row=exposures.post_row,
-        user_language=np.where(exposures.user_row >= 0, catalogue.user_language[exposures.user_row], -1),
-        follows_author=follows_author,
-        follows_topic_share=topic_share,
-        history_language_share=personal[0],
-        history_media_share=personal[1],
-        tower_score=personal[2],
-        now=exposures.now,
-    )
-    return Examples(assemble(catalogue, inputs), exposures.click, exposures.position)
+        catalogue, events, exposures.user_row, exposures.post_row, exposures.now,
+        Seen(exposures.seen, exposures.history_seen), n_threads,
+    )  # fmt: skip
+    # Exposures of one request stand together, since they share `now`; the user is built once for all of them. Outside
+    # logs may give one request id to several users, or to a whole session, so every column must agree.
+    new_request = np.ones(len(exposures), bool)
+    same = (exposures.request_id, exposures.user_row, exposures.now, exposures.history_seen)
+    new_request[1:] = np.any([np.diff(column) != 0 for column in same], axis=0)
+    first = np.flatnonzero(new_request)  # first exposure of each of R requests, (R,)
+    ends = np.append(first, len(exposures))
+    features = np.empty((len(exposures), len(NAMES)), np.float32)
+    for start in range(0, len(first), _REQUESTS_AT_ONCE):
+        requests = first[start : start + _REQUESTS_AT_ONCE]  # (r,)
+        rows = slice(requests[0], ends[start + len(requests)])  # their exposures, C in all
+        size = np.diff(ends[start : start + len(requests) + 1])
+        request = np.repeat(np.arange(len(requests), dtype=np.int32), size)  # (C,)
+        post_row, now = exposures.post_row[rows], exposures.now[rows]
+        users = user_batch(
+            catalogue, events, exposures.user_row[requests], exposures.now[requests],
+            exposures.history_seen[requests], history_size,
+        )  # fmt: skip
+        vectors = towers.user_vectors(catalogue, users)[request]  # (C, D)
+        score = tower_scores(towers, catalogue, vectors, post_vectors, post_row, now)  # (C,)
+        of_rows = {name: count[rows] for name, count in counts.items()}
+        features[rows] = assemble(catalogue, make_inputs(catalogue, users, of_rows, request, post_row, score))
+    return Examples(features, exposures.click, exposures.position)
 
 
 def user_batch(
@@ -85,28 +95,3 @@ def user_batch(
     clicks = Clicks(events.user_row[place], events.post_row[place], events.time[place])
     history = histories_at(clicks, place, user_row, seen, history_size)
     return UserBatch.from_rows(catalogue, user_row, history, now)
-
-
-def _personal_columns(
-    catalogue: Catalogue, events: Events, exposures: Exposures, towers: Towers, post_vectors: Floats, history_size: int
-) -> Floats:
-    """What needs the user's history: its language share, its media share and the two-tower similarity, (3, E)."""
-    columns = np.empty((3, len(exposures)), np.float32)
-    # One history and one user vector per request: its exposures stand together, since they share `now`. Outside logs
-    # may give one id to what several users asked for, or to a whole session.
-    change = np.ones(len(exposures), bool)
-    same = (exposures.request_id, exposures.user_row, exposures.now, exposures.history_seen)
-    change[1:] = np.any([np.diff(column) != 0 for column in same], axis=0)
-    first = np.flatnonzero(change)
-    ends = np.append(first, len(exposures))
-    for start in range(0, len(first), _REQUESTS_AT_ONCE):
-        requests = first[start : start + _REQUESTS_AT_ONCE]
-        size = np.diff(ends[start : start + len(requests) + 1])
-        users, now = exposures.user_row[requests], exposures.now[requests]
-        batch = user_batch(catalogue, events, users, now, exposures.history_seen[requests], history_size)
-        rows = slice(requests[0], ends[start + len(requests)])
-        posts, request = exposures.post_row[rows], np.repeat(np.arange(len(requests), dtype=np.int32), size)
-        columns[:2, rows] = history_shares(catalogue, batch.history, request, posts)
-        vectors = towers.user_vectors(catalogue, batch)
-        columns[2, rows] = tower_scores(towers, catalogue, vectors[request], post_vectors, posts, exposures.now[rows])
-    return columns

@@ -1,15 +1,14 @@
 """From all posts to a few hundred candidates: every source is asked, their answers are merged.
 
-Takes a request's `Context` and the posts to leave out, gives `Candidates`. A source that fails or is late is left out
-and named; the others fill its places. It does not know why a post was left out, nor how candidates are ranked.
+Takes a request's `Context` and the posts to leave out, gives `Candidates`. A source that fails is left out and named;
+the others fill its places. It does not know why a post was left out, nor how candidates are ranked.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,10 @@ from numpy.typing import NDArray
 from recsys.config import SourcesConfig
 from recsys.errors import ReleaseError
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.index.index import PostIndex, digest
-from recsys.retrieval.sources import Allowed, CandidateSource, Covisited, Followed, Fresh, Trending, TwoTower
+from recsys.retrieval.sources import Allowed, CandidateSource, Covisited, Followed, Fresh, Query, Trending, TwoTower
 from recsys.retrieval.sources.learned import LearnedSources
 from recsys.retrieval.towers.inference import Towers, tower_scores
-from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import Candidates, Context, Floats, Rows
 
 log = logging.getLogger(__name__)
@@ -31,9 +28,6 @@ NOTHING: Rows = np.empty(0, np.int32)
 
 _UNKNOWN_SCORE = 0.0
 """`tower_score`'s default in `features.spec`."""
-
-_N_THREADS = 4
-"""Twice the requests that a worker answers at once: sources that hang in some leave others to the next."""
 
 
 def merge(
@@ -89,15 +83,14 @@ class Retriever:
         self._catalogue, self._towers, self._post_vectors = catalogue, towers, np.asarray(post_vectors)
         self._allowed = Allowed(catalogue)
         self.sources: tuple[tuple[CandidateSource, int], ...] = (
-            (TwoTower(catalogue, towers, index), config.two_tower),
+            (TwoTower(index), config.two_tower),
             (Followed(catalogue), config.followed),
             (Trending(catalogue), config.trending),
             (Fresh(catalogue, learned.author_shown, config), config.fresh),
             (Covisited(learned.neighbours, config), config.covisited),
         )
-        """Each with its guaranteed places. The first is asked by the calling thread, the others beside it."""
+        """Each with its guaranteed places."""
         self._of_towers = str(TwoTower.bit.name).lower()
-        self._pool = ThreadPoolExecutor(_N_THREADS, "sources")
         self._complained: set[str] = set()
         self._newest = np.argsort(-np.asarray(catalogue.created_at), kind="stable").astype(np.int32)
 
@@ -107,16 +100,16 @@ class Retriever:
         Args:
             exclude: posts to leave out, as rows; -1 is ignored.
         """
-        allowed = self.allowed(context, exclude)
-        found, missing = self._ask(context, allowed)
+        query = self.query(context, exclude)
+        found, missing = self._ask(query)
         rows, bits = self.merged(found)
         if missing and len(rows) < self.config.budget:
-            # Whoever would have filled the places is not there; the newest posts still make a feed.
-            newest = self._newest[allowed.has(self._newest)]
+            # The source that would have filled these places failed; the newest posts still make a feed.
+            newest = self._newest[query.allowed.has(self._newest)]
             newest = newest[~np.isin(newest, rows)][: self.config.budget - len(rows)]
             rows, bits = np.concatenate([rows, newest]), np.concatenate([bits, np.zeros(len(newest), np.uint16)])
         return Candidates(
-            post_row=rows, sources=bits, retrieval_score=self._scores(context, rows, missing), missing_sources=missing
+            post_row=rows, sources=bits, retrieval_score=self._scores(query, rows, missing), missing_sources=missing
         )
 
     def merged(self, found: Sequence[Rows]) -> tuple[Rows, NDArray[np.uint16]]:
@@ -124,61 +117,43 @@ class Retriever:
         bits, places = [source.bit for source, _ in self.sources], [places for _, places in self.sources]
         return merge(found, bits, places, self.config.budget)
 
-    def allowed(self, context: Context, exclude: Rows = NOTHING) -> Bitmap:
-        """Posts that a request may see."""
-        return self._allowed(context.now, exclude)
+    def query(self, context: Context, exclude: Rows = NOTHING) -> Query:
+        """What every source is asked for this request.
 
-    def scores(self, context: Context, post_row: Rows) -> Floats:
-        """Similarity of the user to any posts, (C,)."""
-        user = self._towers.user_vectors(self._catalogue, UserBatch.from_context(context))
-        now = np.array([context.now], np.int64)
-        return tower_scores(self._towers, self._catalogue, user, self._post_vectors, post_row, now)
+        Args:
+            exclude: posts to leave out, as rows; -1 is ignored.
+        """
+        tower = partial(self._towers.user_vectors, self._catalogue)
+        return Query(context, self._allowed(context.now, exclude), tower)
 
-    def _scores(self, context: Context, post_row: Rows, missing: tuple[str, ...]) -> Floats:
-        """As `scores`; where the two towers have failed, what features hold for a score that is not known."""
+    def scores(self, query: Query, post_row: Rows) -> Floats:
+        """Two-tower similarity of the user to any posts, (C,)."""
+        now = np.array([query.context.now], np.int64)
+        return tower_scores(self._towers, self._catalogue, query.user_vector, self._post_vectors, post_row, now)
+
+    def _scores(self, query: Query, post_row: Rows, missing: tuple[str, ...]) -> Floats:
+        """As `scores`; where the two towers failed, the features' default for an unknown score."""
         try:
-            return self.scores(context, post_row)
+            return self.scores(query, post_row)
         except Exception:
             if self._of_towers not in missing:
                 raise
             return np.full(len(post_row), _UNKNOWN_SCORE, np.float32)
 
-    def _ask(self, context: Context, allowed: Bitmap) -> tuple[list[Rows], tuple[str, ...]]:
-        """Every source's posts, none of one that fails or is late, and the names of those.
-
-        One thread beside the caller's asks all but the first, one after the other: a thread for each costs more than
-        their work. Behind one that hangs the rest is late too. The first is waited for: without it there is no feed
-        worth its name, and a search ends by itself.
-        """
-        deadline = time.monotonic() + self.config.timeout_ms / 1000
-        (first, _), *others = self.sources
-        answers: dict[int, Rows] = {}
-        failed: dict[int, Exception] = {}
-
-        def ask(sources: Sequence[CandidateSource]) -> None:
-            for source in sources:
-                try:
-                    answers[source.bit] = source(context, self.config.budget, allowed)
-                except Exception as error:
-                    failed[source.bit] = error
-
-        beside = self._pool.submit(ask, [source for source, _ in others])
-        ask([first])
-        if not wait([beside], max(deadline - time.monotonic(), 0)).done:
-            beside.cancel()  # or it would run for nobody, where it has not begun
-        # A late thread may still be writing: what it wrote by now counts.
-        in_time, broken = dict(answers), dict(failed)
-        missing = []
+    def _ask(self, query: Query) -> tuple[list[Rows], tuple[str, ...]]:
+        """Each source's posts, none for a source that fails, and the names of those that failed."""
+        found, missing = [], []
         for source, _ in self.sources:
-            if source.bit not in in_time:
-                name, error = str(source.bit.name).lower(), broken.get(source.bit)
-                late = f"took longer than {self.config.timeout_ms:g} ms"
-                self._complain(name, late if error is None else f"{type(error).__name__}: {error}", error)
-                missing.append(name)
-        return [in_time.get(source.bit, NOTHING) for source, _ in self.sources], tuple(missing)
+            try:
+                found.append(source(query, self.config.budget))
+            except Exception as error:  # one broken source must not cost the whole feed
+                found.append(NOTHING)
+                missing.append(name := str(source.bit.name).lower())
+                self._complain(name, error)
+        return found, tuple(missing)
 
-    def _complain(self, name: str, what: str, error: Exception | None) -> None:
-        """Once per source and reason in the log; every time in the response and in the metrics."""
-        if (key := f"{name}: {what}") not in self._complained and len(self._complained) < 100:
+    def _complain(self, name: str, error: Exception) -> None:
+        """Log once per source and reason; the response and the metrics say it every time."""
+        if (key := f"{name}: {type(error).__name__}: {error}") not in self._complained and len(self._complained) < 100:
             self._complained.add(key)
-            log.warning("source %s is left out of a feed: %s", name, what, exc_info=error)
+            log.warning("source %s is left out of a feed: %s: %s", name, type(error).__name__, error, exc_info=error)

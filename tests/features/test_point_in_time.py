@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.features import decay
-from recsys.features.point_in_time import entity_keys, point_in_time, snapshot
+from recsys.features.point_in_time import Seen, entity_keys, point_in_time, snapshot
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC
 from recsys.offline.logs.labels import ACTIONS, CLICK, Events
 from recsys.types import DAY, SECOND
@@ -31,7 +31,8 @@ def thing(entity, user, post):
 
 def seen_by(events, now):
     """How many events had arrived strictly before."""
-    return np.searchsorted(events.ingest_time, now)
+    n = np.searchsorted(events.ingest_time, now)
+    return Seen(n, n)
 
 
 def by_hand(entity, events, user, post, now):
@@ -89,7 +90,7 @@ def test_the_snapshot_equals_a_query_after_the_last_event(catalogue, random_even
     final = snapshot(catalogue, events, 2)
     user, post = (np.repeat(np.arange(7), 11).astype(np.int32), np.tile(np.arange(11), 7).astype(np.int32))
     everything = np.full(len(user), len(events))
-    built = point_in_time(catalogue, events, user, post, np.full(len(user), end), everything, 1)
+    built = point_in_time(catalogue, events, user, post, np.full(len(user), end), Seen(everything, everything), 1)
     for entity in ENTITIES:
         keys, states = final.keys[entity.name], final.states[entity.name]
         assert (np.diff(keys) > 0).all()
@@ -153,3 +154,19 @@ def test_keys_of_different_pairs_differ(catalogue):
             assert (key == -1) == (name is None)
             assert of_thing.setdefault(name, key) == key
         assert len(set(of_thing.values())) == len(of_thing), entity.name
+
+
+def test_what_stands_in_the_users_row_is_as_of_the_users_read(catalogue, random_events, queries):
+    """A request reads its user before its posts, and events may arrive in between."""
+    events, (user, post, now) = random_events(3, 400), queries
+    order = np.argsort(events.ingest_time, kind="stable")
+    events = Events(
+        *(getattr(events, name)[order] for name in ("ingest_time", "time", "action", "user_row", "post_row"))
+    )
+    late = np.searchsorted(events.ingest_time, now)
+    early = late // 2
+    both = point_in_time(catalogue, events, user, post, now, Seen(by_post=late, by_user=early), 1)
+    for seen, names in ((early, ("user", "user_topic", "user_author")), (late, ("post", "author", "topic"))):
+        one = point_in_time(catalogue, events, user, post, now, Seen(seen, seen), 1)
+        for name in names:
+            np.testing.assert_array_equal(both[name], one[name])

@@ -1,6 +1,5 @@
 """The merge keeps every source's places, loses nothing it has room for, and says who brought what."""
 
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +10,9 @@ from worlds import rows
 
 from recsys.config import SourcesConfig
 from recsys.errors import ReleaseError
+from recsys.features.users import UserBatch
 from recsys.retrieval.index.index import PostIndex
 from recsys.retrieval.retriever import Retriever, merge
-from recsys.retrieval.towers.user_input import UserBatch
 from recsys.types import DAY, Source
 
 from .tastes import END, clicks_of, learned_sources, request, trained, two_tastes
@@ -67,7 +66,7 @@ def test_the_merge_keeps_places_loses_nothing_and_repeats_nothing(found, places,
             }
 
 
-CONFIG = SourcesConfig(budget=60, two_tower=30, followed=10, trending=8, fresh=6, covisited=6, timeout_ms=60_000)
+CONFIG = SourcesConfig(budget=60, two_tower=30, followed=10, trending=8, fresh=6, covisited=6)
 PLACES = {TT: 30, FO: 10, TR: 8, Source.FRESH: 6, Source.COVISITED: 6}
 
 
@@ -110,7 +109,7 @@ def test_every_candidate_says_which_sources_brought_it(retriever):
     context = asked()
     candidates = retriever(context)
     for source, _ in retriever.sources:
-        brought = np.isin(candidates.post_row, source(context, 60, retriever.allowed(context)))
+        brought = np.isin(candidates.post_row, source(retriever.query(context), 60))
         np.testing.assert_array_equal(candidates.sources & source.bit > 0, brought)
         assert brought.any()
 
@@ -177,20 +176,17 @@ def test_opposite_tastes_share_few_candidates(cat, towers, parts):
 
 
 class Failing:
-    """In a source's place: raises, or waits until it is told to go on."""
+    """A source that raises."""
 
-    def __init__(self, bit, proceed=None):
-        self.bit, self.proceed = bit, proceed
+    def __init__(self, bit):
+        self.bit = bit
 
-    def __call__(self, context, k, allowed):
-        if self.proceed is None:
-            raise RuntimeError("no idea")
-        self.proceed.wait(30)
-        return rows([0, 1, 2])
+    def __call__(self, query, k):
+        raise RuntimeError("no idea")
 
 
-def with_failing(parts, failing, **settings):
-    retriever = Retriever(*parts, CONFIG.model_copy(update=settings))
+def with_failing(parts, failing):
+    retriever = Retriever(*parts, CONFIG)
     retriever.sources = tuple(
         (next((f for f in failing if f.bit == source.bit), source), places) for source, places in retriever.sources
     )
@@ -211,25 +207,11 @@ def test_a_source_that_fails_is_left_out_and_named_and_the_others_fill_its_place
     assert f"source {bit.name.lower()} is left out of a feed: RuntimeError: no idea" in caplog.text
 
 
-def test_a_source_that_is_late_is_left_out_and_named(parts):
-    proceed = threading.Event()
-    retriever = with_failing(parts, [Failing(Source.FRESH, proceed)], timeout_ms=50)
-    candidates = retriever(asked())
-    assert candidates.missing_sources == ("fresh", "covisited")  # what stood behind it is late as well
-    assert len(candidates) == 60
-    proceed.set()
-
-
-def test_sources_that_hang_do_not_keep_the_others_waiting(parts):
-    """More requests than threads: each still gets what the calling thread finds."""
-    proceed = threading.Event()
-    hanging = [Failing(bit, proceed) for bit in Source if bit != TT]
-    retriever = with_failing(parts, hanging, timeout_ms=20)
-    for _ in range(5):
-        candidates = retriever(asked())
-        assert candidates.missing_sources == ("followed", "trending", "fresh", "covisited")
-        assert len(candidates) == 60
-    proceed.set()
+def test_the_user_tower_runs_once_per_request(parts, monkeypatch):
+    tower, runs = type(parts[1]).user_vectors, []
+    monkeypatch.setattr(type(parts[1]), "user_vectors", lambda *words: runs.append(1) or tower(*words))
+    Retriever(*parts, CONFIG)(asked())
+    assert len(runs) == 1
 
 
 def test_without_any_source_the_newest_posts_are_left(parts, cat):
@@ -263,7 +245,7 @@ def test_towers_that_fail_leave_a_feed_without_their_scores(parts, monkeypatch):
     assert len(candidates) == 60
     assert not candidates.retrieval_score.any()
     with pytest.raises(IndexError):
-        retriever.scores(asked(), candidates.post_row)
+        retriever.scores(retriever.query(asked()), candidates.post_row)
 
 
 def test_the_same_request_gets_the_same_candidates(parts):

@@ -125,9 +125,9 @@ def _hits(
         post = clicks.post_row[i]
         n_before[i] = trends.n_clicks(post)
         found["popularity"][i] = post in trends.popular(sources.budget)
-        allowed = retriever.allowed(context)
-        found[_FACTORS][i] = post in factors.best(user, allowed, sources.budget)
-        brought = [source(context, sources.budget, allowed) for source, _ in retriever.sources]
+        query = retriever.query(context)
+        found[_FACTORS][i] = post in factors.best(user, query.allowed, sources.budget)
+        brought = [source(query, sources.budget) for source, _ in retriever.sources]
         for (source, _), rows in zip(retriever.sources, brought, strict=True):
             found[str(source.bit.name).lower()][i] = post in rows
         found["all_sources"][i] = post in retriever.merged(brought)[0]

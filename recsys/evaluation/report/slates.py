@@ -60,11 +60,8 @@ def _clicks(
     returned = _returned(material)
     state = snapshot(catalogue, material.logs.events, material.config.ranking.n_threads)
     store = SnapshotStore(catalogue, state, material.config.online, returned)
-    # A report must not depend on how busy the machine is: no source is ever late here.
-    patient = material.config.retrieval.sources.model_copy(update={"timeout_ms": 1e9})
-    retrieval = material.config.retrieval.model_copy(update={"sources": patient})
     recommender = Recommender(
-        material.config.model_copy(update={"retrieval": retrieval}), material.release.version, now, store, catalogue,
+        material.config, material.release.version, now, store, catalogue,
         material.towers, material.index, material.post_vectors, material.learned_sources, material.rankers,
     )  # fmt: skip
     popular = _by_popularity(material)

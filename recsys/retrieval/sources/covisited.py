@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.config import SourcesConfig
-from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.sources.neighbours import Neighbours
-from recsys.types import Context, Rows, Source
+from recsys.retrieval.sources.source import Query
+from recsys.types import Rows, Source
 
 
 class Covisited:
@@ -26,7 +26,8 @@ class Covisited:
         self._neighbours = neighbours
         self._fading = config.covisited_fading
 
-    def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows:
+    def __call__(self, query: Query, k: int) -> Rows:
+        context, allowed = query.context, query.allowed
         clicks = context.history[context.history >= 0]
         start, end = self._neighbours.start[clicks], self._neighbours.start[clicks + 1]
         length = end - start

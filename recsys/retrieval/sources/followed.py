@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.index.bitmap import Bitmap
-from recsys.types import Context, Rows, Source
+from recsys.retrieval.sources.source import Query
+from recsys.types import Rows, Source
 
 
 class Followed:
@@ -18,7 +18,8 @@ class Followed:
         self._created_at = np.asarray(catalogue.created_at)
         self._posts, self._start = catalogue.posts_of_author
 
-    def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows:
+    def __call__(self, query: Query, k: int) -> Rows:
+        context, allowed = query.context, query.allowed
         authors = np.unique(context.follows[context.follows >= 0])
         first = self._start[authors]
         length = self._start[authors + 1] - first

@@ -15,9 +15,8 @@ import numpy as np
 
 from recsys.config import SourcesConfig
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.index.bitmap import Bitmap
-from recsys.retrieval.sources.source import alternating
-from recsys.types import SECOND, Context, Ids, Rows, Source
+from recsys.retrieval.sources.source import Query, alternating
+from recsys.types import SECOND, Ids, Rows, Source
 
 _MOST = 4000
 """Posts looked at for either half, which bounds the work where very many are written."""
@@ -46,7 +45,8 @@ class Fresh:
         self._weight = 1 / np.sqrt(1.0 + shown)
         self._window = round(config.fresh_window_s * SECOND)
 
-    def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows:
+    def __call__(self, query: Query, k: int) -> Rows:
+        context, allowed = query.context, query.allowed
         rows, times = self._all
         if context.language >= 0:
             rows, times = self._of_language.get(context.language, (rows[:0], times[:0]))

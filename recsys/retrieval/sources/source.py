@@ -1,18 +1,38 @@
-"""What a source is, and which posts it may bring.
+"""What a source is, what it is asked, and which posts it may bring.
 
-Each source takes a request's `Context` and a bitmap of the posts that may appear, gives post rows, best first, without
-repeats, all of them allowed. It does not know the other sources, nor how many of its posts survive the merge.
+A source takes a `Query` and gives post rows, best first, without repeats, all of them allowed. It does not know the
+other sources, nor how many of its posts survive the merge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
+from recsys.features.users import UserBatch
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval.index.bitmap import Bitmap
-from recsys.types import Context, Rows, Source
+from recsys.types import Context, Floats, Rows, Source
+
+
+@dataclass(frozen=True)
+class Query:
+    """One request as all sources see it."""
+
+    context: Context
+    allowed: Bitmap
+    """Posts that may appear."""
+    tower: Callable[[UserBatch], Floats]
+    """The user tower, (B,) users to (B, D)."""
+
+    @cached_property
+    def user_vector(self) -> Floats:
+        """The user's vector, (1, D): computed once, however many parts of retrieval need it."""
+        return self.tower(UserBatch.from_context(self.context))
 
 
 class CandidateSource(Protocol):
@@ -21,7 +41,7 @@ class CandidateSource(Protocol):
     @property
     def bit(self) -> Source: ...
 
-    def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows: ...
+    def __call__(self, query: Query, k: int) -> Rows: ...
 
 
 class Allowed:

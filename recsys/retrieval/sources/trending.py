@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.retrieval.index.bitmap import Bitmap
-from recsys.retrieval.sources.source import alternating, distinct
-from recsys.types import Context, Rows, Source
+from recsys.retrieval.sources.source import Query, alternating, distinct
+from recsys.types import Rows, Source
 
 
 class Trending:
@@ -23,7 +22,8 @@ class Trending:
     def __init__(self, catalogue: Catalogue) -> None:
         self._topic = np.asarray(catalogue.likely_topic)
 
-    def __call__(self, context: Context, k: int, allowed: Bitmap) -> Rows:
+    def __call__(self, query: Query, k: int) -> Rows:
+        context, allowed = query.context, query.allowed
         known = context.trending[context.trending >= 0]
         posts = distinct(known[allowed.has(known)])
         clicked = self._topic[context.history[context.history >= 0]]

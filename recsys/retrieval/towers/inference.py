@@ -27,7 +27,7 @@ from recsys.errors import ReleaseError
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval.towers import freshness
 from recsys.retrieval.towers.text_input import text_rows
-from recsys.retrieval.towers.user_input import UserBatch
+from recsys.features.users import UserBatch
 from recsys.types import Doubles, Floats, Ids, Rows, Times
 
 Real = TypeVar("Real", Floats, Doubles)

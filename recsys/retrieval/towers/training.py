@@ -34,7 +34,7 @@ from recsys.retrieval.towers.metric import similarity
 from recsys.retrieval.towers.rowwise_adam import RowTable
 from recsys.retrieval.towers.text_input import text_rows
 from recsys.retrieval.towers.torch_model import PostInput, TowerSizes, TowersModel, UserInput
-from recsys.retrieval.towers.user_input import UserBatch
+from recsys.features.users import UserBatch
 from recsys.types import DAY, Rows
 
 HIDDEN_USER_SHARE = 0.05

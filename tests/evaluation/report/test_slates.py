@@ -67,7 +67,7 @@ def test_all_slates_pass_the_same_hard_filters(material, recommender):
     n_blocking = 0
     for user_row in np.unique(material.test().user_row)[:40].tolist():
         user_id = int(catalogue.user_id[user_row])
-        context = recommender.understand(FeedRequest(1, user_id, now))
+        context, _ = recommender.understand(FeedRequest(1, user_id, now))
         everything = np.arange(catalogue.n_posts, dtype=np.int32)
         kept = Candidates(everything, np.ones(len(everything), np.uint16), np.zeros(len(everything), np.float32))
         for keep in (NotVisible(catalogue), Blocked(catalogue), ReturnedBefore(catalogue)):

@@ -1,6 +1,7 @@
 """Every source: best first, no repeats, only posts that exist, are visible and are not excluded."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from recsys.config import IndexConfig, SourcesConfig
 from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.index.fast_lists import inverted_file, search_kernel
 from recsys.retrieval.index.index import PostIndex
-from recsys.retrieval.sources import Allowed, Covisited, Followed, Fresh, Trending, TwoTower
+from recsys.retrieval.sources import Allowed, Covisited, Followed, Fresh, Query, Trending, TwoTower
 from recsys.retrieval.sources import fresh as fresh_source
 from recsys.retrieval.sources.neighbours import Neighbours
 from recsys.types import DAY, HOUR
@@ -42,7 +43,7 @@ def sources(request, cat, towers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
         yield (
-            TwoTower(cat, towers, index),
+            TwoTower(index),
             Followed(cat),
             Trending(cat),
             Fresh(cat, learned.author_shown, SETTINGS),
@@ -55,12 +56,15 @@ posts = st.lists(st.integers(-1, 399), max_size=60)
 
 
 @given(moments, posts, posts, st.lists(st.integers(0, 7), max_size=4), st.integers(1, 450))
-def test_no_source_brings_a_post_twice_or_one_that_may_not_be_seen(sources, cat, now, exclude, trending, follows, k):
+def test_no_source_brings_a_post_twice_or_one_that_may_not_be_seen(
+    sources, cat, towers, now, exclude, trending, follows, k
+):
     asked = request(now, history=[0, 2, 4], follows=follows, trending=trending)
     allowed = Allowed(cat)(now, rows(exclude))
     for source in sources:
-        found = source(asked, k, allowed)
-        np.testing.assert_array_equal(source(asked, k, allowed), found)
+        query = Query(asked, allowed, partial(towers.user_vectors, cat))
+        found = source(query, k)
+        np.testing.assert_array_equal(source(query, k), found)
         assert found.dtype == np.int32
         assert len(found) == len(set(found.tolist())) <= k
         assert (found >= 0).all()
@@ -70,15 +74,17 @@ def test_no_source_brings_a_post_twice_or_one_that_may_not_be_seen(sources, cat,
 
 
 @given(moments, posts, st.integers(1, 450))
-def test_the_two_towers_bring_as_many_as_there_are(sources, cat, now, exclude, k):
+def test_the_two_towers_bring_as_many_as_there_are(sources, cat, towers, now, exclude, k):
     eligible = set(np.flatnonzero(cat.visible & (cat.created_at <= now)).tolist()) - set(exclude)
-    assert len(sources[0](request(now), k, Allowed(cat)(now, rows(exclude)))) == min(k, len(eligible))
+    query = Query(request(now), Allowed(cat)(now, rows(exclude)), partial(towers.user_vectors, cat))
+    assert len(sources[0](query, k)) == min(k, len(eligible))
 
 
 def test_the_two_towers_bring_the_best_scores_first(cat, towers):
     index = PostIndex.exact(towers.post_vectors(cat))
     asked = request(history=[300, 302], language=0)
-    found = TwoTower(cat, towers, index)(asked, 50, Allowed(cat)(asked.now, rows([])))
+    query = Query(asked, Allowed(cat)(asked.now, rows([])), partial(towers.user_vectors, cat))
+    found = TwoTower(index)(query, 50)
     assert (cat.topic[found] == 0).all()
 
 
@@ -89,8 +95,13 @@ def allowed(exclude=(), cat=FOLLOWED, now=NOW):
     return Allowed(cat)(now, rows(exclude))
 
 
+def found_by(source, asked, k, bitmap):
+    """What a source that reads no user vector finds."""
+    return source(Query(asked, bitmap, lambda users: pytest.fail("it needs no vector")), k).tolist()
+
+
 def followed(*authors, k=9, exclude=()):
-    return Followed(FOLLOWED)(replace(context(), follows=rows(authors)), k, allowed(exclude)).tolist()
+    return found_by(Followed(FOLLOWED), replace(context(), follows=rows(authors)), k, allowed(exclude))
 
 
 def test_followed_authors_bring_their_newest_posts_and_ties_go_to_the_lowest_row():
@@ -112,15 +123,15 @@ def test_who_follows_nobody_gets_nothing_from_followed_authors():
 
 def test_trending_keeps_its_order_and_drops_repeats():
     asked = replace(context(), trending=rows([3, 6, 1, 3, -1, 0]))
-    assert Trending(FOLLOWED)(asked, 9, allowed()).tolist() == [3, 1, 0]
-    assert Trending(FOLLOWED)(asked, 1, allowed([3])).tolist() == [1]
+    assert found_by(Trending(FOLLOWED), asked, 9, allowed()) == [3, 1, 0]
+    assert found_by(Trending(FOLLOWED), asked, 1, allowed([3])) == [1]
 
 
 def test_every_other_trending_post_is_of_the_topics_the_user_clicks_on():
     cat = replace(catalogue([0] * 8), topic=rows([0, 0, 0, 0, 1, 1, 2, 1]), topics=("a", "b", "c"))
     asked = replace(context(), trending=rows([0, 1, 2, 3, 6, 4, 5]), history=rows([7]))
-    assert Trending(cat)(asked, 9, allowed(cat=cat)).tolist() == [0, 4, 1, 5, 2, 3, 6]
-    assert Trending(cat)(replace(asked, history=rows([])), 3, allowed(cat=cat)).tolist() == [0, 1, 2]
+    assert found_by(Trending(cat), asked, 9, allowed(cat=cat)) == [0, 4, 1, 5, 2, 3, 6]
+    assert found_by(Trending(cat), replace(asked, history=rows([])), 3, allowed(cat=cat)) == [0, 1, 2]
 
 
 AGES = np.array([1, 2, 3, 4, 5, 30, 40]) * HOUR
@@ -135,7 +146,7 @@ def fresh(request_id=1, k=9, language=-1, shown=(0, 0, 0), exclude=()):
     source = Fresh(FRESH, np.array(shown, np.int64), SourcesConfig(fresh_window_s=6 * 3600))
     asked = context()
     asked = replace(asked, request=replace(asked.request, request_id=request_id), language=language)
-    return source(asked, k, allowed(exclude, FRESH)).tolist()
+    return found_by(source, asked, k, allowed(exclude, FRESH))
 
 
 def test_fresh_posts_are_those_of_the_last_hours_and_the_newest_comes_first():
@@ -172,7 +183,7 @@ def test_posts_of_authors_whom_many_have_seen_get_a_smaller_chance():
 
 def test_a_post_of_nobody_known_may_be_fresh():
     cat = catalogue([-1, -1], created_at=[NOW - HOUR, NOW - 2 * HOUR])
-    assert Fresh(cat, np.zeros(0, np.int64), SETTINGS)(context(), 5, allowed(cat=cat)).tolist() == [0, 1]
+    assert found_by(Fresh(cat, np.zeros(0, np.int64), SETTINGS), context(), 5, allowed(cat=cat)) == [0, 1]
 
 
 # Post 0 is clicked with 1 (0.5) and 2 (0.4), post 3 with 2 (0.3) and 0 (0.9), post 4 with nobody.
@@ -184,7 +195,7 @@ TOGETHER = Neighbours(
 def covisited(history, fading=1.0, k=9, exclude=()):
     source = Covisited(TOGETHER, SourcesConfig(covisited_fading=fading))
     everything = Bitmap.of(np.ones(5, bool)).without(rows(exclude))
-    return source(replace(context(), history=rows(history)), k, everything).tolist()
+    return found_by(source, replace(context(), history=rows(history)), k, everything)
 
 
 def test_last_clicks_vote_for_the_posts_clicked_with_them():
@@ -221,5 +232,5 @@ def test_both_ways_through_lists_are_compiled_before_the_first_request(cat, towe
             lambda *words, name=name, way=getattr(search_kernel, name): ran.append(name) or way(*words),
         )
     vectors = towers.post_vectors(cat)
-    TwoTower(cat, towers, PostIndex.lists(vectors, vectors, IndexConfig(nlist_factor=0.5, code_bytes=8)))
+    TwoTower(PostIndex.lists(vectors, vectors, IndexConfig(nlist_factor=0.5, code_bytes=8)))
     assert set(ran) == {"best_of_lists", "best_of_allowed"}

@@ -13,7 +13,7 @@ from recsys.retrieval.towers import training
 from recsys.retrieval.towers.inference import Towers, tower_scores
 from recsys.retrieval.towers.torch_model import TowerSizes, TowersModel
 from recsys.retrieval.towers.training import TrainingData, batch_loss, train_towers
-from recsys.retrieval.towers.user_input import UserBatch
+from recsys.features.users import UserBatch
 from recsys.types import DAY
 
 from ..tastes import END, SMALL, clicks_of, request, trained, two_tastes

@@ -1,6 +1,7 @@
-"""What the user tower reads, for one request or for many.
+"""The users behind requests: who they are, whom they follow and what they clicked, for one request or for many.
 
-Takes a `Context`, or user rows with their histories, gives a `UserBatch`. It does not know what the tower makes of it.
+Built from a `Context` in serving and from catalogue rows with rebuilt histories in training and evaluation. The user
+tower and the feature matrix both read it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from recsys.types import Context, Ids, Rows, Times
 
 @dataclass(frozen=True, slots=True)
 class UserBatch:
-    """B users at B moments. Nothing known (no row, no history, no follows, language and country -1) is a valid user."""
+    """B users at B moments. A user of whom nothing is known (row, language, country -1, no history) is valid."""
 
     user_row: Rows
     """(B,), -1 unknown."""
@@ -29,6 +30,7 @@ class UserBatch:
     follows_start: Ids
     """User b follows the authors `follows[follows_start[b]:follows_start[b + 1]]`, (B + 1,)."""
     follows: Rows
+    """Author rows, ascending within a user."""
     now: Times
     """(B,)."""
 
@@ -50,7 +52,7 @@ class UserBatch:
 
     @classmethod
     def from_rows(cls, catalogue: Catalogue, user_row: Rows, history: Rows, now: Times) -> Self:
-        """Many users of the catalogue; row -1 is a user it does not know.
+        """Many users of the catalogue; row -1 is an unknown user.
 
         Args:
             history: newest first, -1 padded, (B, L); see `histories.histories_at`.
