@@ -12,7 +12,7 @@ CONFIGS = sorted(DEFAULT_PATH.parent.glob("*.yaml"))
 
 
 def refusal(tmp_path, text, overrides=()) -> str:
-    """The message about this file, with `config.yaml` for its path."""
+    """The error message for this file, with its path shortened to `config.yaml`."""
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -77,13 +77,13 @@ def test_a_wrong_setting_is_refused_with_file_key_rule_and_value(tmp_path, text,
     assert refusal(tmp_path, text) == message
 
 
-def test_everything_that_is_wrong_is_told_at_once(tmp_path):
+def test_all_wrong_settings_are_reported_together(tmp_path):
     message = refusal(tmp_path, "world:\n  n_users: 1\nserving:\n  workers: 0\n")
     assert "world.n_users must be >= 20, got 1 (config.yaml:2)" in message
     assert "serving.workers must be >= 1, got 0 (config.yaml:4)" in message
 
 
-def test_broken_yaml_is_refused_with_its_place(tmp_path):
+def test_invalid_yaml_is_refused_with_line_and_column(tmp_path):
     message = refusal(tmp_path, "world:\n  n_users: [1\n")
     assert message.startswith("configuration file config.yaml is not valid YAML: ")
     assert "in config.yaml, line 2, column 12" in message
@@ -99,7 +99,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_a_remedy(tmp_path, content):
         load(path)
 
 
-def test_a_file_cannot_run_code(tmp_path):
+def test_a_yaml_file_cannot_run_code(tmp_path):
     assert "not valid YAML" in refusal(tmp_path, "data_dir: !!python/object/apply:os.getcwd []\n")
 
 
@@ -140,16 +140,16 @@ def test_a_wrong_override_is_refused_by_name(tmp_path, override, message):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_shipped_file_loads_and_has_a_data_folder_of_its_own(path):
+def test_every_shipped_file_loads_and_has_its_own_data_folder(path):
     assert load(path).data_dir == Path("data") / path.stem
 
 
-def test_the_shipped_files_are_these():
+def test_the_default_file_is_the_demo():
     assert [path.name for path in CONFIGS] == ["demo.yaml", "million.yaml", "sample.yaml", "tiny.yaml"]
     assert load() == load(DEFAULT_PATH)
 
 
-def test_every_setting_is_explained():
+def test_every_setting_has_a_docstring():
     sources = [path.read_text() for path in Path(module.__file__).parent.glob("*.py")]
     sections = [node for source in sources for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
     assert len(sections) > 15
@@ -163,7 +163,7 @@ def test_every_setting_is_explained():
                 assert explained or section_of_its_own, f"{name} needs a docstring"
 
 
-def test_nothing_can_be_changed_after_loading():
+def test_a_loaded_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Config().world.n_users = 3
 
@@ -177,6 +177,6 @@ def test_folders_follow_the_data_folder_unless_set():
     assert (config.lake_url, config.releases_path) == ("s3://bucket/lake", Path("/releases"))
 
 
-def test_settings_survive_their_own_json():
+def test_a_config_round_trips_through_json():
     config = load(None, ["world.start=2026-03-01", "serving.api_key=secret"])
     assert Config.model_validate_json(config.model_dump_json()) == config

@@ -1,4 +1,4 @@
-"""One frozen tree of settings: defaults here, differences in a YAML file, overrides from the command line.
+"""One frozen tree of settings: defaults in code, differences in a YAML file, overrides from the command line.
 
 A component receives its own subsection only; it never sees the tree.
 """

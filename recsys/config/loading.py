@@ -1,4 +1,4 @@
-"""From a YAML file and `key.path=value` overrides to the tree of settings.
+"""Load settings: a YAML file plus `key.path=value` overrides give the tree.
 
 A wrong setting is refused with the file, the line, the key, the rule and the value.
 """
@@ -24,7 +24,7 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
     Args:
         path: YAML file; None takes `configs/demo.yaml`.
         overrides: settings such as `world.n_users=300`; values are read as YAML.
-    Raises: ConfigError with file, line, key, rule and value of everything that is wrong.
+    Raises: ConfigError that lists every wrong setting with file, line, key, rule and value.
     """
     path = Path(path) if path is not None else DEFAULT_PATH
     tree, lines = _read_yaml(path)
@@ -83,7 +83,7 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
         raise ConfigError(f"--set takes key.path=value, got {override!r}")
     try:
         return keys, yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):  # also dates that no calendar has
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
         return keys, value
 
 

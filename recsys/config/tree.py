@@ -1,4 +1,4 @@
-"""The whole tree of settings."""
+"""The tree of all settings, and the folders that follow from it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from recsys.config.world import WorldConfig
 
 
 class Config(Section):
-    """Everything that can be set."""
+    """All settings, one section per stage."""
 
     data_dir: Path = Path("data")
-    """Folder for all generated data; relative paths start at the working directory."""
+    """Folder for all generated data. A relative path starts at the working directory."""
     releases_dir: Path | None = None
-    """Folder of releases; empty means `<data_dir>/releases`."""
+    """Folder of releases. Empty means `<data_dir>/releases`."""
     offline: OfflineConfig = OfflineConfig()
     world: WorldConfig = WorldConfig()
     online: OnlineConfig = OnlineConfig()
@@ -43,5 +43,5 @@ class Config(Section):
 
     @property
     def world_path(self) -> Path:
-        """Truth and the world's own notes: outside the lake, out of reach of training."""
+        """Folder of the world's truth. It is outside the lake, so that training cannot read it."""
         return self.data_dir / "world"
