@@ -1,12 +1,16 @@
-"""Counts as they stood at each query: the linear merge of events with queries, entity by entity, in bounded memory.
+"""Decayed counts as each query saw them: one merge of events and queries, key by key, in bounded memory.
 
-Takes unsorted columns of events and queries of one kind of entity, gives the counts that each query saw. It does not
-know what the keys are keys of.
+Takes unsorted columns of events and queries of one entity; gives the counts that each query saw. It does not know what
+the keys stand for.
 
-An entity's events and queries belong together, so everything is split by a hash of the key: first into rounds that
-threads take in turn, each small enough for `ROUND_ROWS`, then within a round into buckets small enough for a core's
-cache. In a bucket, rows are sorted by order (skipped where they are sorted already) and walked once. Each entity is
-always walked in the same order by one thread, so no bit depends on how many threads or rounds there are.
+How the work is divided:
+
+    all rows --hash of key--> rounds    one thread takes one round at a time; a round fits ROUND_ROWS
+                              buckets   a round has many buckets; a bucket fits a core's cache
+    a bucket: sort by order (skipped if sorted), then walk events and queries together once
+
+All rows of a key fall into one bucket and are walked in one order by one thread, so results do not depend on the number
+of threads or rounds, to the last bit.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from queue import SimpleQueue
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -26,63 +31,77 @@ from recsys.types import Doubles, Ids, Rows, Times
 _mix64 = numba.extending.register_jitable(mix64)
 
 ROUND_ROWS = 1 << 23
-"""Rows a thread works on at a time, 32 bytes each. The memory beyond input and output is this times the threads, and
-four bytes per row for the number of its bucket. Rows of one key cannot be divided: a round that has a key of more rows
-than these takes as much more."""
+"""Rows per round, at 32 bytes each. Peak memory beyond input and output is this times the threads, plus 4 bytes a row
+for its bucket number. One key cannot be split: a round with a larger key is as large as that key."""
 _BUCKET_ROWS = 1 << 13
-"""32 bytes each: a quarter of a megabyte, and as much again for sorting and running."""
+"""Rows per bucket: a quarter of a megabyte of rows, and as much again of working memory, fit a core's cache."""
 
 
-def as_of(
-    entity: Entity,
-    key: Ids, time: Times, order: Times, action: Rows,
-    query_key: Ids, query_now: Times, query_order: Times,
-    n_threads: int,
-) -> Doubles:  # fmt: skip
-    """Counts decayed to each query's `now`, from the events whose order is below the query's.
+class EventColumns(NamedTuple):
+    """M events of one entity, in any order."""
 
-    Args:
-        key, query_key: what each event counts for and each query asks for; -1 for nothing, (M,) and (Q,).
-        time: moments that events decay from, microseconds, (M,).
-        order, query_order: an event is visible to a query when its order is lower; events of equal order are taken as
-            they come, (M,) and (Q,).
-        action: codes in `ACTIONS`; those the entity does not keep are passed over, (M,).
-        query_now: microseconds, (Q,).
-    Returns: (Q, A, H); zeros where nothing was visible.
+    key: Ids
+    """What the event counts for; -1 for nothing, (M,)."""
+    time: Times
+    """Moment the event decays from, microseconds, (M,)."""
+    order: Times
+    """An event is visible to the queries of higher order. Events of equal order are taken in row order, (M,)."""
+    action: Rows
+    """Codes in `ACTIONS`; those the entity does not keep are skipped, (M,)."""
+
+
+class QueryColumns(NamedTuple):
+    """Q queries, in any order."""
+
+    key: Ids
+    """What to count for; -1 for nothing, (Q,)."""
+    now: Times
+    """Moment the counts are decayed to, microseconds, (Q,)."""
+    order: Times
+    """The query sees the events of lower order, (Q,)."""
+
+
+def as_of(entity: Entity, events: EventColumns, queries: QueryColumns, n_threads: int) -> Doubles:
+    """Counts decayed to each query's `now`, from the events of lower order than the query.
+
+    Returns: (Q, A, H); zeros where no event was visible.
     """
-    out = np.zeros((len(query_key), *entity.shape))
-    if not len(query_key) or not len(key):
+    n_rows = len(events.key) + len(queries.key)
+    out = np.zeros((len(queries.key), *entity.shape))  # (Q, A, H)
+    if not len(queries.key) or not len(events.key):
         return out
-    key, time, order = (np.ascontiguousarray(column, np.int64) for column in (key, time, order))
-    query_key, query_now, query_order = (
-        np.ascontiguousarray(column, np.int64) for column in (query_key, query_now, query_order)
-    )
-    action, kept, half_life_us = np.ascontiguousarray(action, np.int32), entity.action_rows, entity.half_life_us
-    n_rounds = n_threads * -(-(len(key) + len(query_key)) // (ROUND_ROWS * n_threads))
-    n_buckets = n_rounds * ((len(key) + len(query_key)) // (_BUCKET_ROWS * n_rounds) + 1)
+    key, time, order = (np.ascontiguousarray(column, np.int64) for column in events[:3])
+    events = EventColumns(key, time, order, np.ascontiguousarray(events.action, np.int32))
+    queries = QueryColumns(*(np.ascontiguousarray(column, np.int64) for column in queries))
+    # 1. Divide: rounds for the memory, a multiple of the threads; buckets for the cache, a multiple of the rounds.
+    n_rounds = n_threads * -(-n_rows // (ROUND_ROWS * n_threads))
+    n_buckets = n_rounds * (n_rows // (_BUCKET_ROWS * n_rounds) + 1)
     with ThreadPoolExecutor(n_threads) as pool:
-        bucket, n_events = _buckets(key, n_buckets, n_threads, pool)
-        query_bucket, n_queries = _buckets(query_key, n_buckets, n_threads, pool)
-        events, queries = (counts.reshape(n_rounds, -1).sum(axis=1).max() for counts in (n_events, n_queries))
-        rooms: SimpleQueue[tuple[Ids, Ids]] = SimpleQueue()
+        # 2. Bucket of each row, (M,) and (Q,), and rows per bucket, (n_buckets,) each.
+        event_bucket, n_events = _buckets(events.key, n_buckets, n_threads, pool)
+        query_bucket, n_queries = _buckets(queries.key, n_buckets, n_threads, pool)
+        # 3. One pair of buffers per thread, as large as the largest round: new memory for each round costs time.
+        most_events, most_queries = (counts.reshape(n_rounds, -1).sum(axis=1).max() for counts in (n_events, n_queries))
+        buffers: SimpleQueue[tuple[Ids, Ids]] = SimpleQueue()
         for _ in range(n_threads):
-            rooms.put((np.empty((events, 4), np.int64), np.empty((queries, 4), np.int64)))
+            buffers.put((np.empty((most_events, 4), np.int64), np.empty((most_queries, 4), np.int64)))
 
         def work(number: int) -> None:
-            room = rooms.get()
+            event_rows, query_rows = buffer = buffers.get()
             per_round = n_buckets // n_rounds
             part = slice(number * per_round, (number + 1) * per_round)
-            _gather_events(bucket, part.start, key, time, order, action, kept, n_events[part], room[0])
-            _gather_queries(query_bucket, part.start, query_key, query_now, query_order, n_queries[part], room[1])
-            _round(room[0], n_events[part], room[1], n_queries[part], half_life_us, out)
-            rooms.put(room)
+            # 4. Copy the round's rows together, bucket by bucket, then merge each bucket.
+            _gather_events(events, event_bucket, part.start, entity.action_rows, n_events[part], event_rows)
+            _gather_queries(queries, query_bucket, part.start, n_queries[part], query_rows)
+            _round(event_rows, n_events[part], query_rows, n_queries[part], entity.half_life_us, out)
+            buffers.put(buffer)
 
         list(pool.map(work, range(n_rounds)))
     return out
 
 
 def _buckets(key: Ids, n_buckets: int, n_threads: int, pool: ThreadPoolExecutor) -> tuple[Rows, Ids]:
-    """Bucket of each key, -1 for none, (M,); and how many keys each bucket has, (n_buckets,)."""
+    """Bucket of each key, -1 for none, (M,); and the number of rows per bucket, (n_buckets,)."""
     bucket = np.empty(len(key), np.int32)
     ends = [len(key) * part // n_threads for part in range(n_threads + 1)]
     parts = [slice(start, end) for start, end in pairwise(ends)]
@@ -98,35 +117,44 @@ def _hash(key):  # type: ignore[no-untyped-def]
 
 @JIT
 def _assign(key, n_buckets, bucket):  # type: ignore[no-untyped-def]
+    """Write the bucket of each key, (M,); return the number of keys per bucket, (n_buckets,)."""
     counts = np.zeros(n_buckets, np.int64)
     for i in range(key.shape[0]):
         bucket[i] = -1
         if key[i] >= 0:
-            # Multiplying and shifting spreads 32 bits over a range as a remainder does, without dividing.
+            # Multiply and shift maps 32 bits evenly onto a range, like a remainder but without a division.
             bucket[i] = (_hash(key[i]) * n_buckets) >> 32
             counts[bucket[i]] += 1
     return counts
 
 
 @JIT
-def _gather_events(bucket, first, key, time, order, action, kept, counts, rows):  # type: ignore[no-untyped-def]
-    """Write the events of some buckets, from `first` on, bucket by bucket: key, time, order, place of the action."""
-    place = np.cumsum(counts) - counts
+def _gather_events(events, bucket, first, action_rows, counts, rows):  # type: ignore[no-untyped-def]
+    """Copy the events of the buckets `first`, `first + 1`, ... into `rows`, bucket by bucket.
+
+    Columns of `rows`: key, time, order, place of the action among the kept ones (-1: not kept).
+    """
+    key, time, order, action = events.key, events.time, events.order, events.action
+    place = np.cumsum(counts) - counts  # next free row of each bucket
     n = np.uint64(counts.shape[0])
     for i in range(key.shape[0]):
-        b = np.uint64(bucket[i] - first)  # a bucket before the first is far above n
+        b = np.uint64(bucket[i] - first)  # a bucket below `first` wraps around to a huge number
         if b < n:
             at = place[b]
             place[b] = at + 1
             rows[at, 0] = key[i]
             rows[at, 1] = time[i]
             rows[at, 2] = order[i]
-            rows[at, 3] = kept[action[i]]
+            rows[at, 3] = action_rows[action[i]]
 
 
 @JIT
-def _gather_queries(bucket, first, key, now, order, counts, rows):  # type: ignore[no-untyped-def]
-    """Write the queries of some buckets, from `first` on, bucket by bucket: key, now, order, number of the query."""
+def _gather_queries(queries, bucket, first, counts, rows):  # type: ignore[no-untyped-def]
+    """Copy the queries of the buckets `first`, `first + 1`, ... into `rows`, bucket by bucket.
+
+    Columns of `rows`: key, now, order, number of the query.
+    """
+    key, now, order = queries.key, queries.now, queries.order
     place = np.cumsum(counts) - counts
     n = np.uint64(counts.shape[0])
     for i in range(key.shape[0]):
@@ -142,22 +170,22 @@ def _gather_queries(bucket, first, key, now, order, counts, rows):  # type: igno
 
 @JIT
 def _round(events, n_events, queries, n_queries, half_life_us, out):  # type: ignore[no-untyped-def]
-    """Bucket after bucket of gathered rows."""
+    """Merge the gathered rows of one round, one bucket after the other."""
     event_end = np.cumsum(n_events)
     query_end = np.cumsum(n_queries)
-    # Room for the largest bucket, once: memory that is given back and taken again is cleared each time.
-    room = np.empty((5, n_events.max() + n_queries.max()), np.int64)
+    # Working memory for the largest bucket, allocated once: fresh memory would be cleared for every bucket.
+    scratch = np.empty((5, n_events.max() + n_queries.max()), np.int64)
     keys, places = np.empty(_table_size(n_queries.max()), np.int64), np.empty(_table_size(n_queries.max()), np.int64)
     for bucket in range(n_events.shape[0]):
         if n_queries[bucket] and n_events[bucket]:
             some_events = events[event_end[bucket] - n_events[bucket] : event_end[bucket]]
             some_queries = queries[query_end[bucket] - n_queries[bucket] : query_end[bucket]]
-            _bucket(some_events, some_queries, room, keys, places, half_life_us, out)
+            _bucket(some_events, some_queries, scratch, keys, places, half_life_us, out)
 
 
 @JIT
 def _table_size(n_keys):  # type: ignore[no-untyped-def]
-    """Slots of a hash table that stays half empty: a power of two."""
+    """Slots of a hash table that stays at most half full: a power of two."""
     size = 1
     while size < 2 * n_keys:
         size *= 2
@@ -166,8 +194,8 @@ def _table_size(n_keys):  # type: ignore[no-untyped-def]
 
 @JIT
 def _slot(key, keys, places):  # type: ignore[no-untyped-def]
-    """Where a key stands in a hash table, or the free slot where it would (linear probing)."""
-    # Buckets are told apart by the high bits of the hash; the low ones still differ within a bucket.
+    """Slot of a key in the hash table, or the free slot where it belongs (linear probing)."""
+    # The bucket number comes from the high bits of the hash, so the low bits still differ within a bucket.
     mask = np.uint64(keys.shape[0] - 1)
     at = np.uint64(_hash(key)) & mask
     while places[at] >= 0 and keys[at] != key:
@@ -176,8 +204,14 @@ def _slot(key, keys, places):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def _bucket(events, queries, room, keys, places, half_life_us, out):  # type: ignore[no-untyped-def]
-    """One merge. Keys are replaced by dense places, found in a hash table of the queried ones."""
+def _bucket(events, queries, scratch, keys, places, half_life_us, out):  # type: ignore[no-untyped-def]
+    """Merge one bucket: m events (m, 4) and q queries (q, 4), as gathered above.
+
+    Args:
+        scratch: working memory, (5, >= m + q).
+        keys, places: memory for the hash table.
+    """
+    # 1. Number the queried keys 0, 1, ... and replace keys by these numbers; -1 for events of keys nobody queries.
     size = _table_size(queries.shape[0])
     keys, places = keys[:size], places[:size]
     places[:] = -1
@@ -190,11 +224,13 @@ def _bucket(events, queries, room, keys, places, half_life_us, out):  # type: ig
             n_keys += 1
         queries[q, 0] = places[at]
     for e in range(events.shape[0]):
-        events[e, 0] = places[_slot(events[e, 0], keys, places)]  # -1: nobody asks
-    row, moment, what = room[0], room[1], room[2]
+        events[e, 0] = places[_slot(events[e, 0], keys, places)]
+    # 2. Sort both by order: places of events (m,) and of queries (q,). The first rows of scratch are free until step 3.
+    row, moment, what = scratch[0], scratch[1], scratch[2]
     n_events = events.shape[0]
-    event_at = _sorted_by(events, room[3, :n_events], room[0, :n_events])
-    query_at = _sorted_by(queries, room[4, : queries.shape[0]], room[1, : queries.shape[0]])
+    event_at = _sorted_by_order(events, scratch[3, :n_events], scratch[0, :n_events])
+    query_at = _sorted_by_order(queries, scratch[4, : queries.shape[0]], scratch[1, : queries.shape[0]])
+    # 3. Merge into one list of operations for `run`: before each query, the events of lower order.
     e = 0
     for place in range(queries.shape[0]):
         q = query_at[place]
@@ -207,21 +243,25 @@ def _bucket(events, queries, room, keys, places, half_life_us, out):  # type: ig
         row[e + place] = queries[q, 0]
         moment[e + place] = queries[q, 1]
         what[e + place] = -1 - queries[q, 3]
-    n = e + queries.shape[0]  # nobody asks for what came later
+    n = e + queries.shape[0]  # events after the last query are left out
+    # 4. Run them from empty states, one per key.
     t = np.zeros(n_keys)
     v = np.zeros((n_keys, out.shape[1], out.shape[2]))
     run(t, v, row[:n], moment[:n], what[:n], half_life_us, out)
 
 
 @JIT
-def _sorted_by(rows, words, other):  # type: ignore[no-untyped-def]
-    """Places of rows in ascending order of column 2, equal ones as they come: a radix sort, 11 bits at a time.
+def _sorted_by_order(rows, words, other):  # type: ignore[no-untyped-def]
+    """Places of the rows in ascending order of column 2, (n,); a stable radix sort, 11 bits at a time.
 
-    `words` gets them, `other` is room to work in, both (n,).
+    The words sorted are `order << place_bits | place`, so that one word moves per row and pass. If order and place do
+    not fit into 63 bits together, a comparison sort is used.
 
-    What is sorted is the order with the place in its low bits, so that one word moves per row and pass. Where both do
-    not fit into 63 bits, low bits of the order would be lost: then a sort by comparison.
+    Args:
+        words: receives the result, (n,).
+        other: working memory, (n,).
     """
+    # 1. Range of the order; nothing to do if it ascends already.
     n = rows.shape[0]
     low, high, ascending = rows[0, 2], rows[0, 2], True
     for i in range(1, n):
@@ -232,15 +272,17 @@ def _sorted_by(rows, words, other):  # type: ignore[no-untyped-def]
         for i in range(n):
             words[i] = i
         return words
+    # 2. Bits for the place and for the order.
     place_bits, bits = 1, 1
     while n >> place_bits:
         place_bits += 1
-    # Differences of int64 may need 64 bits; compared as doubles first they cannot wrap around.
+    # The difference of two int64 may need 64 bits; compare as doubles first, which cannot wrap around.
     if float(high) - float(low) >= 2.0**62 or (high - low) >> (63 - place_bits):
         words[:] = np.argsort(rows[:, 2].copy(), kind="mergesort")
         return words
     while (high - low) >> bits:
         bits += 1
+    # 3. Counting sort by each digit of the order, from the lowest up; the two arrays swap roles each pass.
     result = words
     for i in range(n):
         words[i] = (rows[i, 2] - low) << place_bits | i
@@ -257,6 +299,7 @@ def _sorted_by(rows, words, other):  # type: ignore[no-untyped-def]
             other[starts[digit]] = words[i]
             starts[digit] += 1
         words, other = other, words
+    # 4. Keep the place only.
     for i in range(n):
         result[i] = words[i] & ((1 << place_bits) - 1)
     return result

@@ -1,21 +1,23 @@
-"""Click histories as a request read them: the same function for training the towers, for rankers and for evaluation.
+"""Click histories as each request read them, for training towers, training rankers and evaluation.
 
-Takes a log of clicks and queries, gives post rows. Which clicks a query sees goes by their order of arrival, which of
-those come first by the time of the click: a click that arrives late takes its place among the older ones, as it does
-in the online store. It does not know which clock the caller's times are on.
+Takes a log of clicks and queries; gives post rows. A query sees the clicks that arrived before it, newest click first.
+So a click that arrives late is inserted among the older ones, as in the online store. It does not know which clock the
+times come from.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from recsys.features.decay import JIT
-from recsys.types import Rows, Times
+from recsys.types import Ids, Rows, Times
 
 KEPT = 2
-"""Clicks kept per user, in history sizes: posts that a reader does not know are dropped, the rest still suffices."""
+"""Clicks kept per user, as a multiple of the history size. A reader drops the posts it does not know; the spare clicks
+fill their places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,66 +25,93 @@ class Clicks:
     """Clicks of a log; every array has length M."""
 
     user_row: Rows
-    """-1 for a user the catalogue does not know: nobody's history."""
+    """-1 for a user the catalogue does not know; the click is in no history."""
     post_row: Rows
-    """-1 for a post it does not know: takes a place among the clicks kept and none in a history."""
+    """-1 for a post the catalogue does not know; the click counts as kept but is left out of the history."""
     time: Times
+    """Microseconds."""
 
     def __len__(self) -> int:
         return len(self.user_row)
 
 
 def histories_at(clicks: Clicks, order: Times, user_row: Rows, query_order: Times, size: int) -> Rows:
-    """Each query's newest clicks, -1 padded, (Q, size).
+    """The newest clicks each query sees, -1 padded, (Q, size).
 
-    Of the clicks it sees, the newest `KEPT * size` are kept (ties: smaller post row first); of these the first `size`
-    with a known post are its history.
+    The newest `KEPT * size` clicks that the query sees are kept (ties: smaller post row first). The first `size` of
+    them with a known post are the history.
 
     Args:
-        order, query_order: a click is seen when its order is lower than the query's, (M,) and (Q,).
-        user_row: -1 for a user without a past, (Q,).
+        order, query_order: a query sees the clicks of lower order, (M,) and (Q,).
+        user_row: user of each query, -1 for a user without history, (Q,).
     """
     histories = np.full((len(user_row), size), -1, np.int32)
+    # Clicks and queries, both by user and then by order, so that one pass over both suffices.
     known = np.flatnonzero(clicks.user_row >= 0)
-    clicked = known[np.lexsort((order[known], clicks.user_row[known]))]
-    asked = np.lexsort((query_order, user_row))
-    _walk(
-        clicks.user_row[clicked].astype(np.int64), clicks.post_row[clicked].astype(np.int64), clicks.time[clicked],
-        order[clicked], user_row.astype(np.int64), query_order.astype(np.int64), asked, KEPT * size, histories,
-    )  # fmt: skip
+    by_user = known[np.lexsort((order[known], clicks.user_row[known]))]
+    log = _SortedClicks(
+        user=clicks.user_row[by_user].astype(np.int64),
+        post=clicks.post_row[by_user].astype(np.int64),
+        time=clicks.time[by_user],
+        order=order[by_user],
+    )
+    by_user = np.lexsort((query_order, user_row))
+    queries = _SortedQueries(by_user, user_row[by_user].astype(np.int64), query_order[by_user].astype(np.int64))
+    _walk(log, queries, KEPT * size, histories)
     return histories
 
 
+class _SortedClicks(NamedTuple):
+    """Clicks of known users, by user and then by order, (M,) each."""
+
+    user: Ids
+    post: Ids
+    time: Times
+    order: Times
+
+
+class _SortedQueries(NamedTuple):
+    """Queries by user and then by order, (Q,) each."""
+
+    number: Ids
+    """Row of the query in the result."""
+    user: Ids
+    order: Times
+
+
 @JIT
-def _walk(user, post, time, order, query_user, query_order, asked, n_kept, histories):  # type: ignore[no-untyped-def]
-    """One pass over clicks and queries, both by user and order; the user's clicks kept so far stand oldest first."""
+def _walk(clicks, queries, n_kept, histories):  # type: ignore[no-untyped-def]
+    """Fill `histories` (Q, size) in one pass. The current user's kept clicks are held oldest first."""
     kept_time = np.empty(n_kept + 1, np.int64)
     kept_post = np.empty(n_kept + 1, np.int64)
-    n = 0
-    i = 0
-    of_user = np.int64(-1)
-    for q in asked:
-        if query_user[q] < 0:
+    n = 0  # clicks kept of the current user
+    i = 0  # next click
+    current = np.int64(-1)
+    for q in range(queries.number.shape[0]):
+        user = queries.user[q]
+        if user < 0:
             continue
-        if query_user[q] != of_user:
-            of_user, n = query_user[q], 0
-            while i < user.shape[0] and user[i] < of_user:
+        # 1. A new user: start empty and skip the clicks of users in between.
+        if user != current:
+            current, n = user, 0
+            while i < clicks.user.shape[0] and clicks.user[i] < user:
                 i += 1
-        while i < user.shape[0] and user[i] == of_user and order[i] < query_order[q]:
+        # 2. Insert the clicks that the query sees, by time; drop the oldest if there are too many.
+        while i < clicks.user.shape[0] and clicks.user[i] == user and clicks.order[i] < queries.order[q]:
+            time, post = clicks.time[i], clicks.post[i]
             at = n
-            while at > 0 and (
-                kept_time[at - 1] > time[i] or (kept_time[at - 1] == time[i] and kept_post[at - 1] < post[i])
-            ):
+            while at > 0 and (kept_time[at - 1] > time or (kept_time[at - 1] == time and kept_post[at - 1] < post)):
                 kept_time[at], kept_post[at] = kept_time[at - 1], kept_post[at - 1]
                 at -= 1
-            kept_time[at], kept_post[at] = time[i], post[i]
+            kept_time[at], kept_post[at] = time, post
             n += 1
             if n > n_kept:
                 n = n_kept
                 kept_time[:n], kept_post[:n] = kept_time[1:].copy(), kept_post[1:].copy()
             i += 1
+        # 3. Copy the newest known posts into the query's row.
         place = 0
         for at in range(n - 1, -1, -1):
             if kept_post[at] >= 0 and place < histories.shape[1]:
-                histories[q, place] = kept_post[at]
+                histories[queries.number[q], place] = kept_post[at]
                 place += 1

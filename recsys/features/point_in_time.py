@@ -1,7 +1,7 @@
-"""Point-in-time build: for each exposure the counters as a request would have read them then; and the final state.
+"""Point-in-time counters: for each exposure, the counts its request would have read; and the final state of all.
 
-Takes `Events` in order of arrival and what each exposure had seen of them. It does not know what a model makes of the
-counts.
+Takes `Events` in order of arrival, and how many of them each exposure could see. It does not know which features the
+counts become.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from recsys.features.as_of import as_of
+from recsys.features.as_of import EventColumns, QueryColumns, as_of
 from recsys.features.decay import States, advance
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.lookup import lookup
@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 
 def entity_keys(entity: Entity, catalogue: Catalogue, user_row: Rows, post_row: Rows) -> Ids:
-    """The thing each (user, post) pair counts for, -1 for none, (M,).
+    """Key that each (user, post) pair counts for, -1 for none, (M,).
 
-    Posts, users and authors are their rows. Topics (`Catalogue.likely_topic`) are rows plus one: posts with none share
-    key 0. Crosses are `user_row * width + other`. A post the catalogue does not know (row -1) has no author and shares
-    key 0 of the topics, as it does when the stream counts it.
+    The key of a post, user or author is its row. The key of a topic (`Catalogue.likely_topic`) is its row plus one;
+    posts without a topic share key 0. The key of a cross is `user_row * width + other`. A post the catalogue does not
+    know (row -1) has no author and topic key 0, as when the stream counts it.
     """
-    known = post_row >= 0
+    known = post_row >= 0  # (M,)
     author = np.where(known, catalogue.author[post_row], -1).astype(np.int64)
     topic = np.where(known, catalogue.likely_topic[post_row], -1).astype(np.int64) + 1
     user = user_row.astype(np.int64)
@@ -46,13 +46,13 @@ class Seen(NamedTuple):
     """How many events, from the first on, each of Q queries could see. A request reads its user before its posts."""
 
     by_post: Ids
-    """When it read the counters of posts, authors and topics, (Q,)."""
+    """Events seen in the counters of posts, authors and topics, (Q,)."""
     by_user: Ids
-    """When it read its user's row: the user's counters, crosses and history, (Q,)."""
+    """Events seen in the user's row: the user's counters, crosses and history, (Q,)."""
 
 
 _IN_USER_ROW = (USER, USER_TOPIC, USER_AUTHOR)
-"""Entities whose counters stand in the user's row."""
+"""Entities whose counters are stored in the user's row."""
 
 
 def point_in_time(
@@ -61,55 +61,57 @@ def point_in_time(
     """Counts of every entity as each query saw them.
 
     Args:
-        user_row, post_row: the queries, -1 for who and what the catalogue does not know, (Q,).
-        now: what counts are decayed to, microseconds, (Q,).
+        user_row, post_row: the queries, -1 if the catalogue does not know the user or post, (Q,).
+        now: moment the counts are decayed to, microseconds, (Q,).
         seen: how many events were visible to each query.
-        n_threads: threads that share the entities of a kind; they change no bit.
+        n_threads: threads that share the work; results do not depend on it, to the last bit.
     Returns: entity name to counts decayed to the query's time, (Q, A, H).
     """
-    order = np.arange(len(events))
-    return {
-        entity.name: as_of(
+    # An event's order is its place in the log, a query's the number of events it saw: it sees those before.
+    place = np.arange(len(events))  # (M,)
+    counts: dict[str, Doubles] = {}
+    for entity in ENTITIES:
+        event_key = entity_keys(entity, catalogue, events.user_row, events.post_row)  # (M,)
+        query_key = entity_keys(entity, catalogue, user_row, post_row)  # (Q,)
+        n_seen = seen.by_user if entity in _IN_USER_ROW else seen.by_post  # (Q,)
+        counts[entity.name] = as_of(
             entity,
-            entity_keys(entity, catalogue, events.user_row, events.post_row),
-            events.time,
-            order,
-            events.action,
-            entity_keys(entity, catalogue, user_row, post_row),
-            now,
-            seen.by_user if entity in _IN_USER_ROW else seen.by_post,
+            EventColumns(event_key, events.time, place, events.action),
+            QueryColumns(query_key, now, n_seen),
             n_threads,
-        )
-        for entity in ENTITIES
-    }
+        )  # (Q, A, H)
+    return counts
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All counters and click histories after the last event: what a batch load writes to the online store."""
+    """All counters and click histories after the last event. A batch load writes them to the online store."""
 
     keys: dict[str, Ids]
-    """Entity name to the keys (see `entity_keys`) that have counts, ascending."""
+    """Entity name to the keys (see `entity_keys`) that have counts, ascending, (n,)."""
     states: dict[str, States]
-    """Entity name to counts, in the order of `keys`."""
+    """Entity name to the counts of each key, in the order of `keys`."""
     click_user: Rows
-    """Clicks on known posts in order of user, then newest first: user rows."""
+    """User rows of all clicks by known users on known posts, by user and then newest first, (K,)."""
     click_post: Rows
+    """Post rows of these clicks, (K,)."""
     click_time: Times
+    """Microseconds, (K,)."""
 
 
 def snapshot(catalogue: Catalogue, events: Events, n_threads: int) -> Snapshot:
-    """Final state after all events."""
+    """Counters and click histories after all events."""
 
     def build(entity: Entity) -> tuple[Ids, States]:
-        event_keys = entity_keys(entity, catalogue, events.user_row, events.post_row)
+        event_keys = entity_keys(entity, catalogue, events.user_row, events.post_row)  # (M,)
         kept = (entity.action_rows[events.action] >= 0) & (event_keys >= 0)
-        keys = np.unique(event_keys[kept])
+        keys = np.unique(event_keys[kept])  # (n,)
         states = States.zeros(len(keys), entity)
         advance(states, entity, lookup(keys, event_keys), events.time, events.action)
         return keys, states
 
     built = _per_entity(build, n_threads)
+    # Histories: by user, then newest first; equal times by the lower post row.
     clicks = np.flatnonzero((events.action == CLICK) & (events.user_row >= 0) & (events.post_row >= 0))
     order = clicks[np.lexsort((events.post_row[clicks], -events.time[clicks], events.user_row[clicks]))]
     return Snapshot(

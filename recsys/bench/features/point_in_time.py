@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from recsys.bench.peers import Peers
 from recsys.errors import DataError
-from recsys.features.as_of import as_of
+from recsys.features.as_of import EventColumns, QueryColumns, as_of
 from recsys.features.spec import WEEK, Entity
 from recsys.memory import peak_memory
 from recsys.offline.logs.labels import CLICK
@@ -65,7 +65,8 @@ def counts(events: pa.Table, queries: pa.Table) -> Doubles:
     time, now = _column(events, "time"), _column(queries, "time")
     action = np.full(len(time), CLICK, np.int32)
     key, query_key = _column(events, "entity_id"), _column(queries, "entity_id")
-    return as_of(ITEM, key, time, time, action, query_key, now, now, N_THREADS)[:, 0, :]
+    seen = as_of(ITEM, EventColumns(key, time, time, action), QueryColumns(query_key, now, now), N_THREADS)
+    return seen[:, 0, :]
 
 
 def bench_point_in_time(folder: Path, scale: float, peers: Peers, report: Report) -> dict[str, Any]:

@@ -90,11 +90,11 @@ def test_the_command_ends_with_0_when_nothing_differs(logged):
 def test_a_feature_that_sees_the_future_is_named_by_the_command_which_ends_with_1(logged, monkeypatch):
     plain = point_in_time.as_of
 
-    def leaky(entity, *columns):
-        counts = plain(entity, *columns)
+    def leaky(entity, events, queries, n_threads):
+        counts = plain(entity, events, queries, n_threads)
         if entity is AUTHOR:
-            *others, order, n_threads = columns
-            later, (click, week) = plain(entity, *others, order + 200, n_threads), entity.at("click", WEEK)
+            later = plain(entity, events, queries._replace(order=queries.order + 200), n_threads)
+            click, week = entity.at("click", WEEK)
             counts[:, click, week] = later[:, click, week]
         return counts
 
@@ -106,10 +106,10 @@ def test_a_feature_that_sees_the_future_is_named_by_the_command_which_ends_with_
 def test_one_event_too_many_or_too_few_is_named_by_the_command_which_ends_with_1(logged, monkeypatch, by):
     plain = point_in_time.as_of
 
-    def off_by_one(entity, *columns):
-        *others, order, n_threads = columns
-        # Of topics: there are so few that the event at the border is of one that the feed has.
-        return plain(entity, *others, order + by * (entity is TOPIC), n_threads)
+    def off_by_one(entity, events, queries, n_threads):
+        # Only for topics: there are so few that the event at the border is about a topic of the feed.
+        order = queries.order + by * (entity is TOPIC)
+        return plain(entity, events, queries._replace(order=order), n_threads)
 
     monkeypatch.setattr(point_in_time, "as_of", off_by_one)
     assert verified(logged.config) == (1, {"topic_click_rate_1h", "topic_click_rate_1d", "topic_click_rate_7d"})
