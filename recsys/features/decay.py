@@ -1,8 +1,13 @@
-"""Exponentially decayed counts: the one step that batch and stream share.
+"""Exponentially decayed counts: the update step that batch and stream share.
 
-State is float64 `(t, v)` with `t` in microseconds. An event at `s` with weight 1: if `s >= t`,
-`v = v * 2^(-(s - t) / h) + 1` and `t = s`; else `v = v + 2^(-(t - s) / h)`. The result does not depend on the order of
-delivery beyond 1e-12 relative. One `t` serves all counts of an entity; `v` is (A, H), actions by half-lives.
+The state is float64 `(t, v)`: the time of the newest event in microseconds and the counts as of then. An event at `s`
+updates a count of half-life `h` like this:
+
+    s >= t:  v = v * 2^(-(s - t) / h) + 1,  t = s
+    s <  t:  v = v + 2^(-(t - s) / h)
+
+Events may come in any order: the result differs by less than 1e-12 relative. One `t` serves all counts of a key; `v` is
+(A, H), actions by half-lives.
 
 Source: Cormode, Shkapenyuk, Srivastava, Xu, "Forward Decay: A Practical Time Decay Model for Streaming Systems",
 ICDE 2009.
@@ -21,13 +26,14 @@ from recsys.types import Doubles, Ids, Rows, Times
 JIT = numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
 _BLOCK = 256
+"""Operations per block of `run`, few enough to stay in the cache."""
 
 
 class States(NamedTuple):
-    """Decayed counts of n things of one entity; things without an event have t = 0 and v = 0."""
+    """Decayed counts of n keys of one entity; a key without events has t = 0 and v = 0."""
 
     t: Doubles
-    """Time each row's counts refer to, microseconds, (n,)."""
+    """Time of each key's counts, microseconds, (n,)."""
     v: Doubles
     """Counts, (n, A, H)."""
 
@@ -38,23 +44,24 @@ class States(NamedTuple):
 
 @JIT
 def run(t, v, row, moment, what, half_life_us, out):  # type: ignore[no-untyped-def]
-    """Count events and read counts, in the order given: every counter, in batch and stream, goes through these lines.
+    """Run M operations in the order given: count an event, or read counts. Batch and stream both use this function.
 
-    Powers of two are most of the work, and none of them depends on a count. So a block's are taken first, side by side;
-    one after the other the whole took twice as long.
+    Most of the time goes into powers of two, which depend on times only, not on counts. So they are computed first, a
+    block at a time, which the processor does side by side; interleaved with the counting, the whole took twice as long.
 
     Args:
         t, v: states, (n,) and (n, A, H), changed in place.
-        row: row of each operation in the states; -1 does nothing, (M,).
-        moment: of the event, or the reader's now, microseconds, (M,).
-        what: of an event the place of its action; `-1 - i` writes the row's counts to `out[i]`, (M,).
-        out: (Q, A, H). A reader whose clock is behind the last event's sees its counts as they are, not grown.
+        row: row of each operation in the states; -1 is skipped, (M,).
+        moment: time of the event, or the `now` of the read, microseconds, (M,).
+        what: place of the event's action; or `-1 - i` to read the row's counts into `out[i]`, (M,).
+        out: results of the reads, (Q, A, H). A read with `now` before `t` gives the counts as they are, not grown.
     """
     n_half_lives = half_life_us.shape[0]
     factor = np.zeros((_BLOCK, n_half_lives))
     late = np.zeros(_BLOCK, np.bool_)
     for start in range(0, row.shape[0], _BLOCK):
         n = min(_BLOCK, row.shape[0] - start)
+        # 1. Exponent of each operation and half-life, (n, H); an event on time moves the clock of its row.
         for i in range(n):
             if row[start + i] < 0:
                 continue
@@ -67,9 +74,11 @@ def run(t, v, row, moment, what, half_life_us, out):  # type: ignore[no-untyped-
                 t[r] = moment[start + i]
             for h in range(n_half_lives):
                 factor[i, h] = abs(ahead) / half_life_us[h]
+        # 2. All powers of two of the block, (n, H).
         for i in range(n):
             for h in range(n_half_lives):
                 factor[i, h] = 2.0 ** -factor[i, h]
+        # 3. In order: read into `out`, add a late event, or decay the row and add an event.
         for i in range(n):
             if row[start + i] < 0:
                 continue
@@ -97,7 +106,7 @@ def advance(states: States, entity: Entity, rows: Rows | Ids, times: Times, acti
     Args:
         rows: row of each event in `states`, -1 for none, (M,).
         times: moment each event decays from, microseconds, (M,).
-        actions: codes in `ACTIONS`; those the entity does not keep are passed over, (M,).
+        actions: codes in `ACTIONS`; those the entity does not keep are skipped, (M,).
     """
     kept = entity.action_rows[actions].astype(np.int64)
     counted = np.where(kept >= 0, rows, -1).astype(np.int64)

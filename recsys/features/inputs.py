@@ -1,7 +1,7 @@
-"""The inputs of the feature matrix, made by one function for training, evaluation and serving.
+"""Inputs of the feature matrix, made by one function for training, evaluation and serving.
 
-Takes users with their candidates and the counters read for them, gives what `assemble` reads. In serving there is one
-user; in training a batch holds the users of thousands of requests.
+Takes users, their candidates and the counters read for them; gives the `Inputs` of `assemble`. Serving has one user;
+training has a batch with the users of thousands of requests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def make_inputs(
     """
     follows_author, topic_share = follow_crosses(catalogue, users.follows_start, users.follows, request, post_row)
     language_share, media_share = history_shares(catalogue, users.history, request, post_row)
-    one = len(users) == 1  # a single value stands for all candidates
+    one = len(users) == 1  # then a single value stands for all candidates
     return Inputs(
         counts=counts,
         post_row=post_row,

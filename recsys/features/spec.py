@@ -1,8 +1,8 @@
-"""The one table of features, and the counters they are read from.
+"""The definition of every feature, and of the counters that features read. To add a feature, start here.
 
-Takes nothing, gives `ENTITIES` (what is counted, for whom, with which half-lives), `FEATURES` (what a ranker sees, in
-column order) and `fingerprint()`, which changes when either does or when their numbers come about differently. It does
-not know how counters are stored or computed.
+`ENTITIES` says what is counted, for whom and with which half-lives. `FEATURES` lists the columns a ranker sees, in
+order. `fingerprint()` changes when either changes, or when `FORMULAS` or a constant does. It does not know how counters
+are stored or computed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.hashing import hash_text
 from recsys.offline.lake.schemas import MEDIA_TYPES
-from recsys.offline.logs.labels import ACTIONS
+from recsys.offline.logs.events import ACTIONS
 from recsys.types import DAY, HOUR, SECOND, Doubles, Rows
 
 SITTING = 600 * SECOND
@@ -23,11 +23,11 @@ ROW_FORMAT = 1
 """Version of the packed layout in the online store."""
 
 FORMULAS = 2
-"""Version of what `assemble`, `crosses` and `transforms` compute; raise it when equal counts give other numbers."""
+"""Version of the formulas in `assemble`, `crosses` and `transforms`. Raise it if equal counts give other numbers."""
 
 
 class Entity(NamedTuple):
-    """Decayed counts kept for one kind of thing: one per action and half-life."""
+    """A kind of thing to count for, such as a post: one decayed count per action and half-life."""
 
     name: str
     actions: tuple[str, ...]
@@ -41,14 +41,16 @@ class Entity(NamedTuple):
 
     @property
     def action_rows(self) -> Rows:
-        """Place of each action code among the kept ones, -1 when not kept, (len(ACTIONS),)."""
+        """Place of each action code among the entity's actions, -1 if not kept, (len(ACTIONS),)."""
         return np.array([self.actions.index(a) if a in self.actions else -1 for a in ACTIONS], np.int32)
 
     @property
     def half_life_us(self) -> Doubles:
+        """Half-lives in microseconds, (H,)."""
         return np.array(self.half_lives, np.float64)
 
     def at(self, action: str, half_life: int) -> tuple[int, int]:
+        """Place of a count in (A, H)."""
         return self.actions.index(action), self.half_lives.index(half_life)
 
 
@@ -72,33 +74,33 @@ class Feature(NamedTuple):
 
     name: str
     entity: str
-    """What the number is about: an entity's name or `request`."""
+    """What the feature describes: an entity's name or `request`."""
     source: str
     """The logs or static data it is computed from."""
     kind: str
     """decayed count | smoothed rate | ratio | cross | static | retrieval score | time."""
     default: float
-    """Value when nothing is known; NaN says missing, and the matrix then holds NaN."""
+    """Value when nothing is known; NaN means that the matrix has NaN there."""
     transform: str
     meaning: str
     read: Read | None = None
-    """The count behind a decayed count or a smoothed rate."""
+    """The count that a decayed count or smoothed rate is computed from."""
 
 
 PRIOR_IMPRESSIONS = 20.0
 """A rate is (actions + prior * 20) / (impressions + 20)."""
 
 PRIOR_RATE = {"click": 0.05, "like": 0.01, "share": 0.004, "hide": 0.004}
-"""Rates assumed where nothing was seen; constants, so that batch and stream need no shared statistic."""
+"""Rates assumed without impressions. They are constants, so that batch and stream need no shared statistic."""
 
 LEAST_CLICKS = 0.01
-"""Ratios to fewer decayed clicks are missing: none happened, or so long ago that rows online may have expired."""
+"""A ratio to fewer decayed clicks is missing. Such clicks are so old that the online row may have expired."""
 
 MAX_QUANTILES = 100
-"""Training quantiles a column is scaled through, at most (`transforms`)."""
+"""Training quantiles kept per column for scaling, at most (`transforms`)."""
 
 MAX_CATEGORIES = 256
-"""Categories with a column of their own, at most; all others share one (`transforms`)."""
+"""Categories with their own column, at most; the others share one (`transforms`)."""
 
 _MISSING = float("nan")
 _LABEL = {SITTING: "10m", HOUR: "1h", DAY: "1d", WEEK: "7d"}
@@ -123,7 +125,7 @@ def _rate(entity: Entity, action: str, half_life: int) -> Feature:
 
 def _logs_of(entity: Entity, *actions: str) -> str:
     logs = ["impressions" if action == "impression" else "actions" for action in actions]
-    return ", ".join(logs if entity in (POST, USER) else [*logs, "posts"])  # posts have the authors and topics
+    return ", ".join(logs if entity in (POST, USER) else [*logs, "posts"])  # author and topic come from posts
 
 
 # fmt: off
@@ -202,24 +204,24 @@ FEATURES: tuple[Feature, ...] = (
             "0 is Monday"),
 )
 # fmt: on
-"""The table. Columns with a logarithm come first: `assemble` takes them all at once."""
+"""The table of features. Columns with a logarithm come first, since `assemble` takes all logarithms in one call."""
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 
 COUNTS: tuple[Read, ...] = tuple(f.read for f in FEATURES if f.read and f.kind == "decayed count")
-"""Decayed counts that are features: log1p of the value."""
+"""The decayed counts among the features; the column is log1p of the count."""
 
 RATES: tuple[Read, ...] = tuple(f.read for f in FEATURES if f.read and f.kind == "smoothed rate")
-"""Smoothed rates that are features: their logarithm."""
+"""The smoothed rates among the features; the column is the logarithm of the rate."""
 
 OTHERS: tuple[Feature, ...] = tuple(f for f in FEATURES if not f.read)
 
 CATEGORICAL: tuple[str, ...] = ("topic", "media")
-"""Columns whose numbers are names, not sizes."""
+"""Columns whose numbers are category codes, not quantities."""
 
 
 def fingerprint() -> int:
-    """A positive int64 of everything that readers and writers of feature rows must agree on."""
+    """Hash of everything that writers and readers of feature rows must agree on, a positive int64."""
     fixed = (PRIOR_IMPRESSIONS, PRIOR_RATE, LEAST_CLICKS, MAX_QUANTILES, MAX_CATEGORIES, CATEGORICAL, MEDIA_TYPES)
     text = repr((ROW_FORMAT, FORMULAS, ENTITIES, FEATURES, *fixed))
     return hash_text(text)

@@ -1,9 +1,11 @@
-"""From the matrix to what a linear model can add up: gaps filled and flagged, numbers scaled, categories one-hot.
+"""Transforms for linear models: fill and flag missing numbers, scale numbers, one-hot encode categories.
 
-Fitted on training rows only and saved with the model. Takes `(N, F)` of `assemble`, gives `(N, columns)` float32: the
-numbers of `spec.FEATURES` in their order, one flag for each that was ever missing in training, then for each category
-its kept values, the rare ones together, the missing. Trees take the matrix itself with its rare categories folded. It
-does not know labels or positions.
+Fitted on training rows only and saved with the model. Takes the (N, F) matrix of `assemble`; gives (N, columns)
+float32:
+
+    numbers of spec.FEATURES, in order | a flag per column ever missing in training | per category: kept, rare, missing
+
+Trees take the matrix itself, with rare categories folded into one (`fold`). It does not know labels or positions.
 """
 
 from __future__ import annotations
@@ -25,24 +27,24 @@ _NUMERIC = np.array([i for i, name in enumerate(NAMES) if name not in CATEGORICA
 _CATEGORICAL = np.array([NAMES.index(name) for name in CATEGORICAL])
 _SETTINGS = "settings.json"
 
-# Beyond the outermost training quantiles nothing is known but that: half a quantile keeps the score finite.
+# A value beyond the outermost training quantiles gets the score of half a quantile, which keeps it finite.
 _SHARE = np.linspace(0.5 / MAX_QUANTILES, 1 - 0.5 / MAX_QUANTILES, 991)
 _SCORE = np.array([NormalDist().inv_cdf(share) for share in _SHARE])
 
 
 @dataclass(frozen=True)
 class Transforms:
-    """What was learned about M numeric columns and the categorical ones."""
+    """Learned statistics of M numeric columns and of the categorical columns."""
 
     scaling: Scaling
     median: Doubles
-    """Of the numbers that were there, 0 when none was; stands for what is missing, (M,)."""
+    """Median of the numbers present, 0 if there were none; replaces missing numbers, (M,)."""
     flagged: Mask
-    """Columns that were ever missing in training, (M,). Others missing at serving get the median without a flag."""
+    """Columns that were ever missing in training, (M,). Other columns get the median without a flag."""
     mean: Doubles
-    """Of the filled columns, (M,)."""
+    """Mean of the filled columns, (M,)."""
     scale: Doubles
-    """Standard deviation, infinite for constant columns, so that they give 0, (M,)."""
+    """Standard deviation; infinite for constant columns, which then become 0, (M,)."""
     quantiles: Doubles
     """Evenly spaced training quantiles of the filled columns, ascending, (Q, M)."""
     category_start: Ids
@@ -51,7 +53,7 @@ class Transforms:
     """Ascending within a column."""
 
     def design(self, features: Floats) -> Floats:
-        """(N, F) to (N, columns), finite."""
+        """Matrix for a linear model, (N, F) to (N, columns), finite."""
         numbers = features[:, _NUMERIC].astype(np.float64)
         missing = np.isnan(numbers)
         numbers = np.where(missing, self.median, numbers)
@@ -63,7 +65,7 @@ class Transforms:
         return np.hstack([part.astype(np.float32) for part in parts])
 
     def fold(self, features: Floats) -> Floats:
-        """A copy for models that take categories as they are: the kept ones numbered, rare ones as one, NaN missing."""
+        """A copy of (N, F) for trees: kept categories renumbered, rare ones as one category, missing ones NaN."""
         folded = features.copy()
         for place, (start, end) in enumerate(zip(self.category_start[:-1], self.category_start[1:], strict=True)):
             code = _codes(features[:, _CATEGORICAL[place]], self.categories[start:end])
@@ -71,7 +73,7 @@ class Transforms:
         return folded
 
     def _normal_scores(self, numbers: Doubles) -> Doubles:
-        """Rank among the training quantiles as a normal deviate; equal quantiles share their mean rank."""
+        """Rank among the training quantiles, as a normal score, (N, M); equal quantiles share their mean rank."""
         rank = np.linspace(0.0, 1.0, len(self.quantiles))
         scores = np.zeros_like(numbers)
         for column in np.flatnonzero(np.isfinite(self.scale)):
@@ -96,12 +98,13 @@ _ARRAYS = tuple(column.name for column in fields(Transforms) if column.name != "
 
 
 def fit_transforms(features: Floats, scaling: Scaling, min_category_rows: int) -> Transforms:
-    """Learn from the rows of the training share, and from nothing else.
+    """Learn transforms from training rows.
 
     Args:
         features: (N, F), at least one row.
         scaling: `standard` subtracts the mean and divides by the deviation; `quantile` gives normal scores.
-        min_category_rows: categories with fewer rows share one column, as do those beyond the most frequent ones.
+        min_category_rows: categories with fewer rows share one column, as do those beyond the `MAX_CATEGORIES` most
+            frequent.
     """
     m = len(_NUMERIC)
     median, mean, scale, flagged = np.zeros(m), np.zeros(m), np.full(m, np.inf), np.zeros(m, bool)
@@ -122,7 +125,7 @@ def fit_transforms(features: Floats, scaling: Scaling, min_category_rows: int) -
 
 
 def _frequent(column: Floats, min_rows: int) -> Rows:
-    """Categories that have enough rows, the most frequent ones at most, ascending; ties go to the lower number."""
+    """The most frequent categories with enough rows, at most `MAX_CATEGORIES`, ascending; ties: lower number first."""
     values, counts = np.unique(column[column >= 0].astype(np.int32), return_counts=True)
     enough = counts >= min_rows
     values, counts = values[enough], counts[enough]
@@ -130,9 +133,9 @@ def _frequent(column: Floats, min_rows: int) -> Rows:
 
 
 def _codes(column: Floats, kept: Rows) -> Rows:
-    """Place of each category among the kept, then one for rare and never seen ones, then one for missing, (N,)."""
-    there = column >= 0  # not so for NaN and for -1
-    value = np.where(there, column, -1).astype(np.int32)
+    """Place of each category among the kept ones; len(kept) for rare or unseen, len(kept) + 1 for missing, (N,)."""
+    present = column >= 0  # False for NaN and -1
+    value = np.where(present, column, -1).astype(np.int32)
     place = np.searchsorted(kept, value)
     known = np.isin(value, kept)
-    return np.where(there, np.where(known, place, len(kept)), len(kept) + 1).astype(np.int32)
+    return np.where(present, np.where(known, place, len(kept)), len(kept) + 1).astype(np.int32)

@@ -1,7 +1,7 @@
-"""The users behind requests: who they are, whom they follow and what they clicked, for one request or for many.
+"""Users at the moment of their requests: attributes, follows and click history, for one request or many.
 
-Built from a `Context` in serving and from catalogue rows with rebuilt histories in training and evaluation. The user
-tower and the feature matrix both read it.
+Built from a `Context` in serving, and from catalogue rows and rebuilt histories in training and evaluation. The user
+tower and the feature matrix read it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from recsys.types import Context, Ids, Rows, Times
 
 @dataclass(frozen=True, slots=True)
 class UserBatch:
-    """B users at B moments. A user of whom nothing is known (row, language, country -1, no history) is valid."""
+    """B users at B moments. A wholly unknown user (row, language and country -1, empty history) is valid."""
 
     user_row: Rows
-    """(B,), -1 unknown."""
+    """Row in the catalogue, (B,), -1 unknown."""
     history: Rows
     """Clicked posts, newest first, -1 padded, (B, L)."""
     language: Rows
@@ -32,14 +32,14 @@ class UserBatch:
     follows: Rows
     """Author rows, ascending within a user."""
     now: Times
-    """(B,)."""
+    """Moment of the request, microseconds, (B,)."""
 
     def __len__(self) -> int:
         return len(self.language)
 
     @classmethod
     def from_context(cls, context: Context) -> Self:
-        """The one user of a request."""
+        """The user of one request, B = 1."""
         return cls(
             user_row=np.array([context.user_row], np.int32),
             history=context.history[None, :],
@@ -52,7 +52,7 @@ class UserBatch:
 
     @classmethod
     def from_rows(cls, catalogue: Catalogue, user_row: Rows, history: Rows, now: Times) -> Self:
-        """Many users of the catalogue; row -1 is an unknown user.
+        """B users of the catalogue; row -1 is an unknown user.
 
         Args:
             history: newest first, -1 padded, (B, L); see `histories.histories_at`.
@@ -62,10 +62,11 @@ class UserBatch:
         if not catalogue.n_users:
             nothing = np.full(len(user_row), -1, np.int32)
             return cls(nothing, history, nothing, nothing, np.zeros(len(row) + 1, np.int64), np.empty(0, np.int32), now)
-        first = catalogue.follows_start[row]
+        # Copy each user's follows from the catalogue's list into one list, user after user.
+        first = catalogue.follows_start[row]  # (B,)
         length = np.where(known, catalogue.follows_start[row + 1] - first, 0)
-        start = np.concatenate([[0], np.cumsum(length)])
-        place = np.arange(start[-1]) - np.repeat(start[:-1] - first, length)
+        start = np.concatenate([[0], np.cumsum(length)])  # (B + 1,)
+        place = np.arange(start[-1]) - np.repeat(start[:-1] - first, length)  # where each follow is in the catalogue
         return cls(
             user_row=np.asarray(user_row, np.int32),
             history=history,
@@ -77,7 +78,7 @@ class UserBatch:
         )
 
     def part(self, start: int, end: int) -> Self:
-        """Users start to end - 1."""
+        """The users `start` to `end - 1`."""
         low, high = self.follows_start[[start, min(end, len(self))]]
         rows = {name: getattr(self, name)[start:end] for name in ("user_row", "history", "language", "country", "now")}
         follows_start = self.follows_start[start : end + 1] - low
