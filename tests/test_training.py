@@ -14,7 +14,7 @@ from recsys.errors import DataError
 from recsys.evaluation.report.material import gather
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import Events
+from recsys.offline.logs.events import Events
 from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
 from recsys.online.tombstones import mark_erased

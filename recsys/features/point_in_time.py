@@ -18,7 +18,7 @@ from recsys.features.decay import States, advance
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC, Entity
 from recsys.lookup import lookup
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.offline.logs.labels import CLICK, Events
+from recsys.offline.logs.events import CLICK, Events
 from recsys.types import Doubles, Ids, Rows, Times
 
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from recsys.features.point_in_time import Seen, point_in_time
 from recsys.features.spec import NAMES
 from recsys.features.users import UserBatch
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.offline.logs.labels import CLICK, Events, Exposures
+from recsys.offline.logs.events import CLICK, Events
+from recsys.offline.logs.exposures import Exposures
 from recsys.retrieval.towers.inference import Towers, tower_scores
 from recsys.types import Floats, Ids, Mask, Rows, Times
 

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.catalogue.build import build_catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import ACTIONS, Events
+from recsys.offline.logs.events import ACTIONS, Events
 from recsys.types import DAY, HOUR
 
 START = 20_000 * DAY

@@ -12,9 +12,10 @@ import redis
 
 from recsys.config import OnlineConfig
 from recsys.features.point_in_time import Snapshot, snapshot
-from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.catalogue.build import build_catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import ACTIONS, Events
+from recsys.offline.logs.events import ACTIONS, Events
 from recsys.online.connection.client import Connection, connect
 from recsys.online.stream.records import Event, Returned
 from recsys.types import DAY, HOUR, SECOND

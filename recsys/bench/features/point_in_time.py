@@ -20,7 +20,7 @@ from recsys.errors import DataError
 from recsys.features.as_of import EventColumns, QueryColumns, as_of
 from recsys.features.spec import WEEK, Entity
 from recsys.memory import peak_memory
-from recsys.offline.logs.labels import CLICK
+from recsys.offline.logs.events import CLICK
 from recsys.progress import Report
 from recsys.types import DAY, HOUR, Doubles, Ids
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.catalogue.build import build_catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import ACTIONS, Events
+from recsys.offline.logs.events import ACTIONS, Events
 from recsys.online.stream.records import Event
 from recsys.types import DAY, Ids
 

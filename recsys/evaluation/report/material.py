@@ -15,7 +15,8 @@ from recsys.config import Config
 from recsys.errors import DataError, ReleaseError
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import Events, Exposures, Logs, Negatives, read_logs
+from recsys.offline.logs.events import Events
+from recsys.offline.logs.exposures import Exposures, Logs, Negatives, read_logs
 from recsys.offline.logs.time_split import SHARES, Split
 from recsys.ranking.rankers import Rankers
 from recsys.retrieval.index.index import PostIndex

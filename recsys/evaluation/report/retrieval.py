@@ -15,7 +15,8 @@ from recsys.evaluation.metrics.clicks import bootstrap_over_users
 from recsys.evaluation.report.material import RANDOM_POLICY, Material
 from recsys.evaluation.report.matrix_factorisation import MatrixFactorisation
 from recsys.features.histories import Clicks
-from recsys.offline.logs.labels import CLICK, Exposures
+from recsys.offline.logs.events import CLICK
+from recsys.offline.logs.exposures import Exposures
 from recsys.online.rows import trending
 from recsys.progress import Progress, Report
 from recsys.ranking.examples import user_batch

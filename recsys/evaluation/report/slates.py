@@ -14,7 +14,7 @@ import numpy as np
 from recsys.evaluation.metrics.clicks import bootstrap_over_users
 from recsys.evaluation.report.material import Material
 from recsys.features.point_in_time import snapshot
-from recsys.offline.logs.labels import CLICK
+from recsys.offline.logs.events import CLICK
 from recsys.online.store import SnapshotStore
 from recsys.pipeline import Recommender
 from recsys.progress import Report

@@ -20,8 +20,10 @@ from recsys.errors import DataError
 from recsys.features.spec import NAMES
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import Events, Exposures, mentioned_ids, read_events, watermarks
+from recsys.offline.logs.events import Events, mentioned_ids, read_events
+from recsys.offline.logs.exposures import Exposures
 from recsys.offline.logs.stream_position import to_number
+from recsys.offline.logs.visibility import parse_watermarks
 from recsys.ranking.examples import build_examples
 from recsys.retrieval.towers.inference import Towers
 from recsys.types import Doubles, Floats
@@ -85,8 +87,8 @@ def served(
         post_row=catalogue.post_rows(returned["post_id"].to_numpy()),
         position=returned["position"].to_numpy().astype(np.int32),
         now=now,
-        seen=arrivals.seen(now, watermarks(requests["watermark"])[of_request]),
-        history_seen=arrivals.seen(now, watermarks(requests["user_watermark"])[of_request]),
+        seen=arrivals.count_seen(now, parse_watermarks(requests["watermark"])[of_request]),
+        history_seen=arrivals.count_seen(now, parse_watermarks(requests["user_watermark"])[of_request]),
         shown_at=now,
         policy=rows,
         propensity=np.ones(len(rows), np.float32),

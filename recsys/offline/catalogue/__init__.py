@@ -1,4 +1,4 @@
-"""The catalogue: posts, authors and users as dense rows with static columns.
+"""The catalogue: posts, authors and users as dense rows with static columns, and how it is built from a lake.
 
 Ids and texts from outside become numbers here.
 """

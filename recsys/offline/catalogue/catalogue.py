@@ -1,12 +1,11 @@
-"""The catalogue: every post and user of the lake as dense rows, static columns as arrays.
+"""The catalogue: every post, author and user as a dense row, static columns as arrays.
 
-Takes the lake's users, posts, follows and blocks plus the ids that events mention, gives arrays that are saved with a
-release and memory-mapped by every server process. Numbers that change (counters, histories) are not here; they live in
-the online store.
+Gives lookups from ids to rows and from rows to columns. A release saves it; every server process memory-maps it.
+Numbers that change (counters, histories) live in the online store instead. `build` makes it from a lake.
 
-Row -1 means unknown everywhere: a missing topic, an author nobody described. A post that events mention but no row
-describes becomes an id-only post, counted in `n_id_only_posts`; a user likewise. Names of ids are kept as Arrow
-columns beside the rows, so that answers can carry the ids that somebody brought.
+Row -1 means unknown everywhere: a missing topic, an author nobody described. A post that logs mention but no row
+describes is an id-only post, counted in `n_id_only_posts`; users likewise. The strings that ids stand for are kept as
+Arrow columns beside the rows, so that answers can use them.
 """
 
 from __future__ import annotations
@@ -19,15 +18,11 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from recsys.errors import DataError
 from recsys.hashing import hash_text
 from recsys.lookup import lookup
-from recsys.offline.catalogue.text_hashes import duplicate_groups, tokens_of
-from recsys.offline.lake.lake import Lake
-from recsys.offline.lake.schemas import MEDIA_TYPES
 from recsys.types import Ids, Mask, Rows, Times
 
 _ARRAYS = (
@@ -39,7 +34,7 @@ _ARRAYS = (
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Static columns of N posts and U users. Posts are in order of id; so are users and authors."""
+    """Static columns of N posts, A authors and U users, each in ascending order of id."""
 
     post_id: Ids
     author: Rows
@@ -52,11 +47,11 @@ class Catalogue:
     group: Rows
     """Posts with the same text share a group number, (N,)."""
     visible: Mask
-    """False for what was taken down or breaks a rule (label `violation`)."""
+    """False for posts that were taken down or carry the label `violation`."""
     text_length: Rows
     """Characters of the text."""
     tokens: Rows
-    """Hashes of the first words, (N, 12), each in 0..2**31-1, -1 where there is no word; of the id without any."""
+    """Hashes of the first words, in 0..2**31-1, -1 padded, (N, 12); a post without words has hashes of its id."""
     author_id: Ids
     user_id: Ids
     user_language: Rows
@@ -70,11 +65,11 @@ class Catalogue:
     languages: tuple[str, ...]
     countries: tuple[str, ...]
     texts: pa.Array
-    """Text of each post, for the page, (N,)."""
+    """Text of each post, shown on the page, (N,)."""
     labels: pa.Array
-    """What moderation said of each post, lists of strings, null for nothing, (N,)."""
+    """Moderation labels of each post, lists of strings, null for none, (N,)."""
     post_name: pa.Array
-    """The string that each post's id stands for, null where the number is the name, (N,)."""
+    """The string that each post's id stands for, null where the id is a plain number, (N,)."""
     author_name: pa.Array
     user_name: pa.Array
     n_id_only_posts: int
@@ -92,7 +87,7 @@ class Catalogue:
         return len(self.author_id)
 
     def post_rows(self, post_ids: ArrayLike) -> Rows:
-        """Rows of these ids, same shape, -1 where the catalogue does not know one."""
+        """Rows of these ids, same shape, -1 for ids outside the catalogue."""
         return lookup(self.post_id, post_ids)
 
     def user_rows(self, user_ids: ArrayLike) -> Rows:
@@ -100,23 +95,23 @@ class Catalogue:
         return lookup(self.user_id, user_ids)
 
     def author_rows(self, author_ids: ArrayLike) -> Rows:
-        """As `post_rows`, for authors of described posts."""
+        """As `post_rows`, for authors."""
         return lookup(self.author_id, author_ids)
 
     def follows_of(self, user_row: int) -> Rows:
-        """Author rows this user follows; none for row -1."""
+        """Author rows this user follows; empty for row -1."""
         if user_row < 0:
             return np.empty(0, np.int32)
         return np.asarray(self.follows[self.follows_start[user_row] : self.follows_start[user_row + 1]])
 
     def blocks_of(self, user_row: int) -> Rows:
-        """Author rows this user blocks; none for row -1."""
+        """Author rows this user blocks; empty for row -1."""
         if user_row < 0:
             return np.empty(0, np.int32)
         return np.asarray(self.blocks[self.blocks_start[user_row] : self.blocks_start[user_row + 1]])
 
     def with_users(self, user_ids: ArrayLike) -> Self:
-        """The same catalogue with rows for these users too, of whom it knows only the id. User rows shift."""
+        """Copy of the catalogue with rows for these users too, id-only if new. User rows shift."""
         new = np.setdiff1d(np.asarray(user_ids, np.int64), self.user_id)
         user_id = np.concatenate([self.user_id, new])
         order = np.argsort(user_id, kind="stable")
@@ -146,19 +141,19 @@ class Catalogue:
 
     @cached_property
     def author_topic(self) -> Rows:
-        """The topic each author writes about most, -1 when none of their posts has one, (A,)."""
+        """The most frequent topic of each author's posts, -1 when none has a topic, (A,)."""
         known = (self.topic >= 0) & (self.author >= 0)
         pairs, counts = np.unique(
             self.author[known].astype(np.int64) * len(self.topics) + self.topic[known], return_counts=True
         )
         author_topic = np.full(self.n_authors, -1, np.int32)
-        order = np.lexsort((-pairs, counts))  # the most frequent comes last and stays; ties: the lower topic
+        order = np.lexsort((-pairs, counts))  # written last, so kept: the most frequent; ties: the lower topic
         author_topic[pairs[order] // max(len(self.topics), 1)] = pairs[order] % max(len(self.topics), 1)
         return author_topic
 
     @cached_property
     def likely_topic(self) -> Rows:
-        """The topic of each post or, where it is missing, its author's usual one; -1 when neither is known, (N,)."""
+        """The topic of each post or, if missing, of most posts by its author; -1 when both are unknown, (N,)."""
         known_author = self.author >= 0
         guess = np.full(self.n_posts, -1, np.int32)
         guess[known_author] = self.author_topic[self.author[known_author]]
@@ -166,11 +161,11 @@ class Catalogue:
 
     @cached_property
     def topic_keys(self) -> Ids:
-        """A number for each topic that stays the same in every catalogue, (T,); rows in Redis are keyed by it."""
+        """A number per topic that is the same in every catalogue, (T,); it is part of keys in Redis."""
         return np.array([hash_text(name) for name in self.topics], np.int64)
 
     def save(self, folder: Path) -> None:
-        """Write one `.npy` per array, strings as Arrow files, the names of rows as JSON."""
+        """Write each array as `.npy`, strings as Arrow files, names of topics, languages and countries as JSON."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", np.ascontiguousarray(getattr(self, name)))
@@ -182,7 +177,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open a saved catalogue; arrays are memory-mapped, read-only, shared between processes.
+        """Open a saved catalogue; arrays are memory-mapped read-only and shared between processes.
 
         Raises: DataError when `folder` holds no catalogue.
         """
@@ -205,97 +200,6 @@ class Catalogue:
         )
 
 
-def build_catalogue(lake: Lake, mentioned_posts: Ids, mentioned_users: Ids) -> Catalogue:
-    """Number everything the lake describes or mentions.
-
-    Args:
-        mentioned_posts: post ids that occur in events, any order, repeats allowed.
-        mentioned_users: user ids that occur in events, follows or blocks, likewise.
-    Raises: DataError when there is no post at all.
-    """
-    posts = _last_of_each(lake.read("posts"), "post_id")
-    users = _last_of_each(lake.read("users"), "user_id")
-    described = posts["post_id"].to_numpy()
-    id_only = np.setdiff1d(mentioned_posts, described)
-    post_id = np.concatenate([described, id_only])
-    if not len(post_id):
-        raise DataError(f"no posts in {lake.url}; run `recsys simulate` to make a world, or import logs")
-    order = np.argsort(post_id, kind="stable")
-
-    def column(values: ArrayLike, missing: int) -> np.ndarray:
-        values = np.asarray(values)
-        return np.concatenate([values, np.full(len(id_only), missing, values.dtype)])[order]
-
-    topics, topic = _encode(posts["topic"])
-    languages, post_language = _encode(posts["language"])
-    language_of = {name: row for row, name in enumerate(languages)}
-    user_languages, user_language = _encode(users["language"])
-    languages += tuple(name for name in user_languages if name not in language_of)
-    language_of = {name: row for row, name in enumerate(languages)}
-    to_shared = np.array([language_of[name] for name in user_languages] + [-1], np.int32)
-    countries, user_country = _encode(users["country"])
-    user_id = np.concatenate([users["user_id"].to_numpy(), np.setdiff1d(mentioned_users, users["user_id"].to_numpy())])
-    user_order = np.argsort(user_id, kind="stable")
-    n_new_users = len(user_id) - len(users)
-
-    def user_column(values: Rows) -> Rows:
-        return np.concatenate([values, np.full(n_new_users, -1, np.int32)])[user_order]
-
-    user_id = user_id[user_order]
-    has_author = pc.is_valid(posts["author_id"]).to_numpy(zero_copy_only=False)
-    authors_of_posts = posts["author_id"].fill_null(0).to_numpy()
-    author_id = np.unique(authors_of_posts[has_author])
-    texts = posts["text"].combine_chunks().fill_null("")
-    texts = pa.concat_arrays([texts, pa.repeat("", len(id_only)).cast(pa.string())]).take(pa.array(order))
-    declared = pa.concat_arrays([posts["duplicate_group"].combine_chunks(), pa.nulls(len(id_only), pa.int64())]).take(
-        pa.array(order)
-    )
-    labels = pa.concat_arrays([posts["labels"].combine_chunks(), pa.nulls(len(id_only), pa.list_(pa.string()))]).take(
-        pa.array(order)
-    )
-    media_row = pc.index_in(posts["media"], value_set=pa.array(MEDIA_TYPES)).fill_null(-1).to_numpy()
-    follows_start, follows = _edges(lake, "follows", user_id, author_id)
-    blocks_start, blocks = _edges(lake, "blocks", user_id, author_id)
-    named = lake.read("ids")
-
-    def names(kind: str, ids: Ids) -> pa.Array:
-        of_kind = _last_of_each(named.filter(pc.equal(named["kind"], kind)), "id")
-        order = np.argsort(of_kind["id"].to_numpy())
-        place = lookup(of_kind["id"].to_numpy()[order], ids)
-        rows = pa.array(order[place] if len(order) else place, mask=place < 0)
-        return of_kind["name"].combine_chunks().take(rows)
-
-    return Catalogue(
-        post_id=post_id[order],
-        author=column(np.where(has_author, lookup(author_id, authors_of_posts), np.int32(-1)), -1),
-        topic=column(topic, -1),
-        language=column(post_language, -1),
-        media=column(media_row.astype(np.int32), -1),
-        created_at=column(posts["created_at"].cast(pa.int64()).to_numpy(), 0),
-        group=duplicate_groups(declared, texts),
-        visible=column(posts["visible"].to_numpy(), True) & ~_labelled(labels, "violation"),
-        text_length=pc.utf8_length(texts).to_numpy().astype(np.int32),
-        tokens=tokens_of(texts, post_id[order]),
-        author_id=author_id,
-        user_id=user_id,
-        user_language=user_column(to_shared[user_language]),
-        user_country=user_column(user_country),
-        follows_start=follows_start,
-        follows=follows,
-        blocks_start=blocks_start,
-        blocks=blocks,
-        topics=topics,
-        languages=languages,
-        countries=countries,
-        texts=texts,
-        labels=labels,
-        post_name=names("post", post_id[order]),
-        author_name=names("user", author_id),
-        user_name=names("user", user_id),
-        n_id_only_posts=len(id_only),
-    )
-
-
 def _save_columns(path: Path, **columns: pa.Array) -> None:
     batch = pa.record_batch(columns)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
@@ -303,41 +207,5 @@ def _save_columns(path: Path, **columns: pa.Array) -> None:
 
 
 def _load_columns(path: Path) -> pa.RecordBatch:
-    """Memory-mapped, so that processes share the pages and only what is asked for is read."""
+    """Memory-map a file, so that processes share its pages and read only what they use."""
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-
-
-def _labelled(labels: pa.Array, label: str) -> Mask:
-    """Whether each list holds the label, (N,)."""
-    found = np.zeros(len(labels), bool)
-    places = pc.list_parent_indices(labels).to_numpy()
-    found[places[pc.equal(pc.list_flatten(labels), label).fill_null(False).to_numpy(zero_copy_only=False)]] = True
-    return found
-
-
-def _last_of_each(rows: pa.Table, key: str) -> pa.Table:
-    """One row per key, the one written last: a later description replaces an earlier one."""
-    keys = rows[key].to_numpy()
-    _, first_from_behind = np.unique(keys[::-1], return_index=True)
-    if len(first_from_behind) == len(keys):
-        return rows
-    return rows.take(pa.array(np.sort(len(keys) - 1 - first_from_behind)))
-
-
-def _encode(column: pa.ChunkedArray) -> tuple[tuple[str, ...], Rows]:
-    """Names in alphabetical order and each row's place among them, -1 for null."""
-    names = sorted(name for name in pc.unique(column).to_pylist() if name is not None)
-    if not names:
-        return (), np.full(len(column), -1, np.int32)
-    rows = pc.index_in(column, value_set=pa.array(names, pa.string())).fill_null(-1)
-    return tuple(names), rows.to_numpy().astype(np.int32)
-
-
-def _edges(lake: Lake, table: str, user_id: Ids, author_id: Ids) -> tuple[Ids, Rows]:
-    rows = lake.read(table, ["user_id", "author_id"])
-    user = lookup(user_id, rows["user_id"].to_numpy())
-    author = lookup(author_id, rows["author_id"].to_numpy())
-    known = (user >= 0) & (author >= 0)
-    pairs = np.unique(user[known].astype(np.int64) * max(len(author_id), 1) + author[known])
-    start = np.searchsorted(pairs // max(len(author_id), 1), np.arange(len(user_id) + 1))
-    return start.astype(np.int64), (pairs % max(len(author_id), 1)).astype(np.int32)

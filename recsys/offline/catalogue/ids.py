@@ -1,8 +1,8 @@
 """Ids: strings on the wire, int64 in the lake and in Redis.
 
-A string that is a decimal int64 stands for itself. Any other string becomes a stable negative hash, so that an id never
-seen before has a number at once, in every process, without a table; that number, written out, is an id that stands for
-the same number again. It does not know which ids exist.
+A string that is a decimal int64 becomes that number. Any other string becomes a stable negative hash. So every process
+can number a new id at once, without a table, and the number written out is an id for the same number. It does not know
+which ids exist.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
 def to_int64(text: str) -> int:
-    """The int64 that stands for an id, negative for anything but the decimal form of a number from 0 up.
+    """Convert an id to int64: a decimal number to itself, any other text to a negative hash.
 
     Raises: RequestError when the id is empty or longer than 200 characters.
     """

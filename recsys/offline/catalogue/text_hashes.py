@@ -1,7 +1,7 @@
-"""Texts as numbers: words as hashes, repeats as groups.
+"""Texts as numbers: hashes of words, and groups of posts that are the same.
 
-Takes Arrow arrays of texts and what is declared about them, gives arrays of rows. A post without any word gets the
-hashes of its own id instead, so that a model can tell it from others. It does not know which model reads them.
+Takes Arrow arrays of texts, gives arrays of rows. A post without words gets hashes of its id instead, so that a model
+can tell it from others. It does not know which model reads them.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from recsys.hashing import GOLDEN_GAMMA, hash_text, mix64
 from recsys.types import Ids, Rows
 
 N_TOKENS = 12
-"""Words of a post that models read."""
+"""Models read this many words of a post."""
 
 N_ID_TOKENS = 2
-"""Hashes of its id that a post without words has: two posts that share one bucket rarely share both."""
+"""Id hashes of a post without words. Two, because posts that collide in one bucket rarely collide in both."""
 
 
 def tokens_of(texts: pa.Array, post_id: Ids) -> Rows:
-    """What models read of each post: its first words, or its id where it has none, (N, 12), -1 padded."""
+    """Hashes of each post's first words or, without words, of its id; (N, 12), -1 padded."""
     tokens = hash_words(texts, N_TOKENS)
-    silent = np.flatnonzero(tokens[:, 0] < 0)
-    number = post_id[silent].astype(np.uint64)
+    wordless = np.flatnonzero(tokens[:, 0] < 0)
+    number = post_id[wordless].astype(np.uint64)
     for place in range(N_ID_TOKENS):
         number = mix64(number + GOLDEN_GAMMA)
-        tokens[silent, place] = (number >> np.uint64(33)).astype(np.int32)
+        tokens[wordless, place] = (number >> np.uint64(33)).astype(np.int32)
     return tokens
 
 
 def hash_words(texts: pa.Array, n_tokens: int) -> Rows:
-    """Hashes (0..2**31-1) of the first words of each text, lower-cased, -1 padded, (N, n_tokens)."""
+    """Hash the first words of each text, lower-cased, to 0..2**31-1; (N, n_tokens), -1 padded."""
     tokens = np.full((len(texts), n_tokens), -1, np.int32)
     words = pc.utf8_split_whitespace(pc.utf8_lower(pc.utf8_trim_whitespace(texts)))
     starts = words.offsets.to_numpy()  # a text without words splits into one empty word, which hashes to -1
@@ -50,9 +50,12 @@ def hash_words(texts: pa.Array, n_tokens: int) -> Rows:
 
 
 def duplicate_groups(declared: pa.Array, texts: pa.Array) -> Rows:
-    """A number per set of posts that are the same: declared so, with the same non-empty text, or a chain of both.
+    """Group posts that are declared duplicates, have the same non-empty text, or are linked by a chain of both.
 
-    The number is the row of the group's first member, so a post that is alone carries its own row.
+    Args:
+        declared: group number, null where none was declared, (N,).
+        texts: (N,).
+    Returns: the row of each group's first member, (N,); a post without duplicates has its own row.
     """
     relations = []
     for column, known in ((texts, pc.not_equal(texts, "")), (declared, pc.is_valid(declared))):
@@ -60,7 +63,8 @@ def duplicate_groups(declared: pa.Array, texts: pa.Array) -> Rows:
         if len(members):
             relations.append((members, column.take(pa.array(members)).dictionary_encode().indices.to_numpy()))
     group = np.arange(len(texts), dtype=np.int32)
-    while True:  # the lowest row spreads along both relations until nothing moves: one more pass than the longest chain
+    # The lowest row spreads along both relations until nothing changes: one more pass than the longest chain.
+    while True:
         before = group.copy()
         for members, value in relations:
             lowest = np.full(int(value.max()) + 1, len(texts), np.int32)

@@ -6,7 +6,7 @@ Takes the text of the options, gives dictionaries. It does not open files.
 from __future__ import annotations
 
 from recsys.errors import ConfigError
-from recsys.offline.logs.labels import ACTIONS
+from recsys.offline.logs.events import ACTIONS
 
 FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "events": (

@@ -26,7 +26,7 @@ from recsys.offline.imports.running import Earliest, Seen
 from recsys.offline.imports.session import POST_COLUMNS, Import, importing
 from recsys.offline.imports.times import parse_mind_times
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import CLICK
+from recsys.offline.logs.events import CLICK
 from recsys.progress import Progress
 from recsys.types import HOUR, Ids, Mask, Times
 

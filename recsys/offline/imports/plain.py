@@ -23,7 +23,7 @@ from recsys.offline.imports.report import Imported, outcome
 from recsys.offline.imports.running import Seen
 from recsys.offline.imports.session import Import, importing
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import CLICK
+from recsys.offline.logs.events import CLICK
 from recsys.progress import Progress
 from recsys.types import DAY, Doubles, Ids
 

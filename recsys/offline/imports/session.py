@@ -26,7 +26,7 @@ from recsys.offline.imports.identity import Names
 from recsys.offline.imports.partitions import Partitions
 from recsys.offline.imports.running import Earliest, Latest
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import ACTIONS, CLICK
+from recsys.offline.logs.events import ACTIONS, CLICK
 from recsys.progress import Progress, Report
 from recsys.types import DAY, Ids, Mask, Times
 

@@ -21,7 +21,7 @@ from recsys.offline.imports.tabular import Chunk, CsvFile, ParquetFile, TableFil
 from recsys.offline.imports.times import parse_times
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import MEDIA_TYPES, TABLES
-from recsys.offline.logs.labels import ACTIONS
+from recsys.offline.logs.events import ACTIONS
 from recsys.progress import Progress
 from recsys.types import Ids, Mask, Times
 

@@ -1,4 +1,4 @@
-"""Logs as arrays: exposures with their labels, events in order of time, and the split by time.
+"""Logs as arrays: exposures with their labels, counted events in order of arrival, and the split by time.
 
-Also which events a request could already see, and negatives for logs without impressions.
+Also which events a request had seen, and drawn negatives for logs without impressions.
 """

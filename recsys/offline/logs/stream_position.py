@@ -1,11 +1,12 @@
-"""Positions in the event stream as numbers that compare in stream order: what the lake keeps beside streamed rows.
+"""Stream positions as numbers: stream ids (`milliseconds-sequence`) as int64 that compare in stream order.
 
-Takes stream ids as text (`milliseconds-sequence`), gives int64. It does not know what is on the stream.
+The lake keeps this number beside each streamed row. It does not know what is on the stream.
 
-A number has room for a million records in one millisecond. More come only while Redis' clock is behind the stream's
-newest record (it was set back, or an id of the future was added by hand): Redis then keeps the millisecond and counts
-on. All of those past the room get the last number of their millisecond. Of such equals an order by event id decides,
-and a watermark among them covers all. Later milliseconds are not touched.
+A number has room for a million records in one millisecond. More than that happens only while Redis' clock is behind the
+stream's newest record, because the clock was set back or someone added an id of the future: Redis then keeps the
+millisecond and goes on counting. All records beyond the room share the last number of their millisecond. Among equal
+numbers the event id decides the order, and a watermark with that number covers all of them. Later milliseconds are
+not affected.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from recsys.types import Ids
 
 _SEQUENCE_BITS = 20
-"""A million records in one millisecond; the 43 bits before them last until the year 2248."""
+"""Room for a million records per millisecond; the other 43 bits hold milliseconds until the year 2248."""
 
 _LAST_SEQUENCE = (1 << _SEQUENCE_BITS) - 1
 _LAST_MILLISECONDS = (1 << 63 - _SEQUENCE_BITS) - 1
@@ -26,9 +27,9 @@ _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?", re.ASCII)
 
 
 def to_number(stream_id: str) -> int:
-    """0 for the empty id, which is before everything. What has no room is held at the last number that has.
+    """Convert a stream id to its number. The empty id is 0, before everything; out-of-range ids are clamped.
 
-    Raises: ValueError for what is no stream id.
+    Raises: ValueError when the text is not a stream id.
     """
     if not stream_id:
         return 0
@@ -42,5 +43,5 @@ def to_number(stream_id: str) -> int:
 
 
 def to_numbers(stream_ids: Iterable[str]) -> Ids:
-    """`to_number` of each."""
+    """Convert each stream id with `to_number`, (N,)."""
     return np.array([to_number(stream_id) for stream_id in stream_ids], np.int64)

@@ -1,10 +1,11 @@
-"""The split by time: towers learn first, rankers next, calibrators after them, the test is last.
+"""The split by time: first the towers' share, then the rankers', the calibrators' and, last, the test.
 
-Each later stage sees the earlier one's output as it will be in service, never on rows it was trained on. An exposure
-whose label window crosses the end of its share is dropped: its label would look into the next share.
+Each stage is trained on exposures later than the data of the stage before it, so it sees that stage's output as in
+service, not on rows that stage was trained on. An exposure whose label window crosses the end of its share is dropped:
+its label would come from the next share.
 
-Time counts where something was shown: a share of the exposures, not of the calendar, so that a gap in the logs, or one
-late click, leaves no share empty.
+Shares are proportions of the exposures, not of the calendar: a gap in the logs, or one late click, leaves no share
+empty.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.offline.logs.labels import Exposures
+from recsys.offline.logs.exposures import Exposures
 from recsys.types import SECOND, Mask
 
 SHARES = ("towers", "rankers", "calibrators", "test")
@@ -22,7 +23,7 @@ SHARES = ("towers", "rankers", "calibrators", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Cuts in time: share i spans [cuts[i], cuts[i + 1])."""
+    """Four shares of time: share i spans [cuts[i], cuts[i + 1])."""
 
     cuts: tuple[int, int, int, int, int]
     """Microseconds; the last is one past the last exposure."""
@@ -30,24 +31,24 @@ class Split:
     """Microseconds."""
 
     def rows(self, exposures: Exposures, share: str) -> Mask:
-        """The exposures of a share (E,) whose label window ends within it; the test's may end after the logs."""
+        """Select a share's exposures whose label window ends within it, (E,); the test's may end after the logs."""
         start, end = self.bounds(share)
         last = np.iinfo(np.int64).max if share == SHARES[-1] else end - self.label_window
         return (exposures.now >= start) & (exposures.shown_at < last) & (exposures.now < end)
 
     def bounds(self, share: str) -> tuple[int, int]:
-        """First microsecond of a share and one past its last."""
+        """First microsecond of a share, and one past its last."""
         place = SHARES.index(share)
         return self.cuts[place], self.cuts[place + 1]
 
 
 def split_by_time(exposures: Exposures, shares: tuple[float, float, float, float], label_window_s: float) -> Split:
-    """Cut time so that the exposures fall into parts in proportion to `shares`; those of one moment stay together.
+    """Cut time so that the exposures divide in proportion to `shares`; exposures of one moment stay together.
 
     Args:
         exposures: in order of `now`.
-        shares: of towers, rankers, calibrators and test, > 0, in any unit.
-        label_window_s: seconds in which an action still labels its exposure.
+        shares: of towers, rankers, calibrators and test, > 0, in any unit: only their ratios count.
+        label_window_s: seconds after an exposure in which a click labels it.
     Raises: DataError when a share gets no clicked exposure, naming it.
     """
     now = exposures.now

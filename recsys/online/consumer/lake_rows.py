@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recsys.offline.logs.labels import ACTIONS
+from recsys.offline.logs.events import ACTIONS
 from recsys.offline.logs.stream_position import to_numbers
 from recsys.online.stream.records import Decoded, Returned
 from recsys.online.tombstones import Erased

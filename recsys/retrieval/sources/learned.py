@@ -14,7 +14,8 @@ import numpy as np
 from recsys.config import RetrievalConfig
 from recsys.errors import ReleaseError
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.offline.logs.labels import CLICK, Logs
+from recsys.offline.logs.events import CLICK
+from recsys.offline.logs.exposures import Logs
 from recsys.retrieval.sources.neighbours import Neighbours, neighbours
 from recsys.types import Ids
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from recsys.evaluation.report.retrieval import ROWS, _Trends, retrieval_report
-from recsys.offline.logs.labels import CLICK
+from recsys.offline.logs.events import CLICK
 from recsys.online.rows import trending
 from recsys.progress import Progress
 from recsys.types import DAY

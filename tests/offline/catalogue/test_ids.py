@@ -1,4 +1,4 @@
-"""Any string is an id; decimal ones stand for themselves."""
+"""Any string is an id; a decimal one is its own number."""
 
 import subprocess
 import sys
@@ -15,12 +15,12 @@ ANY_TEXT = st.text(st.characters(), min_size=1, max_size=MAX_ID_CHARACTERS)  # l
 
 
 @given(INT64)
-def test_a_decimal_int64_stands_for_itself(number):
+def test_a_decimal_int64_becomes_that_number(number):
     assert to_int64(str(number)) == number
 
 
 @given(ANY_TEXT)
-def test_any_other_text_becomes_a_negative_number_that_stands_for_itself(text):
+def test_any_other_text_becomes_a_negative_number_that_is_its_own_id(text):
     number = to_int64(text)
     assert -(2**63) <= number < 2**63
     assert number < 0 or str(number) == text

@@ -8,10 +8,11 @@ import pytest
 
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError
-from recsys.offline.catalogue.catalogue import build_catalogue
+from recsys.offline.catalogue.build import build_catalogue
 from recsys.offline.catalogue.ids import to_int64
 from recsys.offline.imports import tabular
-from recsys.offline.logs.labels import mentioned_ids, read_logs
+from recsys.offline.logs.events import mentioned_ids
+from recsys.offline.logs.exposures import read_logs
 
 from .conftest import moment, rows, set_aside
 

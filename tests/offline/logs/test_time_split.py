@@ -1,4 +1,4 @@
-"""Shares follow time, labels never look into the next share."""
+"""Shares follow time; no label comes from the next share."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.offline.logs.labels import Exposures
+from recsys.offline.logs.exposures import Exposures
 from recsys.offline.logs.time_split import SHARES, split_by_time
 from recsys.types import DAY, HOUR, SECOND
 
@@ -36,7 +36,7 @@ def exposures(now, click=True, screen_delay=0):
 EVERY_MINUTE = START + np.arange(0, 14 * DAY, 60 * SECOND)
 
 
-def test_shares_take_their_part_of_the_exposures_in_order():
+def test_shares_divide_the_exposures_in_proportion_and_in_order():
     split = split_by_time(exposures(EVERY_MINUTE), (9, 3, 1, 1), 60)
     assert split.bounds("towers")[0] == START
     lengths = [(end - start) / DAY for start, end in map(split.bounds, SHARES)]
@@ -45,7 +45,7 @@ def test_shares_take_their_part_of_the_exposures_in_order():
     assert split.bounds("test")[1] == EVERY_MINUTE[-1] + 1
 
 
-def test_shares_are_proportions_whatever_their_sum():
+def test_only_the_ratios_of_shares_count():
     rows = exposures(EVERY_MINUTE)
     assert split_by_time(rows, (9, 3, 1, 1), 60) == split_by_time(rows, (0.9, 0.3, 0.1, 0.1), 60)
 
@@ -59,12 +59,12 @@ def test_an_exposure_whose_window_crosses_a_cut_is_in_no_share():
         last = rows.now[masks[share]].max()
         end = split.bounds(share)[1]
         assert last + HOUR < end
-        assert last + HOUR + 60 * SECOND >= end, "and no more is dropped than must be"
+        assert last + HOUR + 60 * SECOND >= end, "and nothing more is dropped"
     assert masks["test"][-1], "the test's windows may end after the logs"
     assert int((~np.any(list(masks.values()), axis=0)).sum()) == 3 * 60
 
 
-def test_the_window_begins_on_screen_not_at_the_request():
+def test_the_label_window_starts_on_screen_not_at_the_request():
     rows = exposures(EVERY_MINUTE, screen_delay=10 * 60 * SECOND)
     split = split_by_time(rows, (9, 3, 1, 1), 3600)
     for share in SHARES[:-1]:
@@ -82,7 +82,7 @@ def test_a_gap_in_the_logs_and_one_late_click_leave_no_share_empty():
 
 
 @pytest.mark.parametrize("moments", [1, 2, 3])
-def test_exposures_at_too_few_moments_for_four_shares_are_refused_by_name(moments):
+def test_exposures_at_too_few_moments_for_four_shares_raise_a_named_error(moments):
     rows = exposures(START + np.repeat(np.arange(moments) * DAY, 100))
     with pytest.raises(DataError, match=r"the \w+ share of the logs has no click; offline.split needs .* moments"):
         split_by_time(rows, (6, 5, 1, 2), 60)
@@ -101,7 +101,7 @@ def test_exposures_of_one_moment_are_in_one_share(days):
 
 
 @pytest.mark.parametrize("empty", SHARES)
-def test_a_share_without_clicks_is_refused_by_name(empty):
+def test_a_share_without_clicks_raises_an_error_with_its_name(empty):
     rows = exposures(EVERY_MINUTE)
     start, end = split_by_time(rows, (9, 3, 1, 1), 60).bounds(empty)
     click = (rows.now < start) | (rows.now >= end)
@@ -109,6 +109,6 @@ def test_a_share_without_clicks_is_refused_by_name(empty):
         split_by_time(exposures(EVERY_MINUTE, click), (9, 3, 1, 1), 60)
 
 
-def test_a_share_shorter_than_the_label_window_is_empty_and_refused():
+def test_a_share_shorter_than_the_label_window_raises_an_error():
     with pytest.raises(DataError, match=r"the calibrators share .* got \(9, 3, 1, 1\)"):
         split_by_time(exposures(EVERY_MINUTE), (9, 3, 1, 1), DAY / SECOND)

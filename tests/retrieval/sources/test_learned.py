@@ -5,7 +5,7 @@ import pytest
 
 from recsys.errors import ReleaseError
 from recsys.evaluation.report.material import gather
-from recsys.offline.logs.labels import CLICK
+from recsys.offline.logs.events import CLICK
 from recsys.retrieval.sources.learned import LearnedSources
 
 from ..tastes import clicks_of, learned_sources, two_tastes
