@@ -1,8 +1,7 @@
-"""Logistic regression: the baseline every other ranker must beat, and the estimate of position bias they share.
+"""Logistic regression: a baseline ranker, and the estimate of position bias that all rankers share.
 
-Columns go through `features.transforms`. Each logged position has a weight of its own, learned together with the
-features, so that what a position adds is not mistaken for what good posts in it add; scoring for serving leaves the
-position out.
+Columns go through `features.transforms`. Each logged position has a weight, learned together with the features: this
+separates the effect of the position from the quality of the posts in it. Serving leaves the position out.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from recsys.ranking.examples import Examples
 from recsys.types import Doubles, Floats, Rows
 
 _MAX_ROWS = 400_000
-"""A linear model has learned all it can by then."""
+"""Training rows, at most, the newest; a linear model gains nothing from more."""
 _ARRAYS = ("weight", "intercept", "position")
 _MAX_POSITIONS = 100
-"""Later positions share the last weight; the number of columns must not depend on what a client claims."""
+"""Later positions share the last weight, so that a client cannot inflate the number of columns."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class LinearModel:
         return self.transforms.design(features) @ self.weight + self.intercept
 
     def position_logit(self, position: Rows) -> Doubles:
-        """What logged positions add, (N,); the last known one stands for later ones, 0 for unknown."""
+        """Log-odds that logged positions add, (N,). Later positions get the last weight, unknown ones 0."""
         if not len(self.position):
             return np.zeros(len(position))
         return np.where(position >= 0, self.position[np.clip(position, 0, len(self.position) - 1)], 0.0)
@@ -59,13 +58,15 @@ class LinearModel:
 
 
 def fit_linear(examples: Examples, config: RankingConfig) -> LinearModel:
-    """Least log loss with a little ridge, on the newest rows; the transforms learn from the same."""
+    """Fit transforms and weights on the newest rows: log loss with a small L2 penalty."""
     features, click = examples.features[-_MAX_ROWS:], examples.click[-_MAX_ROWS:]
     position = np.minimum(examples.position[-_MAX_ROWS:], _MAX_POSITIONS - 1)
     transforms = fit_transforms(features, config.scaling, config.min_category_rows)
     design = transforms.design(features)
     n_positions = int(position.max()) + 1
-    at = (position[:, None] == np.arange(1, max(n_positions, 1))).astype(np.float32)
+    at = (position[:, None] == np.arange(1, max(n_positions, 1))).astype(
+        np.float32
+    )  # (N, P - 1), position 0 is the base
     solver = LogisticRegression(C=1.0, max_iter=300, tol=1e-4)
     solver.fit(np.hstack([design, at]), click)
     weight = solver.coef_[0].astype(np.float64)

@@ -1,6 +1,6 @@
-"""The rankers of a release side by side: popularity, logistic regression, LightGBM, each with its calibration.
+"""The three rankers of a release: popularity, logistic regression and LightGBM, each with its calibration.
 
-Takes examples of two shares of time (rankers, calibrators), gives probabilities for any features, at position 0 for
+Takes examples of two shares of time (rankers, calibrators); gives P(click) for any feature rows, at position 0 for
 serving or at the logged position for evaluation. It does not know requests.
 """
 
@@ -47,7 +47,7 @@ class Rankers:
         """Calibrated P(click), (N,), in (0, 1).
 
         Args:
-            position: logged positions, (N,); None asks for position 0.
+            position: logged positions, (N,); None means position 0.
         """
         offset = self.linear.position_logit(position) if position is not None else 0.0
         return self.calibrations[name].probability(self.logit(name, features), offset)
@@ -71,13 +71,13 @@ class Rankers:
 def fit_rankers(
     rankers_share: Examples, calibrators_share: Examples, config: RankingConfig, progress: Report
 ) -> Rankers:
-    """Learn on one share of time, calibrate on the next.
+    """Train the rankers on one share of time and calibrate them on the next.
 
-    Raises: DataError when a share has only clicks or none: there is nothing to tell apart.
+    Raises: DataError when all rows of a share are clicked, or none.
     """
     for name, examples in (("rankers", rankers_share), ("calibrators", calibrators_share)):
         if not examples.click.any() or examples.click.all():
-            raise DataError(f"the {name} share of the logs must hold clicked and unclicked exposures; use more logs")
+            raise DataError(f"the {name} share of the logs must have clicked and unclicked exposures; use more logs")
     newest = Examples(
         features=rankers_share.features[-config.max_rows :],
         click=rankers_share.click[-config.max_rows :],

@@ -1,8 +1,8 @@
-"""LightGBM for P(click): boosted trees on top of what positions are known to add.
+"""LightGBM for P(click), with position bias as an offset.
 
-The position's log-odds enter as a fixed offset of each row, so the trees explain what is left: position is a bias to be
-modelled, not a feature to be believed. Scoring for serving leaves the offset out. Source: Ke et al., "LightGBM",
-NeurIPS 2017.
+The position's log-odds, estimated by the logistic regression, enter as a fixed offset of each row; the trees explain
+the rest. So position is modelled as a bias and is not a feature. Serving leaves the offset out. Source: Ke et al.,
+"LightGBM", NeurIPS 2017.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recsys.ranking.examples import Examples
 from recsys.types import Doubles, Floats
 
 _PATIENCE = 25
-"""Trees without progress on the held-back rows before training stops."""
+"""Trees without improvement on the held-back rows after which training stops."""
 
 
 class Trees:
@@ -56,7 +56,7 @@ class Trees:
 
 
 def fit_trees(examples: Examples, offset: Doubles, config: RankingConfig, progress: Report) -> Trees:
-    """Train on the first nine tenths, stop where the last tenth stops improving.
+    """Train on the first nine tenths of the rows; stop when log loss on the last tenth stops improving.
 
     Args:
         examples: in order of time.
@@ -65,8 +65,8 @@ def fit_trees(examples: Examples, offset: Doubles, config: RankingConfig, progre
     cut = int(0.9 * len(examples))
     if any(examples.click[part].all() or not examples.click[part].any() for part in (slice(cut), slice(cut, None))):
         cut = len(examples)
-    # LightGBM starts from the base rate only where there is no offset. From zero the first trees would do nothing but
-    # approach it, and be stopped early for it.
+    # With an offset LightGBM does not start from the base rate. From zero, the first trees would only approach the base
+    # rate, and early stopping might end training before they reach it. So the base rate is part of the offset.
     base = fit_intercept(offset[:cut], examples.click[:cut].astype(np.float64))
     parameters = {
         "objective": "binary", "metric": "binary_logloss", "num_leaves": config.n_leaves,
@@ -75,7 +75,7 @@ def fit_trees(examples: Examples, offset: Doubles, config: RankingConfig, progre
         "num_threads": config.n_threads, "seed": 0, "deterministic": True, "force_row_wise": True, "verbose": -1,
     }  # fmt: skip
 
-    # LightGBM takes NaN as missing, in training and in prediction, for categories too.
+    # LightGBM treats NaN as missing, in training and prediction, for categories too.
     def dataset(rows: slice, reference: lgb.Dataset | None) -> lgb.Dataset:
         return lgb.Dataset(
             examples.features[rows], examples.click[rows].astype(np.float32),
@@ -93,11 +93,11 @@ def fit_trees(examples: Examples, offset: Doubles, config: RankingConfig, progre
     booster = lgb.train(parameters, train, config.n_trees, valid_sets=held_back, callbacks=[*stop, report])
     _add_to_first_tree(booster, base)
     best = booster.best_iteration if held_back and booster.best_iteration > 0 else booster.num_trees()
-    # Read back what will be saved: the trees up to the best one, whether this process goes on or another loads them.
+    # Keep the trees up to the best one, read back from text as another process will load them.
     return Trees(lgb.Booster(model_str=booster.model_to_string(num_iteration=best)), config.n_threads)
 
 
 def _add_to_first_tree(booster: lgb.Booster, base: float) -> None:
-    """Where LightGBM itself keeps the base rate when it starts from one."""
+    """Add the base rate to every leaf of the first tree, where LightGBM itself keeps it."""
     for leaf in range(booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]):
         booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) + base)

@@ -1,7 +1,7 @@
-"""No author takes over a feed. Takes scored candidates, keeps each author's best ones up to a cap.
+"""Author cap: at most a few posts per author in a slate and its earlier pages.
 
-The cap spans the pages of a feed: what earlier pages showed comes with the cursor. It is relaxed rather than leaving
-the slate short.
+Takes scored candidates; keeps each author's best. The cursor carries how many posts of each author earlier pages
+showed. If the cap would leave the slate short, it is raised.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class AuthorCap:
         self.max_per_author = max_per_author
 
     def __call__(self, context: Context, candidates: Candidates) -> Candidates:
-        order = best_first(candidates)
+        order = best_first(candidates)  # (C,)
         author = self._catalogue.author[candidates.post_row[order]]
-        nth = running_count(author) + self._shown_before(context, author)
-        nth[author < 0] = 0  # many unknown authors, not one
-        # The lowest cap that leaves enough for the slate.
+        nth = running_count(author) + self._shown_before(context, author)  # better posts of the same author, (C,)
+        nth[author < 0] = 0  # unknown authors are different authors, so the cap never applies to them
+        # The lowest cap that fills the slate.
         cap = self.max_per_author
         enough = min(context.request.limit, len(candidates))
         while int((nth < cap).sum()) < enough:
@@ -35,13 +35,12 @@ class AuthorCap:
         return candidates.where(keep, "author_cap")
 
     def _shown_before(self, context: Context, author: Rows) -> Ids:
+        """How many posts of each candidate's author earlier pages showed, (C,)."""
         shown = context.request.shown.authors
         if not shown:
             return np.zeros(len(author), np.int64)
         row = self._catalogue.author_rows(list(shown))
-        by_row = np.zeros(
-            self._catalogue.n_authors + 1, np.int64
-        )  # the last place is for row -1, whose count is ignored
+        by_row = np.zeros(self._catalogue.n_authors + 1, np.int64)  # the last place is row -1, which is ignored
         by_row[row] = list(shown.values())
         before: Ids = by_row[author]
         return before

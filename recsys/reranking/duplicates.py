@@ -1,4 +1,4 @@
-"""The same text at most once in a slate. Takes scored candidates, keeps the best of each group of equal texts."""
+"""Duplicate removal: takes scored candidates and keeps the best of each group of posts with the same text."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Hard rules: what a user must not see, whatever its score. They run after the merge and before ranking.
+"""Hard filters: posts a user must not see, whatever their score. To add a hard rule, add a class here.
 
-Each takes a context and candidates, gives the candidates it lets through; the others stay on record with the reason.
-After the merge, so that no source escapes them; before ranking, so that nothing is scored in vain. When the catalogue
-does not know, the answer is no.
+Each filter takes a context and candidates and keeps the candidates that pass; removed ones are recorded with a reason.
+Filters run after the merge, so that they apply to every source, and before ranking, so that no removed post is scored.
+They fail closed: a post with unknown data is removed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from recsys.types import Candidates, Context
 
 
 class NotVisible:
-    """Taken down, or not yet written at `now`."""
+    """Remove posts that were taken down, or are newer than `now`."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._visible, self._created_at = catalogue.visible, catalogue.created_at
@@ -25,7 +25,7 @@ class NotVisible:
 
 
 class Blocked:
-    """By an author the user has blocked, or may have: an unknown author."""
+    """Remove posts by blocked authors; for a user who blocks anybody, also posts by unknown authors."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._author = catalogue.author
@@ -38,7 +38,7 @@ class Blocked:
 
 
 class ReturnedBefore:
-    """Sent to this user before, itself or the same text under another id."""
+    """Remove posts already returned to this user, and posts with the same text."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._group = catalogue.group

@@ -1,7 +1,8 @@
-"""Maximal marginal relevance: each next post is good and unlike the ones above it.
+"""Maximal marginal relevance: choose each next post by its score and its distance from the posts above it.
 
-Takes scored candidates and their vectors, gives the slate's order. Source: Carbonell, Goldstein, "The Use of MMR",
-SIGIR 1998; the running maximum is kept as one vector, so a slate of K from C candidates costs K passes over C x D.
+Takes scored candidates and their vectors; gives the slate in order. A slate of K from C candidates costs K
+matrix-vector products of C x D, since the running maximum is one vector. Source: Carbonell, Goldstein, "The Use of
+MMR", SIGIR 1998.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from recsys.types import Candidates, Context, Floats
 
 
 class MaximalMarginalRelevance:
-    """Choose up to `limit` candidates, best first."""
+    """Choose up to `limit` candidates, in slate order."""
 
     def __init__(self, post_vectors: Floats, config: RerankingConfig) -> None:
         """
         Args:
-            post_vectors: content vectors whose inner product says how alike two posts are, unit length, (N, D).
+            post_vectors: content vectors of unit length, (N, D); their inner product is the similarity of two posts.
         """
         self._vectors = post_vectors
         self.config = config
@@ -30,7 +31,7 @@ class MaximalMarginalRelevance:
             return candidates.take(pool)
         score = candidates.score
         assert score is not None
-        # Scores relative to the best, so that the weight means the same for every user.
+        # Scores relative to the best, so that `diversity` means the same for every user.
         relevance = score[pool] / max(float(score[pool].max()), 1e-9)
         vectors = np.ascontiguousarray(self._vectors[candidates.post_row[pool]])
         chosen = select(relevance, vectors, self.config.diversity, context.request.limit)
@@ -38,9 +39,9 @@ class MaximalMarginalRelevance:
 
 
 def select(relevance: Floats, vectors: Floats, diversity: float, k: int) -> np.ndarray:
-    """Places chosen one after another by `(1 - diversity) * relevance - diversity * likeness`, (<= k,).
+    """Choose places one by one by the highest `(1 - diversity) * relevance - diversity * similarity`, (<= k,).
 
-    Likeness is the inner product with the most alike post above, at least 0: being opposite earns nothing.
+    Similarity is the inner product with the most similar post chosen before, at least 0: opposite posts get no bonus.
 
     Args:
         relevance: (C,).
@@ -49,12 +50,12 @@ def select(relevance: Floats, vectors: Floats, diversity: float, k: int) -> np.n
     """
     k = min(k, len(relevance))
     value = (1.0 - diversity) * relevance.astype(np.float64)
-    likeness = np.zeros(len(relevance), np.float32)
+    similarity = np.zeros(len(relevance), np.float32)  # to the most similar post chosen so far, (C,)
     chosen = np.empty(k, np.int64)
     left = np.ones(len(relevance), bool)
     for place in range(k):
-        best = int(np.argmax(np.where(left, value - diversity * likeness, -np.inf)))
+        best = int(np.argmax(np.where(left, value - diversity * similarity, -np.inf)))
         chosen[place] = best
         left[best] = False
-        np.maximum(likeness, vectors @ vectors[best], out=likeness)
+        np.maximum(similarity, vectors @ vectors[best], out=similarity)
     return chosen

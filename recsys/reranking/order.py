@@ -1,4 +1,4 @@
-"""Small orderings that the re-ranking steps share."""
+"""Orderings that the re-ranking steps share."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from recsys.types import Candidates, Ids, Rows
 
 
 def best_first(candidates: Candidates) -> Ids:
-    """Places of the candidates from the best score down; ties go to the lower post row, (C,)."""
+    """Places of the candidates by falling score, (C,); ties: lower post row first."""
     assert candidates.score is not None
     return np.lexsort((candidates.post_row, -candidates.score)).astype(np.int64)
 
 
 def running_count(values: Rows) -> Ids:
-    """How often each value occurred earlier in the array, (C,)."""
-    order = np.argsort(values, kind="stable")
+    """How often each value occurs earlier in the array, (C,)."""
+    order = np.argsort(values, kind="stable")  # equal values stand together, in their order
     ordered = values[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
     within = np.arange(len(values)) - np.repeat(starts, np.diff(np.append(starts, len(values))))
