@@ -93,7 +93,7 @@ def test_columns_come_in_the_order_of_the_spec(catalogue):
     assert n_checked == len(COUNTS) + len(RATES)
 
 
-def test_the_other_columns_are_what_they_say(catalogue):
+def test_the_other_columns_follow_their_definition(catalogue):
     inputs = replace(
         nothing_known(3, now=START + 30 * HOUR + HOUR // 2),
         post_row=np.array([0, 4, 3], np.int32),
@@ -129,7 +129,7 @@ def test_the_other_columns_are_what_they_say(catalogue):
 
 
 @pytest.mark.parametrize("post_row", [UNKNOWN_POST, -1])
-def test_where_nothing_is_known_every_feature_has_its_default(catalogue, post_row):
+def test_every_feature_has_its_default_when_nothing_is_known(catalogue, post_row):
     monday = 4 * DAY  # 5 January 1970; times of the request are never unknown, so midnight on a Monday stands for zero
     row = assemble(catalogue, nothing_known(post_row=post_row, now=monday))[0]
     for feature, value in zip(FEATURES, row, strict=True):
@@ -137,7 +137,7 @@ def test_where_nothing_is_known_every_feature_has_its_default(catalogue, post_ro
         assert value == pytest.approx(expected, abs=1e-6, nan_ok=True), feature.name
 
 
-def test_only_columns_whose_default_is_missing_are_ever_missing(catalogue):
+def test_only_columns_with_default_nan_may_be_nan(catalogue):
     may_be_missing = np.isnan([feature.default for feature in FEATURES])
     for post in range(-1, catalogue.n_posts):
         row = assemble(catalogue, nothing_known(post_row=post, now=START))[0]
@@ -145,7 +145,7 @@ def test_only_columns_whose_default_is_missing_are_ever_missing(catalogue):
         assert not np.isinf(row).any()
 
 
-def test_age_and_length_are_known_for_posts_somebody_described(catalogue):
+def test_age_and_length_are_known_for_posts_with_a_description(catalogue):
     """Post 0 came without a text: its length is zero, not unknown."""
     matrix = assemble(catalogue, replace(nothing_known(3, now=START), post_row=np.array([0, 9, -1], np.int32)))
     np.testing.assert_array_equal(column(matrix, "text_length"), [0, np.nan, np.nan])
@@ -159,7 +159,7 @@ def test_a_text_of_unknown_age_still_has_its_length(catalogue):
     np.testing.assert_allclose(column(matrix, "text_length"), np.log1p(4), rtol=1e-6)
 
 
-def test_ratios_to_clicks_long_forgotten_are_missing_whether_or_not_their_rows_have_expired(catalogue):
+def test_a_ratio_to_long_faded_clicks_is_missing_whether_or_not_the_row_has_expired(catalogue):
     inputs = nothing_known(3, post_row=0, now=START)
     inputs.counts["user"][:, *USER.at("click", 7 * DAY)] = [0, 0.009, 0.011]
     inputs.counts["post"][:, *POST.at("click", DAY)] = [0, 0.009, 0.011]
@@ -168,7 +168,7 @@ def test_ratios_to_clicks_long_forgotten_are_missing_whether_or_not_their_rows_h
         np.testing.assert_array_equal(column(matrix, name), [np.nan, np.nan, 0])
 
 
-def test_numbers_stay_what_they_were_under_this_version_of_the_formulas(catalogue):
+def test_equal_counts_give_equal_numbers_as_long_as_the_formula_version_stays(catalogue):
     """A change of the table changes the fingerprint by itself; a change of these numbers only with `FORMULAS`."""
     ramp = np.linspace(0, 1, 11)
     inputs = replace(
@@ -190,13 +190,13 @@ def test_a_post_from_the_future_has_age_zero(catalogue):
     assert column(assemble(catalogue, inputs), "post_age").tolist() == [0]
 
 
-def test_a_rate_never_exceeds_one_although_a_click_may_arrive_before_its_impression(catalogue):
+def test_a_rate_stays_at_most_one_when_a_click_arrives_before_its_impression(catalogue):
     inputs = nothing_known()
     inputs.counts["post"][:, POST.actions.index("click"), :] = 1000.0
     assert (column(assemble(catalogue, inputs), "post_click_rate_1h") < 0).all()
 
 
-def test_one_row_for_all_equals_the_row_repeated(catalogue):
+def test_one_shared_row_equals_the_row_repeated(catalogue):
     """In serving the user's counts, language and the time are one row; in training they are one per candidate."""
     many = random_inputs(1, 6)
     one = replace(
@@ -222,7 +222,7 @@ def test_a_batch_of_many_requests_equals_each_candidate_alone(catalogue):
         np.testing.assert_array_equal(together[row : row + 1], assemble(catalogue, part(inputs, slice(row, row + 1))))
 
 
-def test_the_blocks_it_works_in_do_not_show(catalogue, monkeypatch):
+def test_the_result_does_not_depend_on_the_block_size(catalogue, monkeypatch):
     inputs = replace(random_inputs(2, 40), now=np.array([START + HOUR]))
     inputs.counts["user"] = inputs.counts["user"][:1]
     expected = assemble(catalogue, inputs)
@@ -234,7 +234,7 @@ def test_no_candidates_give_an_empty_matrix(catalogue):
     assert assemble(catalogue, part(random_inputs(3, 1), slice(0, 0))).shape == (0, len(NAMES))
 
 
-def test_posts_without_topic_and_author_say_so(catalogue):
+def test_posts_without_topic_and_author_are_marked(catalogue):
     matrix = assemble(catalogue, replace(random_inputs(4, 2), post_row=np.array([7, UNKNOWN_POST], np.int32)))
     assert np.isnan(column(matrix, "topic")).all()
     assert column(matrix, "topic_missing").tolist() == [1, 1]

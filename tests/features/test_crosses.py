@@ -28,7 +28,7 @@ def crosses(catalogue, lists, pairs):
 
 
 @given(data=st.data(), lists=follow_lists)
-def test_crosses_agree_with_going_through_the_follow_lists(catalogue, data, lists):
+def test_follow_crosses_equal_a_loop_over_the_follow_lists(catalogue, data, lists):
     pairs = data.draw(st.lists(st.tuples(st.integers(0, len(lists) - 1), st.integers(-1, 10)), max_size=20))
     follows_author, share = crosses(catalogue, lists, pairs)
     assert share.dtype == np.float32
@@ -54,7 +54,7 @@ def test_a_user_the_catalogue_does_not_know_follows_nobody(catalogue, lists):
     assert np.isnan(share).all()
 
 
-def test_many_users_at_once_equal_each_alone(catalogue):
+def test_many_users_at_once_equal_each_user_alone(catalogue):
     lists = [[0, 1], [], [2], [1, 2]]
     pairs = [(user, post) for user in range(4) for post in range(10)]
     together = crosses(catalogue, lists, pairs)
@@ -71,7 +71,7 @@ histories = st.lists(st.lists(st.integers(-1, 10), min_size=4, max_size=4), min_
 
 
 @given(data=st.data(), clicked=histories)
-def test_history_shares_agree_with_going_through_the_histories(catalogue, data, clicked):
+def test_history_shares_equal_a_loop_over_the_histories(catalogue, data, clicked):
     assert catalogue.language.tolist() == LANGUAGE_OF
     assert catalogue.media.tolist() == MEDIUM_OF
     pairs = data.draw(st.lists(st.tuples(st.integers(0, len(clicked) - 1), st.integers(-1, 10)), max_size=10))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from recsys.features.decay import States, advance, read
 from recsys.features.spec import Entity
-from recsys.offline.logs.labels import ACTIONS
+from recsys.offline.logs.events import ACTIONS
 from recsys.types import DAY, HOUR
 
 THING = Entity("thing", ("impression", "click"), (HOUR, DAY))
@@ -49,13 +49,13 @@ def test_a_late_event_counts_with_its_age():
     assert counts_at(states, T + 2 * HOUR)[1, 0] == 1.25
 
 
-def test_things_are_counted_apart_and_events_of_none_are_passed_over():
+def test_keys_are_counted_separately_and_events_without_a_key_are_skipped():
     states = after([(0, T, "click"), (-1, T, "click"), (1, T, "impression")], n_things=3)
     counted = read(states, THING, np.array([0, 1, 2, -1], np.int32), T)
     assert counted[:, :, 0].tolist() == [[0, 1], [1, 0], [0, 0], [0, 0]]
 
 
-def test_an_action_the_entity_does_not_keep_changes_nothing_not_even_the_time():
+def test_an_action_the_entity_does_not_keep_changes_neither_counts_nor_time():
     states = after([(0, T, "click"), (0, T + HOUR, "hide"), (0, T + HOUR, "dwell")])
     assert states.t[0] == T
     assert states.v[0, :, 0].tolist() == [0, 1]
@@ -84,12 +84,12 @@ def test_counting_in_two_calls_equals_counting_in_one(events, cut):
     np.testing.assert_array_equal(states.t, whole.t)
 
 
-def test_a_reader_whose_clock_is_behind_sees_counts_as_they_are():
+def test_a_read_before_the_last_event_gives_counts_as_they_are():
     states = after([(0, T, "click")])
     assert counts_at(states, T - HOUR)[1].tolist() == [1.0, 1.0]
 
 
-def test_blocks_do_not_show():
+def test_the_result_does_not_depend_on_the_block_size():
     rng = np.random.default_rng(0)
     events = [(int(row), int(T + time), "click") for row, time in rng.integers(0, (3, 5 * DAY), (1000, 2))]
     at_once = after(events, n_things=3)

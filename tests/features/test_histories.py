@@ -21,11 +21,11 @@ def history(user, now, size=3):
     return histories_in_time(USER, POST, TIME, rows([user]), np.array([now]), size)[0].tolist()
 
 
-def test_the_newest_click_comes_first_and_places_left_over_are_minus_one():
+def test_the_newest_click_comes_first_and_empty_places_are_minus_one():
     assert history(1, 125) == [11, 10, -1]
 
 
-def test_a_click_at_the_moment_itself_is_not_seen():
+def test_a_click_at_the_moment_of_the_query_is_not_seen():
     assert history(1, 120) == [10, -1, -1]
     assert history(1, 121) == [11, 10, -1]
 
@@ -48,7 +48,7 @@ def test_an_empty_log_gives_empty_histories():
     assert found.tolist() == [[-1, -1], [-1, -1]]
 
 
-def test_clicks_at_one_time_come_lowest_row_first():
+def test_clicks_at_equal_times_come_lowest_post_row_first():
     found = histories_in_time(rows([0, 0, 0]), rows([5, 3, 4]), np.array([9, 9, 8]), rows([0]), np.array([10]), 3)
     assert found.tolist() == [[3, 5, 4]]
 
@@ -59,13 +59,13 @@ def test_no_click_sees_itself_or_a_later_one():
     assert [POST[i] in found[i] for i in range(len(POST))] == [False] * len(POST)
 
 
-def test_a_click_that_arrives_late_takes_its_place_among_the_older_ones():
+def test_a_late_click_is_inserted_by_its_time():
     clicks = Clicks(rows([0, 0, 0]), rows([1, 2, 3]), np.array([10, 30, 20]))
     for seen, expected in ((2, [2, 1, -1]), (3, [2, 3, 1])):
         assert histories_at(clicks, np.arange(3), rows([0]), np.array([seen]), 3).tolist() == [expected]
 
 
-def test_clicks_on_unknown_posts_take_places_among_those_kept_and_none_in_the_history():
+def test_clicks_on_unknown_posts_are_kept_but_left_out_of_the_history():
     unknown = [-1] * (KEPT * 2 - 1)
     clicks = Clicks(rows([0] * (len(unknown) + 2)), rows([7, 8, *unknown]), np.arange(len(unknown) + 2))
     found = histories_at(clicks, clicks.time, rows([0]), np.array([99]), 2)
@@ -77,7 +77,7 @@ queries = st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 8)), min_size=1
 
 
 @given(clicks, queries, st.integers(1, 4))
-def test_it_equals_a_loop_over_the_log(clicks, queries, size):
+def test_histories_equal_a_loop_over_the_log(clicks, queries, size):
     user, post, time, order = np.array(clicks, np.int64).reshape(-1, 4).T
     asked, moment = np.array(queries, np.int64).T
     found = histories_at(Clicks(rows(user), rows(post), time), order, rows(asked), moment, size)

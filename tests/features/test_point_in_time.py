@@ -6,7 +6,7 @@ import pytest
 from recsys.features import decay
 from recsys.features.point_in_time import Seen, entity_keys, point_in_time, snapshot
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC
-from recsys.offline.logs.labels import ACTIONS, CLICK, Events
+from recsys.offline.logs.events import ACTIONS, CLICK, Events
 from recsys.types import DAY, SECOND
 
 from .conftest import START
@@ -58,7 +58,7 @@ def queries(catalogue):
     )
 
 
-def test_every_query_sees_exactly_what_had_arrived_before_it(catalogue, random_events, queries):
+def test_every_query_sees_exactly_the_events_that_arrived_before_it(catalogue, random_events, queries):
     events = random_events(1, 500)
     events.ingest_time[100] = queries[2][40]  # at the same microsecond: not yet visible
     order = np.argsort(events.ingest_time, kind="stable")
@@ -75,7 +75,7 @@ def test_every_query_sees_exactly_what_had_arrived_before_it(catalogue, random_e
     assert n_positive > 300, "the log is dense enough to mean something"
 
 
-def test_an_event_that_arrives_with_the_query_is_not_seen_and_one_microsecond_earlier_it_is(catalogue):
+def test_an_event_is_seen_if_it_arrives_one_microsecond_before_the_query_but_not_with_it(catalogue):
     one = np.zeros(1, np.int32)
     events = Events(np.array([START]), np.array([START - SECOND]), one + CLICK, one, one)
     for now, expected in ((START, 0.0), (START + 1, 1.0)):
@@ -102,7 +102,7 @@ def test_the_snapshot_equals_a_query_after_the_last_event(catalogue, random_even
         )
 
 
-def test_the_snapshot_holds_a_row_for_everything_that_was_counted_and_nothing_else(catalogue, random_events):
+def test_the_snapshot_has_exactly_one_row_per_counted_key(catalogue, random_events):
     events = random_events(3, 60)
     final = snapshot(catalogue, events, 1)
     for entity in ENTITIES:
@@ -121,7 +121,7 @@ def test_the_snapshot_lists_clicks_by_user_newest_first(catalogue, random_events
     assert list(zip(final.click_user, -final.click_time, final.click_post, strict=True)) == expected
 
 
-def test_threads_do_not_change_a_bit(catalogue, random_events, queries):
+def test_the_result_does_not_depend_on_threads(catalogue, random_events, queries):
     events = random_events(5, 300)
     one, three = (point_in_time(catalogue, events, *queries, seen_by(events, queries[2]), n_threads=n) for n in (1, 3))
     assert all((one[name] == three[name]).all() for name in one)
@@ -156,7 +156,7 @@ def test_keys_of_different_pairs_differ(catalogue):
         assert len(set(of_thing.values())) == len(of_thing), entity.name
 
 
-def test_what_stands_in_the_users_row_is_as_of_the_users_read(catalogue, random_events, queries):
+def test_counters_in_the_users_row_are_as_of_the_read_of_the_user(catalogue, random_events, queries):
     """A request reads its user before its posts, and events may arrive in between."""
     events, (user, post, now) = random_events(3, 400), queries
     order = np.argsort(events.ingest_time, kind="stable")

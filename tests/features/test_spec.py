@@ -29,7 +29,7 @@ def test_every_rate_has_its_impressions_and_a_prior(entity, action, half_life):
     assert 0 < spec.PRIOR_RATE[action] < 1
 
 
-def test_every_feature_names_an_entity_and_says_what_it_means():
+def test_every_feature_names_an_entity_and_has_a_meaning():
     names = {entity.name for entity in ENTITIES} | {"request"}
     for feature in FEATURES:
         assert feature.entity in names, feature
@@ -46,21 +46,21 @@ def test_columns_with_a_logarithm_come_first_and_among_them_counts_then_rates():
 
 
 @pytest.mark.parametrize("name", CATEGORICAL)
-def test_categories_have_no_number_that_stands_for_missing(name):
+def test_categories_use_nan_for_missing(name):
     assert np.isnan(FEATURES[NAMES.index(name)].default)
 
 
-def test_the_depth_of_a_session_is_a_count_that_halves_in_ten_minutes():
+def test_session_depth_is_a_count_with_a_half_life_of_ten_minutes():
     entity, action, half_life = FEATURES[NAMES.index("session_depth")].read
     assert (entity, action, half_life) == (spec.USER, "impression", 600 * SECOND)
 
 
-def test_an_entity_knows_which_action_codes_it_keeps():
+def test_action_rows_map_kept_action_codes_and_mark_the_others():
     assert spec.USER.actions == ("impression", "click", "hide")
     assert spec.USER.action_rows.tolist() == [0, 1, -1, -1, 2, -1], "impression, click, like, share, hide, dwell"
 
 
-def test_half_lives_fit_the_lifetime_of_rows_online():
+def test_rows_live_long_enough_online_for_the_longest_half_life():
     from recsys.config import OnlineConfig
 
     assert 10 * max(max(entity.half_lives) for entity in ENTITIES) <= OnlineConfig().ttl_s * 1_000_000

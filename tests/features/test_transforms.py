@@ -63,7 +63,7 @@ def test_quantile_scores_are_those_of_the_quantile_transformer_between_the_outer
 
 
 @pytest.mark.parametrize("n", [1, 7, 99])
-def test_few_rows_give_as_many_quantiles(n):
+def test_few_rows_give_as_many_quantiles_as_rows(n):
     train = rows(n)
     transforms = fit_transforms(train, "quantile", 1)
     assert len(transforms.quantiles) == n
@@ -88,7 +88,7 @@ def of_topics(*topics):
     return features
 
 
-def test_a_category_is_kept_from_so_many_rows_on_wherever_it_stands_among_the_others():
+def test_a_category_with_enough_rows_is_kept_whatever_its_code():
     transforms = fit_transforms(of_topics(*[4] * 30, *[5] * 29, *[7] * 30), "standard", 30)
     asked = of_topics(4, 5, 7, 6, np.nan)
     kept_4, kept_7, rare, missing = np.eye(4)
@@ -141,7 +141,7 @@ def test_a_column_first_missing_at_serving_gets_the_median_without_a_flag(scalin
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-def test_columns_that_never_change_or_are_never_there_give_zero(scaling):
+def test_constant_and_always_missing_columns_become_zero(scaling):
     train = rows(200)
     train[:, NUMERIC[5]], train[:, NUMERIC[6]] = 4.0, np.nan
     transforms = fit_transforms(train, scaling, 1)
@@ -161,7 +161,7 @@ def test_saved_transforms_give_the_same_bits(scaling, tmp_path):
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-def test_a_batch_equals_each_row_alone(scaling):
+def test_transforming_a_batch_equals_transforming_each_row_alone(scaling):
     transforms = fit_transforms(rows(500), scaling, 20)
     test = rows(30, seed=1)
     together = transforms.design(test)

@@ -28,7 +28,7 @@ def test_what_positions_add_is_not_scaled_with_the_model():
 
 
 @pytest.mark.parametrize("far", [-60.0, -8.0, 8.0, 60.0])
-def test_scores_that_are_far_off_are_brought_back(far):
+def test_the_fit_converges_from_scores_far_off(far):
     rng = np.random.default_rng(1)
     truth = rng.normal(-2.5, 1.0, 50_000)
     label = rng.random(len(truth)) < logistic(truth)
@@ -43,7 +43,7 @@ def test_the_fit_meets_the_click_rate():
     assert fit_calibration(logit, label).probability(logit).mean() == pytest.approx(label.mean(), rel=0.01)
 
 
-def test_scores_that_order_backwards_give_the_base_rate_and_keep_their_order():
+def test_reversed_scores_give_the_base_rate_and_keep_their_order():
     rng = np.random.default_rng(3)
     logit = rng.normal(-3, 1, 20_000)
     label = rng.random(20_000) < logistic(-logit - 6)
@@ -58,7 +58,7 @@ def test_equal_scores_give_the_click_rate():
 
 
 @given(st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=2, max_size=40))
-def test_any_fit_is_finite_and_never_changes_an_order(rows):
+def test_every_fit_is_finite_and_keeps_the_order(rows):
     logit = np.array([score for score, _ in rows])
     fitted = fit_calibration(logit, np.array([label for _, label in rows]))
     assert np.isfinite(fitted).all()
@@ -67,11 +67,11 @@ def test_any_fit_is_finite_and_never_changes_an_order(rows):
     assert (np.diff(probability) >= 0).all()
 
 
-def test_without_a_fit_nothing_changes():
+def test_the_default_calibration_changes_nothing():
     assert Calibration().probability(np.array([0.0, 1.0])).tolist() == pytest.approx([0.5, 0.7310585786])
 
 
-def test_the_intercept_makes_means_meet():
+def test_the_fitted_intercept_gives_the_mean_target():
     logit = np.random.default_rng(4).normal(5, 3, 1000)
     intercept = fit_intercept(logit, np.full(1000, 0.03))
     assert logistic(logit + intercept).mean() == pytest.approx(0.03)

@@ -10,7 +10,7 @@ from recsys.ranking.examples import build_examples
 from recsys.training import learn, read_material
 
 
-def test_rows_that_share_a_request_id_keep_the_history_of_their_own_user_and_moment(tmp_path):
+def test_rows_with_the_same_request_id_keep_their_own_users_history(tmp_path):
     config = settings(tmp_path)
     material = read_material(config, clicks_only(tmp_path / "lake", n_clicks=400), Progress())
     learned = learn(config, material, Progress())

@@ -37,7 +37,7 @@ def test_good_posts_in_good_positions_do_not_inflate_the_bias():
     assert abs(naive[4] - naive[0] - POSITION[4]) > 0.5
 
 
-def test_scoring_leaves_the_position_out():
+def test_serving_scores_ignore_the_position():
     examples = worlds.examples(20_000, np.random.default_rng(2), taste, POSITION)
     logit = fit_linear(examples).logit(examples.features)
     assert np.corrcoef(logit, taste(examples.features))[0, 1] > 0.98
@@ -50,7 +50,7 @@ def test_positions_beyond_the_last_known_share_its_weight_and_unknown_ones_add_n
     assert added.tolist() == [0.0, 0.0, model.position[4], model.position[4], model.position[4]]
 
 
-def test_a_position_that_a_client_made_up_costs_no_memory():
+def test_a_huge_made_up_position_costs_no_memory():
     examples = worlds.examples(5_000, np.random.default_rng(4), taste, POSITION)
     examples.position[0] = 32_767
     assert len(fit_linear(examples).position) <= 100
@@ -63,7 +63,7 @@ def test_logs_without_positions_have_no_bias():
     assert model.position_logit(np.array([-1, 0, 3], np.int32)).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_categories_never_seen_in_training_count_alike():
+def test_unseen_categories_get_equal_scores():
     examples = worlds.examples(5_000, np.random.default_rng(6), taste)
     model = fit_linear(examples)
     features = examples.features[:2].copy()
@@ -74,13 +74,13 @@ def test_categories_never_seen_in_training_count_alike():
     assert logit[0] == logit[1]
 
 
-def test_a_column_that_never_changes_is_harmless():
+def test_a_constant_column_changes_nothing():
     examples = worlds.examples(5_000, np.random.default_rng(7), taste)
     examples.features[:, NAMES.index("weekday")] = 3.0
     assert np.isfinite(fit_linear(examples).logit(examples.features)).all()
 
 
-def test_only_the_newest_rows_are_learned_from(monkeypatch):
+def test_the_linear_model_trains_on_the_newest_rows_only(monkeypatch):
     monkeypatch.setattr(linear, "_MAX_ROWS", 4_000)
     old = worlds.examples(4_000, np.random.default_rng(8), lambda f: -taste(f))
     new = worlds.examples(4_000, np.random.default_rng(9), taste)
@@ -90,7 +90,7 @@ def test_only_the_newest_rows_are_learned_from(monkeypatch):
     assert fit_linear(both).logit(new.features).tolist() == fit_linear(new).logit(new.features).tolist()
 
 
-def test_what_is_missing_may_matter():
+def test_missing_values_have_their_own_weight():
     """Missing is neither high nor low: its flag has a weight of its own."""
     rng = np.random.default_rng(10)
     gap = rng.random(20_000) < 0.4
@@ -115,7 +115,7 @@ def test_a_saved_model_gives_the_same_bits(scaling, tmp_path):
     assert loaded.position.tobytes() == model.position.tobytes()
 
 
-def test_normal_scores_learn_what_a_heavy_tail_hides():
+def test_quantile_scaling_beats_standard_scaling_on_a_heavy_tail():
     rng = np.random.default_rng(12)
     drawn = worlds.examples(20_000, rng, taste)
     column = NAMES.index("tower_score")

@@ -94,7 +94,7 @@ def test_a_share_with_one_class_only_is_refused_by_name(which, clicked):
         fit_rankers(*shares, CONFIG, quiet)
 
 
-def test_only_the_newest_rows_train():
+def test_rankers_train_on_the_newest_rows_only():
     old, new, later = share(300, 8), share(2_000, 9), share(2_000, 10)
     both = Examples(*(np.concatenate([getattr(old, c), getattr(new, c)]) for c in ("features", "click", "position")))
     limited = fit_rankers(both, later, CONFIG.model_copy(update={"max_rows": 2_000}), quiet)
@@ -116,7 +116,7 @@ def test_transforms_learn_from_the_rankers_share_only():
 
 
 @pytest.mark.parametrize("name", RANKERS)
-def test_gaps_and_categories_never_seen_give_a_probability(rankers, name):
+def test_missing_values_and_unseen_categories_give_a_probability(rankers, name):
     features = share(5, 14).features
     features[:, [i for i, n in enumerate(NAMES) if n != "post_click_rate_7d"]] = np.nan
     features[1:, NAMES.index("topic")] = [5_000, -1, 3, 2**24]
@@ -124,7 +124,7 @@ def test_gaps_and_categories_never_seen_give_a_probability(rankers, name):
     assert np.isfinite(probability).all()
 
 
-def test_topics_mean_the_same_to_the_trees_in_training_and_in_serving():
+def test_topics_are_folded_alike_in_training_and_serving():
     """Folding numbers the kept topics anew: 100 to 104 are not 0 to 4."""
     topic = NAMES.index("topic")
     train, later = (

@@ -23,7 +23,7 @@ def fit(examples, offset=None, config=CONFIG):
     return fit_trees(examples, offset, config, lambda done, total: None)
 
 
-def test_rare_clicks_are_told_apart_by_few_trees():
+def test_a_few_trees_learn_from_rare_clicks():
     train = worlds.examples(8_000, np.random.default_rng(0), taste)
     test = worlds.examples(8_000, np.random.default_rng(1), taste)
     trees = fit(train)
@@ -37,7 +37,7 @@ def test_log_odds_start_from_the_base_rate():
     assert (1 / (1 + np.exp(-logit))).mean() == pytest.approx(examples.click.mean(), abs=0.01)
 
 
-def test_what_positions_add_is_neither_learned_nor_served():
+def test_the_position_offset_is_neither_learned_nor_served():
     # Position alone decides; it is also visible through a feature, which the trees must therefore not believe.
     rng = np.random.default_rng(2)
     bias = np.array([0.0, -1.0, -2.0])
@@ -72,7 +72,7 @@ def test_a_missing_category_is_learned_and_recognised():
     assert missing - max(zero, three) > 1.0
 
 
-def test_training_stops_where_later_rows_no_longer_improve():
+def test_training_stops_when_held_back_rows_stop_improving():
     noise = worlds.examples(5_000, np.random.default_rng(5), lambda features: -1.0)
     assert fit(noise, config=CONFIG.model_copy(update={"n_trees": 200})).n_trees < 100
 
@@ -85,7 +85,7 @@ def test_a_part_without_clicks_does_not_stop_the_training(clicked_part):
     assert np.isfinite(fit(Examples(examples.features, click, examples.position)).logit(examples.features)).all()
 
 
-def test_features_that_tell_nothing_give_the_base_rate():
+def test_uninformative_features_give_the_base_rate():
     features = np.zeros((1_000, len(NAMES)), np.float32)
     click = np.arange(1_000) % 10 == 0
     logit = fit(Examples(features, click, np.zeros(1_000, np.int32))).logit(features[:3])
@@ -98,13 +98,13 @@ def test_the_same_rows_give_the_same_trees(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_file_that_is_no_model_is_named(tmp_path):
+def test_a_file_that_is_not_a_model_is_refused_by_name(tmp_path):
     (tmp_path / "lightgbm.txt").write_text("not a model")
     with pytest.raises(ReleaseError, match=r"lightgbm\.txt is not a LightGBM model.*recsys train"):
         Trees.load(tmp_path / "lightgbm.txt", 1)
 
 
-def test_missing_numbers_are_told_from_zeros():
+def test_missing_numbers_are_distinct_from_zeros():
     rng = np.random.default_rng(8)
     gap = rng.random(20_000) < 0.4
     examples = worlds.examples(20_000, rng, lambda features: np.where(gap, 0.5, -2.5))

@@ -14,7 +14,7 @@ def capped(author, cap, limit, score=None, shown=None):
     return AuthorCap(catalogue, cap)(context, worlds.candidates(range(len(author)), score))
 
 
-def test_the_best_posts_of_an_author_stay():
+def test_an_authors_best_posts_are_kept():
     kept = capped([0, 0, 0, 1], cap=2, limit=3, score=[0.1, 0.3, 0.2, 0.05])
     assert kept.post_row.tolist() == [1, 2, 3]
     assert kept.removed["author_cap"].tolist() == [0]
@@ -26,18 +26,18 @@ def test_the_cap_is_relaxed_only_as_far_as_the_slate_needs():
     assert capped([0, 0, 0, 0, 1], cap=1, limit=20).post_row.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_what_earlier_pages_showed_counts():
+def test_posts_shown_on_earlier_pages_count():
     kept = capped([0, 0, 1, 1], cap=2, limit=2, shown={900: 1, 901: 2, 555: 9})
     # One more of the first author fits, none of the second; the slate of two relaxes the cap by one.
     assert kept.post_row.tolist() == [0, 1, 2]
     assert capped([0, 0, 1, 1], cap=2, limit=1, shown={900: 1, 901: 2}).post_row.tolist() == [0]
 
 
-def test_unknown_authors_are_not_one_author():
+def test_the_cap_does_not_apply_to_unknown_authors():
     assert len(capped([-1, -1, -1, 0], cap=1, limit=2, shown={555: 3})) == 4
 
 
-def test_no_candidates_are_no_problem():
+def test_an_empty_candidate_list_stays_empty():
     assert len(capped([], cap=2, limit=20)) == 0
 
 
@@ -47,7 +47,7 @@ def test_no_candidates_are_no_problem():
     st.integers(1, 10),
     st.dictionaries(st.integers(900, 906), st.integers(0, 4)),
 )
-def test_the_cap_holds_unless_the_slate_would_come_up_short(world, cap, limit, shown):
+def test_the_cap_is_never_exceeded_unless_the_slate_would_come_up_short(world, cap, limit, shown):
     catalogue, candidates = world
     kept = AuthorCap(catalogue, cap)(worlds.context(limit=limit, shown_authors=shown), candidates)
     lost = kept.removed.get("author_cap", np.empty(0, np.int32))

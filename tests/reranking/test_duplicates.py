@@ -5,20 +5,20 @@ from hypothesis import given
 from recsys.reranking.duplicates import Duplicates
 
 
-def test_the_best_scored_post_of_a_text_stays():
+def test_the_best_scored_copy_of_a_text_is_kept():
     catalogue = worlds.catalogue([0, 1, 2, 3], group=[0, 0, 2, 0])
     kept = Duplicates(catalogue)(worlds.context(), worlds.candidates([3, 0, 1, 2], [0.2, 0.1, 0.3, 0.1]))
     assert kept.post_row.tolist() == [1, 2]
     assert sorted(kept.removed["duplicate"].tolist()) == [0, 3]
 
 
-def test_of_equal_scores_the_lowest_row_stays():
+def test_equal_scores_keep_the_lowest_row():
     kept = Duplicates(worlds.catalogue([0, 1], group=[0, 0]))(worlds.context(), worlds.candidates([1, 0], [0.5, 0.5]))
     assert kept.post_row.tolist() == [0]
 
 
 @given(worlds.scored_posts())
-def test_every_text_is_there_exactly_once_with_its_best_score(world):
+def test_every_text_is_kept_exactly_once_with_its_best_score(world):
     catalogue, candidates = world
     kept = Duplicates(catalogue)(worlds.context(), candidates)
     groups = catalogue.group[candidates.post_row]

@@ -51,7 +51,7 @@ def test_nothing_to_remove_leaves_no_reason():
         assert kept.removed == {}
 
 
-def test_posts_that_were_taken_down_or_not_written_yet_are_not_visible():
+def test_hidden_and_future_posts_are_removed():
     catalogue = worlds.catalogue(
         [0] * 4, visible=[True, False, True, True], created_at=[0, 0, worlds.NOW, worlds.NOW + 1]
     )
@@ -60,19 +60,19 @@ def test_posts_that_were_taken_down_or_not_written_yet_are_not_visible():
     assert kept.removed["not_visible"].tolist() == [1, 3]
 
 
-def test_blocked_authors_disappear_and_so_does_who_might_be_one():
+def test_posts_by_blocked_and_by_unknown_authors_are_removed():
     catalogue = worlds.catalogue([0, 1, -1, 2])
     kept = Blocked(catalogue)(worlds.context(blocks=[1]), worlds.candidates([0, 1, 2, 3]))
     assert kept.post_row.tolist() == [0, 3]
     assert kept.removed["blocked"].tolist() == [1, 2]
 
 
-def test_an_unknown_author_is_fine_for_a_user_who_blocks_nobody():
+def test_unknown_authors_pass_for_a_user_who_blocks_nobody():
     kept = Blocked(worlds.catalogue([0, -1]))(worlds.context(), worlds.candidates([0, 1]))
     assert kept.post_row.tolist() == [0, 1]
 
 
-def test_what_was_returned_before_stays_away_under_any_id():
+def test_a_returned_post_and_its_copies_are_removed():
     catalogue = worlds.catalogue([0, 1, 2, 3], group=[0, 1, 0, 3])
     kept = ReturnedBefore(catalogue)(worlds.context(returned=[0]), worlds.candidates([0, 1, 2, 3]))
     assert kept.post_row.tolist() == [1, 3]

@@ -29,7 +29,7 @@ def naive(relevance, vectors, diversity, k):
 
 
 @given(st.integers(1, 25), st.integers(0, 12), st.sampled_from([0.0, 0.15, 0.5, 0.9, 1.0]), st.integers(0, 2**32 - 1))
-def test_the_fast_choice_is_the_naive_one(n, k, diversity, seed):
+def test_the_vectorised_choice_equals_the_naive_one(n, k, diversity, seed):
     rng = np.random.default_rng(seed)
     relevance, vectors = rng.random(n).astype(np.float32), unit(rng, n, 4)
     assert select(relevance, vectors, diversity, k).tolist() == naive(relevance, vectors, diversity, k)
@@ -45,12 +45,12 @@ def test_without_diversity_the_order_is_that_of_the_scores():
     assert rerank([0.2, 0.5, 0.1, 0.5, 0.3], vectors, diversity=0.0).post_row.tolist() == [1, 3, 4, 0, 2]
 
 
-def test_a_twin_of_the_best_post_gives_way_to_another():
+def test_a_copy_of_the_best_post_loses_to_a_different_post():
     vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     assert rerank([0.9, 0.8, 0.7], vectors, diversity=0.3).post_row.tolist() == [0, 2, 1]
 
 
-def test_equal_vectors_change_nothing_among_themselves():
+def test_equal_vectors_keep_the_order_of_scores():
     vectors = np.tile(np.array([[0.6, 0.8]], np.float32), (4, 1))
     assert rerank([0.1, 0.4, 0.2, 0.3], vectors, diversity=0.5).post_row.tolist() == [1, 3, 2, 0]
 
@@ -60,7 +60,7 @@ def test_full_diversity_alternates_between_two_directions():
     assert rerank([0.9, 0.8, 0.2, 0.1], vectors, diversity=1.0).post_row.tolist()[:2] == [0, 2]
 
 
-def test_the_weight_means_the_same_for_all_scales_of_scores():
+def test_the_choice_does_not_depend_on_the_scale_of_scores():
     vectors = unit(np.random.default_rng(1), 30, 4)
     score = np.random.default_rng(2).random(30)
     assert (
@@ -69,14 +69,14 @@ def test_the_weight_means_the_same_for_all_scales_of_scores():
     )
 
 
-def test_the_slate_is_as_long_as_asked_even_beyond_the_pool():
+def test_a_slate_longer_than_the_pool_is_filled():
     vectors = unit(np.random.default_rng(3), 40, 4)
     score = np.linspace(1, 0.5, 40)
     assert len(rerank(score, vectors, diversity=0.2, limit=20, pool=5)) == 20
     assert set(rerank(score, vectors, diversity=0.9, limit=3, pool=5).post_row.tolist()) <= set(range(5))
 
 
-def test_columns_travel_with_the_chosen():
+def test_chosen_candidates_keep_their_columns():
     vectors = unit(np.random.default_rng(4), 6, 3)
     score = [0.1, 0.6, 0.3, 0.2, 0.5, 0.4]
     slate = rerank(score, vectors, diversity=0.5, limit=4)

@@ -7,7 +7,7 @@ from recsys.reranking.order import best_first, running_count
 
 
 @given(st.lists(st.integers(-2, 3), max_size=30))
-def test_running_count_says_how_often_a_value_came_before(values):
+def test_running_count_counts_earlier_occurrences(values):
     expected = [values[:place].count(value) for place, value in enumerate(values)]
     assert running_count(np.array(values, np.int32)).tolist() == expected
 
