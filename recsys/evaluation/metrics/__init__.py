@@ -1,1 +1,1 @@
-"""Metrics as functions of arrays; none knows models, stores or the world."""
+"""Metrics as functions of arrays. They do not know models, stores or the world."""

@@ -1,8 +1,9 @@
-"""What a policy would have earned, from the logs of another: inverse propensities.
+"""Off-policy estimates: the reward a target policy would have had, from the logs of another policy.
 
-Takes rewards and weights, gives estimates with intervals. A weight is the target policy's probability of what was done
-divided by that of the policy that did it. For a slate both are products over its positions, given the recorded
-candidates: an estimate speaks only of targets that choose among those. It does not know the world, models or logs.
+Takes rewards and importance weights; gives estimates with intervals. A weight is the target policy's probability of the
+logged decision, divided by the logging policy's. For a slate, both are products over its positions, given the recorded
+candidates; so only targets that choose among these candidates can be estimated. It does not know the world, models or
+logs.
 
 Sources: Horvitz, Thompson, "A Generalization of Sampling Without Replacement From a Finite Universe", JASA 1952;
 Bottou et al., "Counterfactual Reasoning and Learning Systems", JMLR 2013, section 4; Swaminathan, Joachims, "The
@@ -19,57 +20,57 @@ from numpy.typing import ArrayLike
 from recsys.types import Doubles
 
 _Z = 1.959963984540054
-"""Standard deviations to either side that hold 95% of a normal law."""
+"""95% of a normal distribution lie within this many standard deviations of the mean."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean reward per decision that the target policy would have had."""
+    """Estimated mean reward per decision under the target policy."""
 
     value: float
     low: float
-    """Bounds of the normal 95% interval."""
+    """Lower bound of the normal 95% interval."""
     high: float
+    """Upper bound of the normal 95% interval."""
     effective_sample_size: float
-    """Decisions that would say as much if the target had made them: (sum of weights)^2 / sum of squared weights."""
+    """Decisions by the target policy that would be as informative: (sum of weights)^2 / sum of squared weights."""
     mean_weight: float
-    """Near 1 where the logs support the target; far below, it does what the logged policy hardly ever did."""
+    """Near 1 if the logs support the target; far below 1 if the logging policy rarely did what the target does."""
     n: int
-    """Decisions."""
+    """Number of decisions."""
     n_units: int
-    """Of these, independent ones."""
+    """Number of independent units the decisions belong to."""
 
 
 def importance_weights(target: ArrayLike, logged: ArrayLike) -> Doubles:
-    """Weight of each decision, (E,).
+    """Importance weight of each decision, (E,).
 
     Args:
-        target: P(decision) under the policy that is asked about, in [0, 1], (E,).
-        logged: P(decision) under the policy that made it, in (0, 1], (E,).
+        target: P(decision) under the target policy, in [0, 1], (E,).
+        logged: P(decision) under the logging policy, in (0, 1], (E,).
     Raises: ValueError when a probability lies outside its range or the shapes differ.
     """
     wanted, had = np.asarray(target, np.float64), np.asarray(logged, np.float64)
     if wanted.shape != had.shape:
         raise ValueError(f"target and logged probabilities must have one shape, got {wanted.shape} and {had.shape}")
-    _refuse("logged propensities must lie in (0, 1]", had, (had > 0) & (had <= 1))
-    _refuse("target probabilities must lie in [0, 1]", wanted, (wanted >= 0) & (wanted <= 1))
+    _require("logged propensities must lie in (0, 1]", had, (had > 0) & (had <= 1))
+    _require("target probabilities must lie in [0, 1]", wanted, (wanted >= 0) & (wanted <= 1))
     weights: Doubles = wanted / had
     return weights
 
 
 def inverse_propensity(reward: ArrayLike, weight: ArrayLike, unit: ArrayLike | None = None) -> Estimate:
-    """The mean of weight x reward: unbiased, whatever the rewards.
+    """Inverse propensity estimate: the mean of weight x reward, unbiased for any rewards.
 
-    Given what a decision found (candidates, and what its session had shown), its weighted reward is off the target's
-    value by an error of mean zero, whatever happened before: errors are uncorrelated from decision to decision, and
-    the value is that of answering these decisions in their logged states. Pass no unit for that. Pass the session, or
-    the user for a statement about other users too, where states are themselves a sample: rows of a unit then count
-    together, and units alone are taken to be independent.
+    Without `unit`, the estimate is the value of answering these decisions in their logged states (candidates, and what
+    the session had shown). Given its state, a decision's weighted reward misses that value by an error of mean zero,
+    so errors of different decisions are uncorrelated. To generalise to other users, pass the user (or session) as unit:
+    the rows of a unit then count together, and only units are taken to be independent.
 
     Args:
-        reward: of each decision, (E,).
-        weight: of `importance_weights`, (E,).
-        unit: id of each decision's unit, any integers, (E,); None makes each its own.
+        reward: reward of each decision, (E,).
+        weight: from `importance_weights`, (E,).
+        unit: id of each decision's unit, any integers, (E,); None makes each decision its own unit.
     Raises: ValueError when shapes differ, a weight is negative or not finite, or there are fewer than two units.
     """
     rewards, weights, units = _checked(reward, weight, unit)
@@ -79,10 +80,10 @@ def inverse_propensity(reward: ArrayLike, weight: ArrayLike, unit: ArrayLike | N
 
 
 def self_normalised(reward: ArrayLike, weight: ArrayLike, unit: ArrayLike | None = None) -> Estimate:
-    """The mean of rewards weighted by weight: a little biased, steadier where weights vary a lot.
+    """Self-normalised estimate: the weighted mean of rewards; slightly biased, less variable when weights vary.
 
-    Args and Raises: as `inverse_propensity`; ValueError also when all weights are zero. The interval is that of a
-    ratio of means, by its linear part.
+    Args and Raises: as `inverse_propensity`; also ValueError when all weights are zero. The interval is that of a ratio
+    of means, linearised.
     """
     rewards, weights, units = _checked(reward, weight, unit)
     total = float(weights.sum())
@@ -92,20 +93,21 @@ def self_normalised(reward: ArrayLike, weight: ArrayLike, unit: ArrayLike | None
     return _estimate(value, weights * (rewards - value), weights, units, total)
 
 
-def _refuse(rule: str, values: Doubles, fine: np.ndarray) -> None:
-    if not fine.all():
-        raise ValueError(f"{rule}, got {values[~fine].flat[0]:g}; rows without a valid one cannot be used")
+def _require(rule: str, values: Doubles, valid: np.ndarray) -> None:
+    """Raise ValueError with the first invalid value, if there is one."""
+    if not valid.all():
+        raise ValueError(f"{rule}, got {values[~valid].flat[0]:g}; rows without a valid one cannot be used")
 
 
 def _checked(reward: ArrayLike, weight: ArrayLike, unit: ArrayLike | None) -> tuple[Doubles, Doubles, np.ndarray]:
-    """Rewards, weights and the place of each decision's unit."""
+    """Validated rewards, weights and unit numbers 0, 1, ..., (E,) each."""
     rewards, weights = np.asarray(reward, np.float64), np.asarray(weight, np.float64)
     names = np.arange(len(rewards)) if unit is None else np.asarray(unit)
     if not rewards.shape == weights.shape == names.shape:
         raise ValueError(
             f"rewards, weights and units must have one shape, got {rewards.shape}, {weights.shape} and {names.shape}"
         )
-    _refuse("weights must be finite and at least 0", weights, np.isfinite(weights) & (weights >= 0))
+    _require("weights must be finite and at least 0", weights, np.isfinite(weights) & (weights >= 0))
     units = np.unique(names, return_inverse=True)[1]
     if len(units) == 0 or units.max() < 1:
         raise ValueError(f"an interval needs at least two units, got {units.max() + 1 if len(units) else 0}")
@@ -113,8 +115,8 @@ def _checked(reward: ArrayLike, weight: ArrayLike, unit: ArrayLike | None) -> tu
 
 
 def _estimate(value: float, error: Doubles, weights: Doubles, units: np.ndarray, total: float) -> Estimate:
-    """The interval of a mean whose rows are off by `error`, rows of a unit together."""
-    of_unit = np.bincount(units, error)
+    """Estimate with the interval that follows from each row's `error`, summed over the rows of a unit."""
+    of_unit = np.bincount(units, error)  # (n_units,)
     n_units = len(of_unit)
     half = _Z * float(np.sqrt((of_unit**2).sum() * n_units / (n_units - 1))) / total
     squares = float((weights**2).sum())

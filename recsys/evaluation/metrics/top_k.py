@@ -1,7 +1,7 @@
-"""Figures of ranking lists: recall, nDCG and hit rate at k, per user, and their mean with its interval.
+"""Metrics of ranked lists: recall, nDCG and hit rate at k per user, and the interval of their mean.
 
-Takes lists of item rows and the items that were relevant, gives arrays with one value per user. It does not know how
-lists were made or whose they are; that seen items are out of them is the caller's duty.
+Takes lists of item rows and the relevant items; gives one value per user. It does not know how the lists were made. The
+caller must leave seen items out.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from recsys.types import Doubles, Ids, Mask, Rows
 
 
 def found(lists: Rows, user: Rows, item: Rows) -> Mask:
-    """Which places of the lists hold one of their user's items, (B, K).
+    """Which places of the lists are relevant items of the list's user, (B, K).
 
     Args:
-        lists: item rows, best first, each at most once, -1 where a list has ended, (B, K).
-        user: for each pair the list it belongs to, 0..B-1, (R,).
-        item: for each pair the item row, (R,).
-    Raises: ValueError when a list names an item twice: it would be counted twice.
+        lists: item rows, best first, each at most once, -1 after the end of a list, (B, K).
+        user: list of each relevant pair, 0..B-1, (R,).
+        item: item row of each relevant pair, (R,).
+    Raises: ValueError when a list has an item twice, which would count twice.
     """
     ordered = np.sort(lists, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
@@ -32,12 +32,12 @@ def found(lists: Rows, user: Rows, item: Rows) -> Mask:
 
 
 def recall_at(hit: Mask, n_relevant: Ids, k: int) -> Doubles:
-    """Share of a user's relevant items among the first k, (B,).
+    """Share of a user's relevant items that are among the first k, (B,).
 
-    The denominator is all relevant items, also when there are more than k of them.
+    The denominator is the number of relevant items, even if it exceeds k.
 
     Args:
-        hit: of `found`, (B, K) with K >= k.
+        hit: from `found`, (B, K) with K >= k.
         n_relevant: relevant items of each user, > 0, (B,).
     Source: Wang et al., "Neural Graph Collaborative Filtering", SIGIR 2019, section 4.1; He et al., "LightGCN",
         SIGIR 2020.
@@ -46,12 +46,12 @@ def recall_at(hit: Mask, n_relevant: Ids, k: int) -> Doubles:
 
 
 def ndcg_at(hit: Mask, n_relevant: Ids, k: int) -> Doubles:
-    """Discounted gain of the first k with gain 1 and discount log2(place + 1), over the best one possible, (B,).
+    """Discounted gain of the first k, relative to the best possible list, (B,).
 
-    The best list holds min(n_relevant, k) relevant items in front.
+    The gain is 1 and the discount log2(place + 1). The best list starts with min(n_relevant, k) relevant items.
 
     Args:
-        hit: of `found`, (B, K) with K >= k.
+        hit: from `found`, (B, K) with K >= k.
         n_relevant: relevant items of each user, > 0, (B,).
     Source: Järvelin, Kekäläinen, "Cumulated Gain-Based Evaluation of IR Techniques", TOIS 2002; the ideal as in
         He et al., "LightGCN", SIGIR 2020.
@@ -62,7 +62,7 @@ def ndcg_at(hit: Mask, n_relevant: Ids, k: int) -> Doubles:
 
 
 def hit_at(hit: Mask, k: int) -> Doubles:
-    """1 where the first k hold a relevant item, else 0, (B,); its mean is the hit rate, HR@k.
+    """1 if a relevant item is among the first k, else 0, (B,). The mean is the hit rate, HR@k.
 
     Source: Deshpande, Karypis, "Item-Based Top-N Recommendation Algorithms", TOIS 2004.
     """
@@ -70,10 +70,7 @@ def hit_at(hit: Mask, k: int) -> Doubles:
 
 
 def mean_interval(values: Doubles) -> list[float] | None:
-    """95% interval of the mean over users, by the normal approximation; None with fewer than two users.
-
-    The figures lie in 0..1, and so does the interval.
-    """
+    """Normal 95% interval of the mean over users, clipped to 0..1; None with fewer than two users."""
     if len(values) < 2:
         return None
     half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5

@@ -1,1 +1,1 @@
-"""The report, one module per stage: retrieval, ranking, slates."""
+"""The report of `recsys evaluate`, one module per stage: retrieval, ranking, slates."""

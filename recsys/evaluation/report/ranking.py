@@ -1,8 +1,8 @@
-"""The ranking report: every ranker and the oracle on the test share, position as logged.
+"""The ranking report: metrics of every ranker and of the oracle on the test share, at the logged positions.
 
-The oracle is the true P(click) of each impression as shown; nothing that only knows what a server knows can beat it but
-by luck. Where logs hold clicks only, unclicked rows are posts drawn at random (`Logs.negatives`): figures then say how
-well clicks stand out from any posts, and say nothing about click rates.
+The oracle is the true P(click) of each impression as shown; a ranker beats it only by luck. For logs without
+impressions, the unclicked rows are randomly drawn posts (`Logs.negatives`): the metrics then say how well clicked posts
+are separated from random posts, and nothing about click rates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recsys.types import Doubles, Ids
 
 
 def ranking_report(material: Material) -> dict[str, dict[str, Any]]:
-    """Figures by ranker, with `auc_ci`; the oracle's are None without a world."""
+    """Metrics by ranker, with `auc_ci`; the oracle's are None without a world."""
     test = material.test()
     examples = build_examples(
         material.catalogue,

@@ -1,6 +1,6 @@
-"""The whole report, stage by stage: as one JSON object and as tables for a person.
+"""The whole report of `recsys evaluate`, as a JSON object and as tables.
 
-Takes settings, gives figures. What is missing is not made here; the command line does that.
+Takes settings; gives figures. It does not make a missing world or release; the command line does.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from recsys.progress import Progress
 
 
 def evaluate(config: Config, progress: Progress) -> dict[str, Any]:
-    """The current release against baselines and, in a world, against the truth.
+    """Compare the current release with baselines and, in a synthetic world, with the truth.
 
-    `negatives` says what unclicked exposures are: `shown` to users, or `sampled` where logs do not say what was shown.
+    `negatives` says what unclicked exposures are: `shown` to users, or `sampled` if the logs do not say what was shown.
     """
     with progress.stage("read release and lake"):
         material = gather(config)
@@ -41,12 +41,13 @@ def evaluate(config: Config, progress: Progress) -> dict[str, Any]:
 
 
 def over_seeds(reports: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Reports of several worlds: the mean of every figure with its interval, and each report under its seed."""
+    """Combine the reports of several worlds: the mean of every figure with its interval, and each report by seed."""
     first = next(iter(reports.values()))
     return {**_mean(list(reports.values()), first), "seeds": {str(seed): report for seed, report in reports.items()}}
 
 
 def _mean(values: list[Any], example: Any) -> Any:
+    """Mean of a figure over the reports, or a dictionary of means; `example` is the value in the first report."""
     if isinstance(example, dict):
         mean: dict[str, Any] = {}
         for key in example:
@@ -63,7 +64,7 @@ def _mean(values: list[Any], example: Any) -> Any:
 
 
 def _mean_interval(intervals: list[Any], figures: list[Any]) -> Any:
-    """95% interval of a mean over worlds: their half-widths add in squares, since worlds are independent."""
+    """95% interval of a mean over worlds. Worlds are independent, so the squares of their half-widths add up."""
     if isinstance(intervals[0], dict):
         return {name: _mean_interval([i[name] for i in intervals], [f[name] for f in figures]) for name in intervals[0]}
     if any(interval is None for interval in intervals):
@@ -74,7 +75,7 @@ def _mean_interval(intervals: list[Any], figures: list[Any]) -> Any:
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The report as tables."""
+    """Print the report as tables."""
     recall = next(key for key in report["retrieval"] if key.startswith("recall@") and not key.endswith("_ci"))
     requests = f"{report['retrieval']['requests']:.0f} requests"
     if report["retrieval"]["policy"] is not None:
@@ -102,7 +103,7 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 
 def _by_popularity(retrieval: dict[str, Any], recall: str) -> Table:
-    table = Table("clicks before", *retrieval[recall], "clicks", title=f"{recall} by what a post was clicked before")
+    table = Table("clicks before", *retrieval[recall], "clicks", title=f"{recall} by the post's clicks before")
     named = [
         (f"{_count(group['least_clicks_before'])} .. {_count(group['most_clicks_before'])}", group)
         for group in retrieval["by_popularity"].values()

@@ -1,7 +1,7 @@
-"""Made-up traffic over HTTP: feeds and events of many users at once, as clients send them.
+"""Synthetic HTTP traffic: several clients request feeds and send events at once.
 
-Takes the address of a server and users, sends requests, gives what was sent. Its users click at random: it puts load
-and change into the stores, and says nothing about how good feeds are.
+Takes a server's address and users; sends requests; gives what was sent. The users click at random: the traffic changes
+the stores, and says nothing about the quality of the feeds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from recsys.progress import Report
 
 N_CLIENTS = 4
-"""Clients at work at once, so that events of one are applied while feeds of others are made."""
+"""Clients that run at once, so that one client's events are applied while another's feed is made."""
 
 _ACTIONS = {"click": 0.2, "like": 0.04, "share": 0.02, "hide": 0.02}
 _LATE_SHARE = 0.1
@@ -28,7 +28,7 @@ _REPEATED_SHARE = 0.05
 
 @dataclass
 class Sent:
-    """What a server took."""
+    """What the server accepted."""
 
     requests: int = 0
     events: int = 0
@@ -37,14 +37,14 @@ class Sent:
 def drive(
     url: str, users: Sequence[str], n_requests: int, limit: int, seed: int, report: Report
 ) -> Sent:  # fmt: skip
-    """Ask for feeds and report impressions and actions on them: some late, some twice.
+    """Request feeds, and send impressions and actions for each: some events late, some batches twice.
 
     Args:
-        users: ids to take turns, drawn at random.
+        users: user ids, drawn at random for each request.
     Raises: httpx.HTTPError when the server refuses a request.
     """
     sent, lock = Sent(), threading.Lock()
-    run = uuid.uuid4().hex  # ids of events: never those of an earlier run, which would count as repeats
+    run = uuid.uuid4().hex  # makes event ids differ from those of earlier runs, which would count as repeats
 
     def client(number: int) -> None:
         rng = np.random.default_rng((seed, number))
@@ -67,7 +67,7 @@ def drive(
 
 
 def _events(feed: dict[str, object], name: str, rng: np.random.Generator) -> list[dict[str, object]]:
-    """An impression of every item, and some actions."""
+    """Events of one feed: an impression of every item, and random actions."""
     items = feed["items"]
     assert isinstance(items, list)
     now_us = int(np.datetime64("now", "us").astype(np.int64))

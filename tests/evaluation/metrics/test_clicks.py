@@ -40,7 +40,7 @@ def test_ties_count_half():
 
 
 @given(rows)
-def test_auc_is_that_of_scikit_learn(drawn):
+def test_auc_equals_scikit_learn(drawn):
     score, label, _ = drawn
     if label.all() or not label.any():
         assert auc(score, label) is None
@@ -49,7 +49,7 @@ def test_auc_is_that_of_scikit_learn(drawn):
 
 
 @given(rows, st.data())
-def test_auc_of_drawn_rows_needs_no_new_ranks(drawn, data):
+def test_auc_of_drawn_rows_can_reuse_the_ranks_of_all_rows(drawn, data):
     score, label, _ = drawn
     chosen = np.array(data.draw(st.lists(st.integers(0, len(score) - 1), min_size=1, max_size=80)))
     by_rank = auc_by_rank(dense_ranks(score)[chosen], label[chosen])
@@ -77,12 +77,12 @@ def test_gauc_ignores_differences_between_users():
 
 
 @given(rows)
-def test_log_loss_is_that_of_scikit_learn(drawn):
+def test_log_loss_equals_scikit_learn(drawn):
     probability, label, _ = drawn
     assert log_loss(probability, label) == pytest.approx(sklearn_log_loss(label, probability, labels=[False, True]))
 
 
-def test_log_loss_of_certain_and_wrong_is_large_and_finite():
+def test_log_loss_of_a_certain_but_wrong_forecast_is_finite():
     assert 20 < log_loss(np.array([0.0, 1.0]), mask([1, 0])) < 40
 
 
@@ -102,7 +102,7 @@ def test_calibration_gap_by_hand():
     assert calibration_gap(np.array([0.2, 0.4, 0.9]), mask([0, 1, 1]), n_bins=2) == pytest.approx((2 * 0.2 + 0.1) / 3)
 
 
-def test_a_calibrated_forecast_has_a_small_gap_and_a_doubled_one_a_large():
+def test_the_calibration_gap_is_small_for_true_probabilities_and_large_for_doubled_ones():
     rng = np.random.default_rng(0)
     probability = rng.beta(1, 15, 200_000)
     label = rng.random(200_000) < probability
@@ -110,18 +110,18 @@ def test_a_calibrated_forecast_has_a_small_gap_and_a_doubled_one_a_large():
     assert calibration_gap(2 * probability, label) / label.mean() == pytest.approx(1.0, abs=0.05)
 
 
-def test_fewer_rows_than_bins_are_a_bin_each():
+def test_with_fewer_rows_than_bins_each_row_is_a_bin():
     assert calibration_gap(np.array([0.2, 0.7]), mask([0, 1])) == pytest.approx(0.25)
 
 
-def test_all_figures_of_a_ranker():
+def test_a_ranker_has_all_figures():
     figures = ranking_figures(np.array([0.1, 0.4, 0.35, 0.8]), mask([0, 0, 1, 1]), np.array([1, 1, 1, 1]))
     assert figures["auc"] == figures["gauc"] == 0.75
     assert figures["calibration_error"] == pytest.approx(figures["ece"] / 0.5)
     assert set(figures) == {"auc", "gauc", "log_loss", "ne", "ece", "calibration_error"}
 
 
-def test_figures_that_do_not_apply_are_none():
+def test_undefined_figures_are_none():
     figures = ranking_figures(np.array([0.1, 0.4]), mask([0, 0]), np.array([1, 1]))
     assert {name for name, value in figures.items() if value is None} == {"auc", "gauc", "ne", "calibration_error"}
 
@@ -130,7 +130,7 @@ def mean_of(values):
     return lambda chosen: {"mean": float(values[chosen].mean())}
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_bootstrap_intervals_have_their_nominal_coverage():
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(200):
@@ -142,7 +142,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_users_are_drawn_whole():
+def test_a_drawn_user_brings_all_its_rows():
     values, user = np.array([0.0, 10.0] * 20), np.arange(40)
     single = bootstrap_over_users(mean_of(values), user, 50, np.random.default_rng(2))
     repeated = bootstrap_over_users(mean_of(np.repeat(values, 7)), np.repeat(user, 7), 50, np.random.default_rng(2))
@@ -154,7 +154,7 @@ def test_users_are_drawn_whole():
     assert any(np.bincount(drawn).max() > 3 for drawn in seen)
 
 
-def test_draws_without_a_figure_are_left_out_and_none_at_all_is_none():
+def test_undefined_draws_are_left_out_of_the_interval():
     user = np.arange(3)
     sometimes = bootstrap_over_users(
         lambda chosen: {"a": 1.0 if (chosen == 0).any() else None, "b": None}, user, 30, np.random.default_rng(5)

@@ -147,18 +147,18 @@ def bias(worlds, estimator):
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_intervals_cover_the_true_value_as_often_as_they_say(worlds, estimator, target):
+def test_intervals_have_their_nominal_coverage_of_the_true_value(worlds, estimator, target):
     assert 0.91 <= coverage(worlds[target], estimator) <= 0.98
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_weights_take_away_the_bias_that_is_plain_without_them(worlds, target):
+def test_weights_remove_the_bias_of_the_unweighted_mean(worlds, target):
     unweighted = [(np.ones(len(clicks)), clicks, value) for _, clicks, value in worlds[target]]
     assert abs(bias(worlds[target], inverse_propensity)) < 3
     assert abs(bias(unweighted, inverse_propensity)) > 5
 
 
-def test_weights_of_one_target_do_not_answer_for_the_other(worlds):
+def test_weights_of_one_target_are_wrong_for_another_target(worlds):
     mixed = [
         (weight, clicks, value)
         for (weight, clicks, _), (*_, value) in zip(worlds["random"], worlds["newest first"], strict=True)
@@ -189,7 +189,7 @@ def test_a_policy_estimated_from_its_own_logs_has_their_mean():
     assert (own.low, own.high) == pytest.approx((0.8 - half, 0.8 + half), abs=1e-3)
 
 
-def test_a_target_that_does_only_one_thing_is_valued_by_the_rows_that_did_it():
+def test_a_deterministic_target_is_valued_by_the_rows_that_agree_with_it():
     target, logged, reward = np.array([1.0, 0.0, 1.0, 0.0]), np.full(4, 0.5), np.array([3.0, 9.0, 1.0, 9.0])
     weight = importance_weights(target, logged)
     assert inverse_propensity(reward, weight).value == pytest.approx(2.0)
@@ -203,7 +203,7 @@ def test_self_normalised_estimates_stay_within_the_rewards():
     assert self_normalised(np.ones(3), weight).value == pytest.approx(1.0)
 
 
-def test_rows_of_one_unit_that_repeat_each_other_widen_the_interval():
+def test_repeated_rows_of_one_unit_widen_the_interval():
     reward, ones = np.tile([0.0, 1.0, 0.0, 1.0], 25), np.ones(100)
     alone = inverse_propensity(reward, ones)
     together = inverse_propensity(np.repeat(reward[:25], 4), ones, np.repeat(np.arange(25), 4))
@@ -224,7 +224,7 @@ def test_a_target_probability_outside_its_range_is_refused(probability):
 
 
 @pytest.mark.parametrize("weight", [[1.0, -1.0], [1.0, np.nan], [1.0, np.inf]])
-def test_a_weight_that_cannot_be_one_is_refused(weight):
+def test_a_negative_or_infinite_weight_is_refused(weight):
     with pytest.raises(ValueError, match="weights must be finite and at least 0"):
         inverse_propensity([1.0, 1.0], weight)
 

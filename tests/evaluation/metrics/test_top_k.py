@@ -31,7 +31,7 @@ def test_ndcg_is_one_when_k_places_are_hits_though_more_items_are_relevant():
     assert ndcg_at(np.array([[YES, YES, NO]]), np.array([9]), 2) == pytest.approx([1])
 
 
-def test_a_hit_past_k_counts_for_no_figure():
+def test_a_hit_after_place_k_does_not_count():
     hit, one = np.array([[NO, NO, YES]]), np.array([1])
     assert [*recall_at(hit, one, 2), *ndcg_at(hit, one, 2), *hit_at(hit, 2)] == [0, 0, 0]
 
@@ -57,7 +57,7 @@ def test_a_list_that_names_an_item_twice_is_refused():
 
 
 @given(st.data())
-def test_found_agrees_with_sets(data):
+def test_found_equals_a_lookup_in_sets(data):
     n_users, n_items = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
     k = data.draw(st.integers(1, n_items))
     lists = np.array([data.draw(st.permutations(range(n_items)))[:k] for _ in range(n_users)], np.int32)

@@ -52,14 +52,14 @@ def test_the_test_share_is_the_last_and_has_all_policies(material):
     assert shown_by == {"random", "popularity", "personalised"}
 
 
-def test_clicks_to_recall_are_those_of_the_random_policy(material):
+def test_recall_uses_clicks_of_the_random_policy(material):
     clicks = material.random_test_clicks()
     assert len(clicks) > 5
     assert clicks.click.all()
     assert {material.logs.policies[row] for row in clicks.policy.tolist()} == {"random"}
 
 
-def test_what_was_served_after_the_world_ended_does_not_disturb_its_report(copied_world, material):
+def test_requests_after_the_worlds_end_do_not_change_its_report(copied_world, material):
     before = gather(copied_world)
     stream_in(copied_world, material.logs_end + HOUR)
     grown = gather(copied_world)
@@ -68,7 +68,7 @@ def test_what_was_served_after_the_world_ended_does_not_disturb_its_report(copie
     assert len(grown.logs.events) == len(before.logs.events)
 
 
-def test_what_was_served_and_trained_on_after_the_world_ended_has_no_truth_and_stays_out(copied_world, material):
+def test_requests_after_the_worlds_end_are_left_out_even_after_retraining(copied_world, material):
     catalogue = material.catalogue
     known = {"user_id": int(catalogue.user_id[3]), "post_id": int(catalogue.post_id[5])}
     stream_in(copied_world, material.logs_end + HOUR, **known)
@@ -81,7 +81,7 @@ def test_what_was_served_and_trained_on_after_the_world_ended_has_no_truth_and_s
     assert -5 in replace(trained, world=None).test().request_id
 
 
-def test_what_a_client_made_up_inside_the_test_share_has_no_truth_and_does_not_count(copied_world, material):
+def test_made_up_requests_inside_the_test_share_are_left_out(copied_world, material):
     stream_in(copied_world, material.logs_end - HOUR)
     assert len(gather(copied_world).test()) == len(material.test())
 
@@ -99,7 +99,7 @@ def test_a_release_that_does_not_say_how_time_was_split_is_refused(copied_world)
         replace_manifest(copied_world, cuts=None)
 
 
-def test_without_a_release_training_is_the_remedy(copied_world):
+def test_a_missing_release_names_training_as_the_remedy(copied_world):
     shutil.rmtree(copied_world.releases_path)
     with pytest.raises(ReleaseError, match="recsys train"):
         gather(copied_world)
@@ -111,7 +111,7 @@ def test_a_world_without_its_truth_is_refused_with_the_remedy(copied_world):
         gather(copied_world)
 
 
-def test_logs_of_elsewhere_have_no_world(copied_world):
+def test_imported_logs_have_no_world(copied_world):
     Lake(copied_world.lake_url).finish({})
     shutil.rmtree(copied_world.world_path)
     elsewhere = gather(copied_world)

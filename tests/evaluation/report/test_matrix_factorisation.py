@@ -32,18 +32,18 @@ def test_users_get_the_posts_of_their_taste(factors):
         assert (factors.best(user, ALL, 15) % 2 == user % 2).mean() > 0.9
 
 
-def test_posts_without_a_click_are_never_found_and_less_comes_than_was_asked_for(factors):
+def test_posts_without_a_click_are_never_found_so_a_list_may_be_short(factors):
     assert sorted(factors.best(0, ALL, 45).tolist()) == list(range(N_CLICKED))
 
 
-def test_only_posts_that_may_appear_are_found(factors):
+def test_only_allowed_posts_are_found(factors):
     allowed = np.random.default_rng(1).random(N_POSTS) < 0.5
     found = factors.best(3, Bitmap.of(allowed), 10)
     assert len(set(found.tolist())) == 10
     assert allowed[found].all()
 
 
-def test_a_user_without_a_click_gets_what_is_popular(factors):
+def test_a_user_without_a_click_gets_popular_posts(factors):
     found = factors.best(N_USERS - 1, ALL, 10)
     popularity = factors.posts[:, -1]
     assert popularity[np.searchsorted(factors.post_row, found)].min() >= np.sort(popularity)[-10]

@@ -22,7 +22,7 @@ def test_every_ranker_has_every_figure(report):
         assert row["auc_ci"][0] <= row["auc"] <= row["auc_ci"][1]
 
 
-def test_nothing_beats_the_oracle_and_models_beat_popularity(report):
+def test_the_oracle_beats_the_models_and_the_models_beat_popularity(report):
     for name in ("popularity", "logistic", "lightgbm"):
         assert report["oracle"]["auc"] > report[name]["auc"]
         assert report["oracle"]["log_loss"] < report[name]["log_loss"]
@@ -37,7 +37,7 @@ def test_without_a_world_the_oracle_has_no_figures_and_the_models_keep_theirs(ma
     assert without["lightgbm"]["auc"] == pytest.approx(report["lightgbm"]["auc"], abs=0.05)
 
 
-def test_an_exposures_features_do_not_depend_on_the_others(material, monkeypatch):
+def test_features_of_an_exposure_do_not_depend_on_other_exposures(material, monkeypatch):
     test = material.test()
     parts = (material.catalogue, material.logs.events)
     models = (material.towers, material.post_vectors, material.config.online.history_size, 1)

@@ -59,7 +59,7 @@ def test_the_table_shows_the_figures(report):
     assert "younger than a day" in text
 
 
-def test_without_a_world_everything_but_the_truth_is_reported(copied_world):
+def test_without_a_world_only_figures_that_need_the_truth_are_null(copied_world):
     Lake(copied_world.lake_url).finish({})
     shutil.rmtree(copied_world.world_path)
     report = evaluate(copied_world, Progress())

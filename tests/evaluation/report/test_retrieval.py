@@ -37,7 +37,7 @@ def test_recalls_are_shares_with_intervals_around_them(material):
     assert report["recall@500"]["oracle"] > 0.2
 
 
-def test_groups_by_popularity_are_alike_in_size_and_share_the_recall_among_them(material):
+def test_popularity_groups_have_equal_size_and_average_to_the_recall(material):
     report = retrieval_report(with_settings(material, "evaluation", n_requests=10**6), Progress())
     groups = list(report["by_popularity"].values())
     sizes = [group["clicks"] for group in groups]
@@ -66,13 +66,13 @@ def test_young_posts_are_those_of_the_day_before_the_request(material):
     assert 0 < young["two_tower"] <= 1
 
 
-def test_logs_that_are_no_worlds_have_no_oracle(material):
+def test_imported_logs_have_no_oracle(material):
     report = retrieval_report(replace(material, world=None), Progress())
     assert report["recall@500"]["oracle"] is None
     assert report["recall@500"]["two_tower"] > 0
 
 
-def test_without_a_random_policy_all_clicks_are_looked_for(material):
+def test_without_a_random_policy_recall_uses_all_clicks(material):
     shown = replace(material.logs, policies=tuple(name.upper() for name in material.logs.policies))
     report = retrieval_report(replace(with_settings(material, "evaluation", n_requests=10**6), logs=shown), Progress())
     assert report["policy"] is None
@@ -80,7 +80,7 @@ def test_without_a_random_policy_all_clicks_are_looked_for(material):
     assert retrieval_report(material, Progress())["policy"] == "random"
 
 
-def test_a_budget_of_everything_finds_everything_that_existed_and_may_be_shown(material):
+def test_an_unlimited_budget_finds_every_click_on_an_allowed_post(material):
     material = with_settings(material, "evaluation", n_requests=10**6)
     report = retrieval_report(with_budget(material, material.catalogue.n_posts), Progress())
     recall = report[f"recall@{material.catalogue.n_posts}"]
@@ -97,7 +97,7 @@ def test_a_larger_budget_never_finds_less(material):
     assert all(large[name] >= small[name] for name in ("popularity", "two_tower"))
 
 
-def test_all_clicks_of_the_chosen_requests_are_looked_for(material):
+def test_recall_uses_all_clicks_of_the_sampled_requests(material):
     report = retrieval_report(with_settings(material, "evaluation", n_requests=10**6), Progress())
     clicks = material.random_test_clicks()
     assert report["clicks"] == len(clicks)
@@ -111,7 +111,7 @@ def test_no_more_requests_than_asked_for(material):
     assert few != retrieval_report(with_settings(material, "evaluation", n_requests=10, seed=1), Progress())
 
 
-def test_without_a_click_to_find_there_is_no_recall(material):
+def test_recall_without_clicks_is_none(material):
     exposures = material.logs.exposures
     nobody = replace(exposures, click=exposures.click & (exposures.policy != material.logs.policies.index("random")))
     report = retrieval_report(replace(material, logs=replace(material.logs, exposures=nobody)), Progress())
@@ -121,7 +121,7 @@ def test_without_a_click_to_find_there_is_no_recall(material):
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_what_trends_then_is_what_the_online_store_would_have_held(material, share):
+def test_rebuilt_trending_posts_equal_those_of_the_online_store(material, share):
     events = material.logs.events
     now = int(np.quantile(events.ingest_time, share))
     trends = _Trends(material)
@@ -133,7 +133,7 @@ def test_what_trends_then_is_what_the_online_store_would_have_held(material, sha
         assert trends.of_language(language)[:30].tolist() == posts[:30].tolist()
 
 
-def test_popular_is_what_was_clicked_most_lately_and_still_visible(material):
+def test_popular_posts_are_the_most_clicked_visible_posts(material):
     events, now = material.logs.events, material.logs_end
     trends = _Trends(material)
     trends.advance(now)
@@ -145,6 +145,6 @@ def test_popular_is_what_was_clicked_most_lately_and_still_visible(material):
     assert trends.popular(20).tolist() == np.argsort(-score, kind="stable")[:20].tolist()
 
 
-def test_the_release_s_index_which_knows_the_future_is_not_asked(material):
+def test_the_releases_index_is_not_used(material):
     figures = retrieval_report(replace(material, index=None), Progress())
     assert figures["recall@500"] == retrieval_report(material, Progress())["recall@500"]

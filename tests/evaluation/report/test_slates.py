@@ -38,7 +38,7 @@ def test_the_share_of_the_oracle_follows_from_the_parts(report):
     assert low <= report["share_of_oracle"] <= high < 1
 
 
-def test_random_is_least_and_the_oracle_most(report):
+def test_random_slates_are_the_worst_and_the_oracles_the_best(report):
     clicks = {name: report[name]["true_clicks"] for name in ROWS}
     assert clicks["random"] < clicks["popularity"] < clicks["oracle"]
     assert clicks["random"] < clicks["full"] < clicks["oracle"]
@@ -47,11 +47,11 @@ def test_random_is_least_and_the_oracle_most(report):
         assert low <= clicks[name] <= high
 
 
-def test_it_is_computed_for_no_more_users_than_asked_for(material, report):
+def test_the_slate_report_uses_at_most_n_requests_users(material, report):
     assert 0 < report["requests"] <= material.config.evaluation.n_requests
 
 
-def test_without_a_world_nothing_is_known(material):
+def test_without_a_world_all_slate_figures_are_null(material):
     report = slate_report(replace(material, world=None), quiet)
     assert {name: report[name] for name in ROWS} == {
         name: {"true_clicks": None, "true_clicks_ci": None} for name in ROWS
@@ -79,7 +79,7 @@ def test_all_slates_pass_the_same_hard_filters(material, recommender):
     assert n_blocking > 0
 
 
-def test_what_was_returned_is_newest_first_and_bounded(material):
+def test_returned_posts_are_newest_first_and_bounded(material):
     table = material.lake.read("returned", ["user_id", "post_id", "now"]).to_pandas()
     now = table["now"].astype("int64") if table["now"].dtype.unit == "us" else table["now"].astype("int64") // 1000
     table = table[now < material.logs_end]
@@ -96,7 +96,7 @@ def test_what_was_returned_is_newest_first_and_bounded(material):
 
 
 @pytest.mark.parametrize("n_allowed", [0, 3, 30, 900])
-def test_a_random_slate_is_of_different_allowed_posts_each_as_likely(n_allowed):
+def test_a_random_slate_draws_distinct_allowed_posts_uniformly(n_allowed):
     rng = np.random.default_rng(0)
     allowed = np.zeros(1000, bool)
     allowed[rng.permutation(1000)[:n_allowed]] = True
@@ -111,7 +111,7 @@ def test_a_random_slate_is_of_different_allowed_posts_each_as_likely(n_allowed):
         )
 
 
-def test_clicks_on_posts_that_the_release_does_not_know_count_for_none(material):
+def test_clicks_on_unknown_posts_do_not_count_for_popularity(material):
     events = material.logs.events
     strange = replace(events, post_row=np.where(np.arange(len(events)) % 3 == 0, -1, events.post_row))
     rows = _by_popularity(replace(material, logs=replace(material.logs, events=strange)))

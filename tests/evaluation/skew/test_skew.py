@@ -54,7 +54,7 @@ def logged(tiny_world):
     return Logged(tiny_world, loaded, catalogue, served(lake, catalogue, tiny_world, loaded.version, N_REQUESTS))
 
 
-def test_what_was_served_is_rebuilt_value_by_value(logged):
+def test_every_served_value_is_rebuilt_exactly(logged):
     report = logged.report()
     assert report["mismatches"] == 0, report["features"]
     assert report["features"] == {}
@@ -64,7 +64,7 @@ def test_what_was_served_is_rebuilt_value_by_value(logged):
     assert report["max_relative_difference"] <= report["tolerance"] == skew.TOLERANCE
 
 
-def test_requests_saw_different_moments_and_users_whom_the_release_does_not_know(logged):
+def test_the_traffic_has_many_moments_and_unknown_users(logged):
     exposures = logged.material.exposures
     assert len(np.unique(exposures.seen)) > N_REQUESTS / 4, "events were applied between feeds"
     assert (exposures.history_seen <= exposures.seen).all()
@@ -83,11 +83,11 @@ def verified(config):
     return result.exit_code, set(json.loads(result.stdout.splitlines()[-1])["features"])
 
 
-def test_the_command_ends_with_0_when_nothing_differs(logged):
+def test_the_command_exits_with_0_if_nothing_differs(logged):
     assert verified(logged.config) == (0, set())
 
 
-def test_a_feature_that_sees_the_future_is_named_by_the_command_which_ends_with_1(logged, monkeypatch):
+def test_the_command_names_a_feature_that_sees_the_future_and_exits_with_1(logged, monkeypatch):
     plain = point_in_time.as_of
 
     def leaky(entity, events, queries, n_threads):
@@ -103,7 +103,7 @@ def test_a_feature_that_sees_the_future_is_named_by_the_command_which_ends_with_
 
 
 @pytest.mark.parametrize("by", [1, -1])
-def test_one_event_too_many_or_too_few_is_named_by_the_command_which_ends_with_1(logged, monkeypatch, by):
+def test_the_command_names_a_feature_that_sees_one_event_too_many_or_too_few(logged, monkeypatch, by):
     plain = point_in_time.as_of
 
     def off_by_one(entity, events, queries, n_threads):
@@ -132,12 +132,12 @@ def change_default(monkeypatch, action):
 
 
 @pytest.mark.parametrize("action", ["hide", "like"])
-def test_a_changed_default_is_named_by_the_command_which_ends_with_1(logged, monkeypatch, action):
+def test_the_command_names_a_feature_with_a_changed_default(logged, monkeypatch, action):
     change_default(monkeypatch, action)
     assert verified(logged.config) == (1, {name for name in NAMES if f"_{action}_rate" in name})
 
 
-def test_a_clock_that_is_off_by_an_hour_is_named(logged):
+def test_a_clock_that_is_off_by_an_hour_is_found(logged):
     exposures = replace(logged.material.exposures, now=logged.material.exposures.now + HOUR)
     report = replace(logged, material=replace(logged.material, exposures=exposures)).report()
     assert {"hour_of_day", "post_age", "post_impressions_1h", "tower_score"} <= set(report["features"])
@@ -156,7 +156,7 @@ def test_the_report_shows_the_worst_value_of_a_feature(logged):
     assert worst["rebuilt"] - worst["served"] == pytest.approx(99)
 
 
-def test_missing_equals_missing_and_nothing_else():
+def test_missing_equals_only_missing():
     a = np.array([[np.nan, np.nan, 1.0, 1000.0, 1e-9]], np.float32)
     b = np.array([[np.nan, 1.0, np.nan, 1000.1, 2e-9]], np.float32)
     difference = differences(a, b)[0]
@@ -182,12 +182,12 @@ def test_traffic_uses_enough_users_that_feeds_do_not_run_dry(logged):
     assert len(users) > 2 * 1000 * verify.FEED_SIZE // small.n_posts - 1 > verify._USERS_PER_REQUEST * 10
 
 
-def test_a_release_that_served_nothing_says_so(logged):
+def test_a_release_that_served_nothing_is_refused(logged):
     with pytest.raises(DataError, match="no request that release r-none answered"):
         served(Lake(logged.config.lake_url), logged.catalogue, logged.config, "r-none", 5)
 
 
-def test_the_command_drives_a_server_of_its_own_and_leaves_the_data_folder_alone(logged):
+def test_the_command_starts_its_own_server_and_leaves_the_data_folder_unchanged(logged):
     before = sorted(path for path in logged.config.data_dir.rglob("*.parquet"))
     result = CliRunner().invoke(app, ["features", "verify", "--requests", "20", "--json", *options(logged.config)])
     assert result.exit_code == 0, result.output
@@ -197,7 +197,7 @@ def test_the_command_drives_a_server_of_its_own_and_leaves_the_data_folder_alone
     assert sorted(path for path in logged.config.data_dir.rglob("*.parquet")) == before
 
 
-def test_traffic_that_did_not_arrive_is_an_error(logged, monkeypatch):
+def test_lost_traffic_is_an_error(logged, monkeypatch):
     monkeypatch.setattr(verify, "interleave", lambda *_: Sent(0, 0))
     monkeypatch.setattr(verify, "_report", lambda *_: {"requests": 0})
     with pytest.raises(verify.DependencyError, match="look at the log of the server"):
