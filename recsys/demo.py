@@ -83,7 +83,7 @@ def clear_data(config: Config) -> None:
     for version in release.list_releases(config.releases_path):
         shutil.rmtree(config.releases_path / version)
     release.retire(config.releases_path)
-    lake.delete([*TABLES, "quarantine", "stream"])
+    lake.delete_tables([*TABLES, "quarantine", "stream"])
 
 
 def _three_users(config: Config) -> list[int]:

@@ -67,22 +67,23 @@ class Partitions:
         """Remove the files that an earlier import of the same source wrote and this one did not."""
         stale = [path for path in self._mine() if _end(path) not in self._written]
         self._removed = bool(stale)
-        self._lake.remove(stale)
+        self._lake.delete_files(stale)
 
     def remove_written(self) -> None:
         """Remove what this import wrote."""
-        self._lake.remove(path for path in self._mine() if _end(path) in self._written)
+        self._lake.delete_files(path for path in self._mine() if _end(path) in self._written)
 
     def remove_all(self) -> None:
         """Remove all files of this source, whichever import wrote them."""
-        self._lake.remove(self._mine())
+        self._lake.delete_files(self._mine())
 
     def lost_any(self) -> bool:
         """Whether a file of an earlier import was overwritten or removed."""
         return self._removed or not self._existed.isdisjoint(self._written)
 
     def _mine(self) -> list[str]:
-        return [path for table in (*TABLES, QUARANTINE) for path in self._lake.written(table) if self._is_mine(path)]
+        paths = [path for table in (*TABLES, QUARANTINE) for path in self._lake.written_paths(table)]
+        return [path for path in paths if self._is_mine(path)]
 
     def _is_mine(self, path: str) -> bool:
         base = path.rsplit("/", 1)[-1].removesuffix(".parquet")

@@ -1,4 +1,4 @@
-"""The lake: Parquet files that are written whole or not at all, with their schemas, rules and quarantine.
+"""The lake: Parquet files written whole or not at all, with their schemas, rules and quarantine.
 
 Compaction and erasure rewrite files while others read and write them.
 """

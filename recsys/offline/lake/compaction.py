@@ -1,9 +1,9 @@
-"""Small files of a partition become one, and nobody who reads meanwhile sees a row twice or not at all.
+"""Compaction: merge the small files of a partition into one, without readers seeing a row twice or not at all.
 
-Takes a lake. The merged file is written under a temporary name and renamed; from then on it stands for its parts, which
-are deleted after that (`parts.py`). Cut short anywhere, the lake reads the same, and the next run removes what is left
-over. Rows stay as they are, in the order in which the lake reads them; it does not know what they mean. One compaction
-at a time: it takes no lock.
+Takes a lake. The merged file is written under a temporary name and renamed; from then on it replaces its parts, which
+are deleted afterwards (`merged_files`). If the run is cut short anywhere, the lake reads the same, and the next run
+deletes the leftovers. Rows keep their values and their order; it does not know what they mean. It takes no lock: run
+one compaction at a time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from recsys.offline.lake.schemas import TABLES
 from recsys.progress import Report
 
 TARGET_BYTES = 128 << 20
-"""Files grow no larger than this: few enough to list, small enough to be written again when a part is."""
+"""Size limit of a merged file: large for few files to list, small enough to rewrite when a part changes."""
 
 STALE_S = 3600.0
-"""Age from which a temporary file is left over: no single file takes an hour to write."""
+"""A temporary file of this age is a leftover: no single file takes an hour to write."""
 
 _ROW_GROUP = 1 << 20
 
@@ -40,13 +40,13 @@ def compact(
     target_bytes: int = TARGET_BYTES,
     progress: Report = lambda done, total: None,
 ) -> dict[str, dict[str, int]]:
-    """Merge neighbouring files of each (table, date) up to a size. Files of other types than their neighbours' stay.
+    """Merge neighbouring files of each (table, date) up to a size. Files whose column types differ stay separate.
 
     Args:
-        tables: all when left out.
-        target_bytes: size of a merged file at most.
-    Returns: table to `files_before`, `files_after`, `bytes_before`, `bytes_after`; tables without files are left out.
-    Raises: DataError for an unknown table, an incomplete lake, or files that others change meanwhile.
+        tables: None for all.
+        target_bytes: size limit of a merged file.
+    Returns: for each table with files `files_before`, `files_after`, `bytes_before`, `bytes_after`.
+    Raises: DataError for an unknown table, an incomplete lake, or files that change meanwhile.
     """
     chosen = list(TABLES) if tables is None else list(tables)
     for table in chosen:
@@ -58,7 +58,7 @@ def compact(
         remove_leftovers(lake, table)
         before = lake.file_infos(table)
         for _, files in groupby(before, key=lambda info: info.path.rsplit("/", 1)[0]):
-            for run, schema in _runs(lake, list(files), target_bytes):
+            for run, schema in _mergeable_runs(lake, list(files), target_bytes):
                 _merge(lake, table, run, schema)
         after = lake.file_infos(table)
         if before:
@@ -73,15 +73,15 @@ def compact(
     return result
 
 
-def _runs(
+def _mergeable_runs(
     lake: Lake, files: Sequence[fs.FileInfo], target_bytes: int
 ) -> Iterator[tuple[list[fs.FileInfo], pa.Schema]]:  # fmt: skip
-    """Two or more neighbours that fit together, with the schema that holds all their columns."""
+    """Runs of two or more neighbours that fit into one file, with a schema of all their columns."""
     run: list[fs.FileInfo] = []
     schema: pa.Schema | None = None
     for info in files:
         found = _schema_of(lake, info.path)
-        both = _unified(schema, found) if run else found
+        both = _unify(schema, found) if run else found
         if both is None or sum(other.size for other in run) + info.size > target_bytes:
             if len(run) > 1:
                 yield run, schema
@@ -93,7 +93,7 @@ def _runs(
 
 
 def _schema_of(lake: Lake, path: str) -> pa.Schema | None:
-    """None when it cannot be decoded: reading the table will set it aside."""
+    """The file's schema, None if it cannot be decoded: reading the table will quarantine it."""
     try:
         return pq.read_schema(path, filesystem=lake.filesystem)
     except (pa.ArrowException, OSError) as error:
@@ -102,8 +102,8 @@ def _schema_of(lake: Lake, path: str) -> pa.Schema | None:
         raise
 
 
-def _unified(one: pa.Schema | None, other: pa.Schema | None) -> pa.Schema | None:
-    """All columns of both, and the later version of the two; None when a column has two types."""
+def _unify(one: pa.Schema | None, other: pa.Schema | None) -> pa.Schema | None:
+    """A schema with the columns of both and the later version; None when a column has two types."""
     if one is None or other is None:
         return None
     versions = [(schema.metadata or {}).get(b"recsys.schema") for schema in (one, other)]
@@ -116,11 +116,14 @@ def _unified(one: pa.Schema | None, other: pa.Schema | None) -> pa.Schema | None
 
 
 def _merge(lake: Lake, table: str, run: Sequence[fs.FileInfo], schema: pa.Schema) -> None:
-    target = merged_files.plain_path(run[0].path).removesuffix(".parquet") + merged_files.MERGED
-    held = [part for info in run for part in _parts_of(lake, info, target)]
-    temporary = storage.temporary_for(target)
+    """Merge one run of files; only the rename is visible to readers."""
+    # 1. Write all rows to a temporary file that lists its parts.
+    target = merged_files.first_part_path(run[0].path).removesuffix(".parquet") + merged_files.MERGED
+    parts = [part for info in run for part in _parts_of(lake, info, target)]
+    temporary = storage.temporary_path(target)
     try:
-        _write(lake, temporary, run, merged_files.with_parts(schema, held))
+        _write(lake, temporary, run, merged_files.with_parts(schema, parts))
+        # 2. If no file changed meanwhile, rename: from here on the parts do not count.
         for info in run:
             if not _is_unchanged(lake, info):
                 raise FileNotFoundError(info.path)
@@ -132,13 +135,14 @@ def _merge(lake: Lake, table: str, run: Sequence[fs.FileInfo], schema: pa.Schema
         ) from None
     finally:
         storage.remove(lake.filesystem, temporary)
+    # 3. Delete the parts, and quarantine their bad rows anew: they have new line numbers.
     had_bad_rows = False
     for info in run:
         if info.path != target:
             _delete(lake, info)
         had_bad_rows |= lake.forget_quarantined(info.path)
     if had_bad_rows:
-        lake.check(table, target)
+        lake.quarantine_bad_rows(table, target)
 
 
 def _is_unchanged(lake: Lake, info: fs.FileInfo) -> bool:
@@ -146,7 +150,10 @@ def _is_unchanged(lake: Lake, info: fs.FileInfo) -> bool:
 
 
 def _delete(lake: Lake, info: fs.FileInfo) -> None:
-    """Delete what a merged file holds, unless somebody has put other rows there since it was looked at."""
+    """Delete a file that was merged, unless it has changed since.
+
+    Raises: DataError when it has changed: its new rows would be lost.
+    """
     if _is_unchanged(lake, info):
         lake.filesystem.delete_file(info.path)
     elif storage.is_file(lake.filesystem, info.path):
@@ -157,20 +164,20 @@ def _delete(lake: Lake, info: fs.FileInfo) -> None:
 
 
 def _parts_of(lake: Lake, info: fs.FileInfo, target: str) -> list[Part]:
-    """What a file brings into the merged one: itself, or what it holds."""
+    """The parts that a file adds to the merged one: itself or, if it is a merged file, its parts."""
     name = info.path.rsplit("/", 1)[-1].removesuffix(".parquet")
     if not merged_files.is_merged(info.path):
         rows = pq.read_metadata(info.path, filesystem=lake.filesystem).num_rows
         return [Part(name, rows, info.size, storage.digest(lake.filesystem, info.path))]
-    held = merged_files.read_parts(lake.filesystem, info.path)
+    parts = merged_files.read_parts(lake.filesystem, info.path)
     if info.path == target:
-        return held
-    # A merged file that this one does not replace by its name must not count beside it either.
-    return [*held, Part(name, 0, info.size, storage.digest(lake.filesystem, info.path))]
+        return parts
+    # The rename replaces only a merged file of the same name. Another one becomes a part too, so that it is ignored.
+    return [*parts, Part(name, 0, info.size, storage.digest(lake.filesystem, info.path))]
 
 
 def _write(lake: Lake, path: str, run: Sequence[fs.FileInfo], schema: pa.Schema) -> None:
-    """All rows of these files, a row group in memory at a time."""
+    """Write all rows of these files to a new one, about a row group in memory at a time."""
     waiting: list[pa.Table] = []
     with pq.ParquetWriter(path, schema, filesystem=lake.filesystem, **encodings(schema)) as writer:
         for info in run:
@@ -194,17 +201,17 @@ def _with_all_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def remove_leftovers(lake: Lake, table: str) -> None:
-    """Delete what merged files hold already."""
-    stored = lake.stored(table)
-    counted = {info.path for info in merged_files.visible(lake.filesystem, stored)}
+    """Delete parts of merged files that a compaction left behind."""
+    stored = lake.stored_files(table)
+    current = {info.path for info in merged_files.current_files(lake.filesystem, stored)}
     for info in stored:
-        if info.path not in counted:
+        if info.path not in current:
             _delete(lake, info)
             lake.forget_quarantined(info.path)
 
 
 def remove_temporary(lake: Lake) -> None:
-    """Delete what killed writers left behind; where the filesystem keeps no times it stays."""
+    """Delete stale temporary files of killed writers, if the filesystem keeps times."""
     for info in lake.filesystem.get_file_info(fs.FileSelector(lake.root, recursive=True, allow_not_found=True)):
         left_over = info.base_name.startswith(".") and info.extension == "tmp"
         if left_over and info.mtime is not None and info.mtime.timestamp() < time.time() - STALE_S:

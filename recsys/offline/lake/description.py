@@ -1,4 +1,4 @@
-"""What is in a lake, from the files' metadata alone: no row is read, nothing is set aside.
+"""Describe what a lake contains, from the files' metadata alone: no row is read, nothing is quarantined.
 
 Takes a lake, gives plain numbers and words for a table or JSON. It does not know whether rows are valid.
 """
@@ -19,12 +19,12 @@ from recsys.offline.lake.schemas import TABLES
 
 
 def describe(lake: Lake) -> dict[str, Any]:
-    """The tables that have files, the quarantine, and what the last writer noted.
+    """Describe the tables that have files, the quarantine, and the facts that the last writer recorded.
 
-    Returns: `url`; `complete` (None where no writer said), `origin`, `logs_end` (us); `problem`, why what a writer
-        noted cannot be used, or None; `tables`, each with `files`, `unreadable_files`, `rows`, `bytes`, `first_date`,
-        `last_date`, `schema_versions`, `columns` (name to type); `quarantine`, reason to number of rows. Rows count
-        before any rule is applied.
+    Returns: `url`; `complete` (None if no writer recorded it), `origin`, `logs_end` (us); `problem`, why the recorded
+        facts cannot be used, or None; `tables`, each with `files`, `unreadable_files`, `rows`, `bytes`, `first_date`,
+        `last_date`, `schema_versions`, `columns` (name to type); `quarantine`, reason to number of rows. `rows` counts
+        all rows, valid or not.
     Raises: DataError when there is no lake at this URL.
     """
     if not lake.exists():

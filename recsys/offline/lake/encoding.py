@@ -1,7 +1,7 @@
-"""How columns become Parquet: what costs the least time to write at about the size of the general-purpose default.
+"""Parquet encodings by column type: the fastest to write at about the size of pyarrow's default.
 
-Takes an Arrow schema, gives the options of `pyarrow.parquet.write_table`. The numbers behind the choice are in the
-package's README. It does not know tables or files.
+Takes an Arrow schema, gives options of `pyarrow.parquet.write_table`. `recsys/bench/results/offline.md` has the
+measurements. It does not know tables or files.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pyarrow as pa
 def encodings(schema: pa.Schema) -> dict[str, Any]:
     """Options for `pq.write_table` and `pq.ParquetWriter`.
 
-    Integers and times: differences (DELTA_BINARY_PACKED), lz4. Floats: their bytes apart (BYTE_STREAM_SPLIT), lz4.
-    Text: a dictionary and zstd. Lists: as their elements, but zstd for floats, the bulk of the bytes where there are
-    any. Statistics for times only: they are what a query engine prunes by.
+    Integers and times: differences (DELTA_BINARY_PACKED), lz4. Floats: bytes split by significance
+    (BYTE_STREAM_SPLIT), lz4. Text: a dictionary, zstd. Lists: as their elements, but zstd for floats, which make up
+    most of a file's bytes. Statistics for times only: query engines prune by them.
     """
     dictionary, encoding, codec, statistics = [], {}, {}, []
     for column in schema:

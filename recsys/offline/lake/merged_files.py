@@ -1,9 +1,9 @@
-"""Merged files: small files of one partition as one, which knows the names, rows and bytes of what it holds.
+"""Merged files: one file that replaces several small files of a partition and lists them as its parts.
 
-A merged file is named after its first part, `<name>.merged.parquet`, and carries the list of its parts in its Parquet
-metadata. A file that it holds counts no more, from the moment the merged file appears under its name: that rename is
-the only step of a compaction that readers see. What was merged keeps its name: writing it again replaces its rows
-there. It does not know what the rows mean.
+A merged file is named after its first part, `<name>.merged.parquet`; its Parquet metadata lists the names, rows and
+bytes of its parts. From the moment it has that name, readers ignore files that are its parts: that rename is the only
+step of a compaction that readers see. Parts keep their names: writing a part again replaces its rows inside the merged
+file. It does not know what the rows mean.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ _KEY = b"recsys.parts"
 
 
 class Part(NamedTuple):
-    """A file within a merged one."""
+    """A file inside a merged one."""
 
     name: str
     """Without folder and ending."""
     rows: int
     bytes: int
-    """Of the file; another size under this name is another file."""
+    """Size of the file; a file with this name and another size is a different file."""
     digest: str | None = None
-    """Of the file's bytes; None in merged files of older programs, which tell files by size alone."""
+    """Of the file's bytes; None in merged files of older programs, which compare sizes only."""
 
 
 def is_merged(path: str) -> bool:
     return path.endswith(MERGED)
 
 
-def plain_path(path: str) -> str:
-    """The path of a merged file's first part, which is also its place in the order of files; others are their own."""
+def first_part_path(path: str) -> str:
+    """Path of a merged file's first part, by which files are ordered; the path itself for other files."""
     return path.removesuffix(MERGED) + ".parquet" if is_merged(path) else path
 
 
 def read_parts(filesystem: Any, path: str) -> list[Part]:
-    """What a merged file holds, in order of its rows; nothing where the file cannot be decoded."""
+    """Parts of a merged file in order of its rows; empty if the file cannot be decoded."""
     try:
         noted = (pq.read_schema(path, filesystem=filesystem).metadata or {}).get(_KEY, b"[]")
         return [Part(*part) for part in json.loads(noted)]
@@ -62,12 +62,12 @@ def read_parts(filesystem: Any, path: str) -> list[Part]:
 
 
 def with_parts(schema: pa.Schema, parts: Sequence[Part]) -> pa.Schema:
-    """The schema of a merged file that holds these."""
+    """The schema with this list of parts in its metadata."""
     return schema.with_metadata({**(schema.metadata or {}), _KEY: json.dumps(parts).encode()})
 
 
 def identity(info: fs.FileInfo) -> tuple[str, int, int | None]:
-    """Path, bytes and time of change: what stays the same for as long as nobody writes the file again."""
+    """Path, size and modification time: unchanged until the file is written again."""
     return info.path, info.size, info.mtime_ns
 
 
@@ -78,45 +78,45 @@ def by_folder(infos: Iterable[fs.FileInfo]) -> dict[str, list[fs.FileInfo]]:
     return dict(folders)
 
 
-def differ(before: Iterable[fs.FileInfo], after: Iterable[fs.FileInfo], may_go: Collection[str] = ()) -> bool:
-    """Whether what was read between two listings of a folder may be of no single moment.
+def changed(before: Iterable[fs.FileInfo], after: Iterable[fs.FileInfo], unused: Collection[str] = ()) -> bool:
+    """Whether rows read between two listings of a folder may mix two states of it.
 
-    New files do not matter, but for merged ones: the first listing may have missed both them and their parts.
+    New files are harmless, except merged ones: the first listing may have missed both the merged file and its parts.
 
     Args:
-        may_go: paths of files of which nothing was used.
+        unused: paths of files whose rows were not used; these may change or vanish.
     """
     old, new = ({identity(info) for info in infos} for infos in (before, after))
-    return any(path not in may_go for path, _, _ in old - new) or any(is_merged(path) for path, _, _ in new - old)
+    return any(path not in unused for path, _, _ in old - new) or any(is_merged(path) for path, _, _ in new - old)
 
 
-def visible(filesystem: Any, infos: Iterable[fs.FileInfo]) -> list[fs.FileInfo]:
-    """The files that count, in order: without those that a merged file holds.
+def current_files(filesystem: Any, infos: Iterable[fs.FileInfo]) -> list[fs.FileInfo]:
+    """Files whose rows count, in order: all but the parts of merged files.
 
-    Raises: DataError when a file with the name of a merged one is not that one.
+    Raises: DataError when a file has the name of a part but is a different file.
     """
     folders = by_folder(infos).values()
-    found = [info for files in folders for info in (files if len(files) == 1 else _unheld(filesystem, files))]
-    return sorted(found, key=lambda info: plain_path(info.path))
+    found = [info for files in folders for info in (files if len(files) == 1 else _drop_parts(filesystem, files))]
+    return sorted(found, key=lambda info: first_part_path(info.path))
 
 
-def _unheld(filesystem: Any, files: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
-    held: dict[str, tuple[Part, str]] = {}
+def _drop_parts(filesystem: Any, files: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
+    parts: dict[str, tuple[Part, str]] = {}  # path of each part: the part, and the merged file that lists it
     for info in files:
         if is_merged(info.path):
             folder = info.path.rsplit("/", 1)[0]
-            held |= {f"{folder}/{part.name}.parquet": (part, info.path) for part in read_parts(filesystem, info.path)}
+            parts |= {f"{folder}/{part.name}.parquet": (part, info.path) for part in read_parts(filesystem, info.path)}
     for info in files:
-        if info.path in held and not _is_part(filesystem, info, held[info.path][0]):
+        if info.path in parts and not _is_part(filesystem, info, parts[info.path][0]):
             raise DataError(
-                f"{info.path} must not have the name of a file that {held[info.path][1]} holds already; "
+                f"{info.path} must not have the name of a file that is already part of {parts[info.path][1]}; "
                 "run again what wrote it, or give the new file another name"
             )
-    return [info for info in files if info.path not in held]
+    return [info for info in files if info.path not in parts]
 
 
 def _is_part(filesystem: Any, info: fs.FileInfo, part: Part) -> bool:
-    """Whether a file is the one that was merged. One that is deleted meanwhile was: only those are."""
+    """Whether a file is the one that was merged. A file that vanishes meanwhile was: only parts are deleted."""
     if info.size != part.bytes:
         return False
     try:
@@ -125,8 +125,8 @@ def _is_part(filesystem: Any, info: fs.FileInfo, part: Part) -> bool:
         return True
 
 
-def holder(filesystem: Any, path: str) -> str | None:
-    """The merged file that holds what was written to `path`, None when none does."""
+def merged_file_of(filesystem: Any, path: str) -> str | None:
+    """The merged file that has `path` as a part, None when there is none."""
     folder, name = path.rsplit("/", 1)
     name = name.removesuffix(".parquet")
     for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
@@ -137,23 +137,25 @@ def holder(filesystem: Any, path: str) -> str | None:
     return None
 
 
-def replace(filesystem: Any, merged: str, path: str, rows: pa.Table | None) -> None:
-    """Put other rows in place of those that a merged file holds of `path`; None removes them.
+def replace_part(filesystem: Any, merged: str, path: str, rows: pa.Table | None) -> None:
+    """Replace the rows of one part of a merged file; None removes the part. Delete the file if no rows are left.
 
-    Raises: DataError when the merged file's columns are of other types.
+    Raises: DataError when the merged file's columns have other types.
     """
     name = path.rsplit("/", 1)[-1].removesuffix(".parquet")
-    # Left over from a compaction that was cut short; it would be mistaken for something new once its part is.
+    # A compaction that was cut short may have left the part's file. It goes first: next to the changed part it would
+    # look like a new file.
     storage.remove(filesystem, path)
     parts = read_parts(filesystem, merged)
     old = pq.read_table(merged, filesystem=filesystem, partitioning=None)
+    # Cut the rows into parts, and put the new rows in place of the old ones.
     pieces, kept, start = [], [], 0
     for part in parts:
         piece: pa.Table | None = old.slice(start, part.rows)
         start += part.rows
         if part.name == name:
             piece = rows
-            part = Part(name, 0 if rows is None else len(rows), 0)
+            part = Part(name, 0 if rows is None else len(rows), 0)  # size 0: no file is this part any more
         if piece is not None:
             pieces.append(piece.replace_schema_metadata(old.schema.metadata))
             kept.append(part)
@@ -168,31 +170,33 @@ def replace(filesystem: Any, merged: str, path: str, rows: pa.Table | None) -> N
     storage.write_parquet(filesystem, merged, table, encodings(table.schema))
 
 
-def without(filesystem: Any, info: fs.FileInfo, gone: Mask) -> None:
-    """Write a file again without some of its rows, a row group in memory at a time; one that is left empty goes.
+def remove_rows(filesystem: Any, info: fs.FileInfo, chosen: Mask) -> None:
+    """Write a file again without the chosen rows, one row group in memory at a time; delete it if no row is left.
 
-    A merged file goes on holding all its parts, those without rows too.
+    A merged file keeps all its parts, also those left without rows.
 
     Args:
-        info: the file as it was found when its rows were chosen.
-        gone: which rows go, (N,).
-    Raises: FileNotFoundError when it is not that file any more.
+        info: the file as it was when its rows were chosen.
+        chosen: rows to remove, (N,).
+    Raises: FileNotFoundError when the file has changed since.
     """
-    left = ~gone
-    held = read_parts(filesystem, info.path) if is_merged(info.path) else []
-    ends = np.cumsum([0, *(part.rows for part in held)])
-    left_before = np.concatenate([[0], np.cumsum(left)])
-    held = [
-        part._replace(rows=int(left_before[end] - left_before[start]))
-        for part, start, end in zip(held, ends[:-1], ends[1:], strict=True)
+    kept = ~chosen
+    # 1. New row counts of the parts: part i had the rows [ends[i], ends[i + 1]).
+    parts = read_parts(filesystem, info.path) if is_merged(info.path) else []
+    ends = np.cumsum([0, *(part.rows for part in parts)])
+    kept_before = np.concatenate([[0], np.cumsum(kept)])  # (N + 1,)
+    parts = [
+        part._replace(rows=int(kept_before[end] - kept_before[start]))
+        for part, start, end in zip(parts, ends[:-1], ends[1:], strict=True)
     ]
-    temporary = storage.temporary_for(info.path)
+    # 2. Write beside the file, check that it is still the same, then rename.
+    temporary = storage.temporary_path(info.path)
     try:
-        if left.any():
-            _write_some(filesystem, info.path, temporary, left, held)
+        if kept.any():
+            _copy_rows(filesystem, info.path, temporary, kept, parts)
         if identity(filesystem.get_file_info(info.path)) != identity(info):
             raise FileNotFoundError(info.path)
-        if left.any():
+        if kept.any():
             filesystem.move(temporary, info.path)
         else:
             filesystem.delete_file(info.path)
@@ -200,15 +204,16 @@ def without(filesystem: Any, info: fs.FileInfo, gone: Mask) -> None:
         storage.remove(filesystem, temporary)
 
 
-def _write_some(filesystem: Any, path: str, target: str, left: Mask, held: Sequence[Part]) -> None:
+def _copy_rows(filesystem: Any, path: str, target: str, kept: Mask, parts: Sequence[Part]) -> None:
+    """Copy the kept rows, (N,) as a mask, to a new file with this list of parts."""
     with filesystem.open_input_file(path) as source:
         file = pq.ParquetFile(source)
-        if file.metadata.num_rows != len(left):
+        if file.metadata.num_rows != len(kept):
             raise FileNotFoundError(path)
-        schema = with_parts(file.schema_arrow, held) if held else file.schema_arrow
+        schema = with_parts(file.schema_arrow, parts) if parts else file.schema_arrow
         start = 0
         with pq.ParquetWriter(target, schema, filesystem=filesystem, **encodings(schema)) as writer:
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group)
-                writer.write_table(rows.filter(pa.array(left[start : start + len(rows)])))
+                writer.write_table(rows.filter(pa.array(kept[start : start + len(rows)])))
                 start += len(rows)

@@ -1,10 +1,9 @@
-"""The tables of the lake: their Arrow schemas and the rules a row must meet.
+"""The tables of the lake: Arrow schemas, and the rules that rows must meet.
 
-Takes nothing, gives `TABLES`. It does not know where tables are kept or who writes them.
+Gives `TABLES`. It does not know where tables are stored or who writes them.
 
-Three facts about a post in a feed are three tables: `returned` (the server sent it), `impressions` (the client says it
-was on screen), `actions` (what the user did). One `request_id` joins them; `requests` holds what was known once per
-request.
+Three facts about a post in a feed are three tables: `returned` (the server sent it), `impressions` (the client reports
+that it was on screen), `actions` (what the user did). A `request_id` joins them; `requests` has one row per request.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 SCHEMA_VERSION = "3"
-"""2 added `ids`, `posts.labels` and `requests.session_id`, and lets `posts.author_id` be null. 3 added
+"""2 added `ids`, `posts.labels` and `requests.session_id`, and allows null in `posts.author_id`. 3 added
 `stream_position` and `requests.user_watermark`.
 
-Versions only add tables and columns that may be null; a column never changes its type or meaning. So every program
-reads every version, newer ones too: what a file lacks is null, what a program does not know it ignores.
+A version only adds tables and nullable columns; a column never changes its type or meaning. So every program reads
+every version, newer ones too: missing columns read as null, unknown columns are ignored.
 """
 
 ACTION_TYPES = ("click", "like", "share", "hide", "dwell")
 MEDIA_TYPES = ("text", "image", "video", "link")
 POST_LABELS = ("spam", "violation")
-"""What moderation may say about a post."""
+"""Labels that moderation may put on a post."""
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -34,12 +33,12 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
 
 
 _STREAM_POSITION = pa.field("stream_position", pa.int64())
-"""Where a row that was streamed stood on the stream (`stream_position.to_number`); null for rows that never were."""
+"""Position of a streamed row on the event stream (`stream_position.to_number`); null for other rows."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers within these bounds."""
+    """Finite numbers within bounds."""
 
     above: float | None = None
     at_least: float | None = None
@@ -52,9 +51,9 @@ class Range:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table: its schema, and for some columns what they may hold beside null.
+    """One table: its schema, and the values that some columns allow beside null.
 
-    Times need no declaration: none lies before 1970, and in logs that are not a world's none in the future.
+    Every time must be from 1970 on and, unless the logs are a world's, not in the future.
     """
 
     schema: pa.Schema

@@ -1,4 +1,4 @@
-"""Where files are: a folder or a URL as a filesystem and a path; and the one way in which a file comes to be.
+"""Storage: open a folder or URL as a filesystem and a path; write files whole or not at all.
 
 Takes URLs and Arrow tables. It does not know what the files mean.
 """
@@ -18,9 +18,9 @@ from recsys.errors import DataError
 
 
 def open_url(url: str) -> tuple[Any, str]:
-    """A filesystem and the path on it. pyarrow opens what it knows itself, fsspec the other schemes.
+    """Open a path or URL as a filesystem and the path on it: with pyarrow, or fsspec for schemes pyarrow lacks.
 
-    Raises: DataError when neither can; it names the package that is missing where one is.
+    Raises: DataError when neither can open it, naming the missing package if that is the reason.
     """
     if "://" not in url:
         return fs.LocalFileSystem(), url
@@ -47,12 +47,12 @@ def is_file(filesystem: Any, path: str) -> bool:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether a file's bytes are to blame, not the system that opens it (permission, network, too many open files)."""
+    """Whether a file's bytes caused the error, not the system (permission, network, too many open files)."""
     return isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)
 
 
 def is_damaged(filesystem: Any, path: str) -> bool:
-    """Whether a file cannot be decoded; reads all of it, a row group in memory at a time."""
+    """Whether a file cannot be decoded; reads it whole, one row group in memory at a time."""
     try:
         with filesystem.open_input_file(path) as source:
             file = pq.ParquetFile(source)
@@ -64,27 +64,27 @@ def is_damaged(filesystem: Any, path: str) -> bool:
 
 
 def digest(filesystem: Any, path: str) -> str:
-    """Of the file's bytes, 32 hexadecimal digits."""
+    """Hash of the file's bytes, 32 hexadecimal digits."""
     with filesystem.open_input_stream(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
 
 
 def remove(filesystem: Any, path: str) -> None:
-    """One that is gone already is none to remove."""
+    """Delete the file if it exists."""
     if is_file(filesystem, path):
         filesystem.delete_file(path)
 
 
-def temporary_for(path: str) -> str:
-    """A hidden name beside it that nobody else uses and no reader takes for data."""
+def temporary_path(path: str) -> str:
+    """A unique hidden path beside the file, which readers ignore."""
     folder, name = path.rsplit("/", 1)
     return f"{folder}/.{name.removesuffix('.parquet')}.{uuid.uuid4().hex[:8]}.tmp"
 
 
 def write_parquet(filesystem: Any, path: str, rows: pa.Table, options: dict[str, Any]) -> None:
-    """Write it whole or not at all; an older file of this name is replaced."""
+    """Write a file whole or not at all, replacing an older one."""
     filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-    temporary = temporary_for(path)
+    temporary = temporary_path(path)
     try:
         pq.write_table(rows, temporary, filesystem=filesystem, **options)
         filesystem.move(temporary, path)
@@ -94,9 +94,9 @@ def write_parquet(filesystem: Any, path: str, rows: pa.Table, options: dict[str,
 
 
 def write_json(filesystem: Any, path: str, value: Any) -> None:
-    """Write it whole or not at all; an older file of this name is replaced."""
+    """Write a file whole or not at all, replacing an older one."""
     filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-    temporary = temporary_for(path)
+    temporary = temporary_path(path)
     try:
         with filesystem.open_output_stream(temporary) as stream:
             stream.write(json.dumps(value, indent=1).encode())

@@ -1,6 +1,6 @@
-"""Do these rows meet the rules of their table: types, nulls, closed sets, ranges, times.
+"""Validate rows against the rules of their table: types, nulls, allowed values, ranges, times.
 
-Takes Arrow tables as they were found, gives them in the schema's types and for each row the first rule it breaks. It
+Takes Arrow tables as found in files, gives them in the schema's types and, for each row, the first rule it breaks. It
 does not know files.
 """
 
@@ -17,13 +17,13 @@ from recsys.offline.lake.schemas import TABLES, Range
 
 _NUMBER = r"^(-?[0-9]+|0[xX][0-9a-fA-F]+)$"
 _DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
-"""What pyarrow may take for one; not all of it is."""
+"""Text that pyarrow may parse as a date; not every match is one."""
 
 
 def conform(table: str, rows: pa.Table) -> pa.Table:
-    """The rows with exactly the columns, types and metadata of the table's schema.
+    """Convert rows to exactly the columns, types and metadata of the table's schema.
 
-    Raises: DataError naming the table and the column that is missing, unknown or of another type.
+    Raises: DataError naming the table and the column that is missing, unknown or of the wrong type.
     """
     schema = TABLES[table].schema
     unknown = [name for name in rows.column_names if name not in schema.names]
@@ -39,7 +39,7 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
 
 
 def columns_to_check(table: str, found: pa.Schema, wanted: Sequence[str]) -> list[str]:
-    """The columns that decide which rows of a file are valid, whichever of them a read asks for.
+    """The wanted columns and all that decide which rows of a file are valid.
 
     Args:
         found: the schema of the file.
@@ -56,12 +56,12 @@ def columns_to_check(table: str, found: pa.Schema, wanted: Sequence[str]) -> lis
 def check(
     table: str, rows: pa.Table, names: Sequence[str], latest: int | None
 ) -> tuple[pa.Table, pa.Array | None]:  # fmt: skip
-    """These columns in the schema's types, and for each row the first rule it breaks.
-
-    Columns that the rows lack become null. The second part is null where a row breaks no rule, None when none does.
+    """Cast columns to the schema's types, and find the first rule that each row breaks.
 
     Args:
-        latest: the last moment that is not in the future, microseconds; None where the future is nobody's to tell.
+        names: columns to return; missing ones become null.
+        latest: the latest valid time, microseconds; None allows the future.
+    Returns: the columns, and the broken rule of each row, null for valid rows; None instead if all rows are valid.
     """
     schema = TABLES[table].schema
     columns, problems = {}, []
@@ -72,12 +72,15 @@ def check(
             continue
         columns[name], bad = _cast(rows[name], kind)
         if bad is not None:
-            problems.append((f"{table}.{name} is not {_words(kind)}", bad))
-    problems += _broken(table, columns, latest)
-    return pa.table(columns), _first(problems)
+            problems.append((f"{table}.{name} is not {_type_name(kind)}", bad))
+    problems += _broken_rules(table, columns, latest)
+    return pa.table(columns), _first_reason(problems)
 
 
-def _broken(table: str, columns: dict[str, pa.ChunkedArray], latest: int | None) -> Iterator[tuple[str, pa.Array]]:
+def _broken_rules(
+    table: str, columns: dict[str, pa.ChunkedArray], latest: int | None
+) -> Iterator[tuple[str, pa.Array]]:
+    """Each rule of the table that rows may break, and the rows that do, (N,)."""
     spec = TABLES[table]
     for name in spec.required:
         if columns[name].null_count:
@@ -90,7 +93,7 @@ def _broken(table: str, columns: dict[str, pa.ChunkedArray], latest: int | None)
         yield f"{table}.{name} is not {allowed}", _outside(columns[name], allowed)
     for name in spec.times:
         time = columns[name].cast(pa.int64())
-        bounds = pc.min_max(time).as_py()  # a pass less than two masks: nearly all files are clean
+        bounds = pc.min_max(time).as_py()  # one pass instead of two masks: nearly all files are clean
         if bounds["min"] is not None and bounds["min"] < 0:
             yield f"{table}.{name} is before 1970", pc.less(time, 0)
         if bounds["max"] is not None and latest is not None and bounds["max"] > latest:
@@ -98,7 +101,7 @@ def _broken(table: str, columns: dict[str, pa.ChunkedArray], latest: int | None)
 
 
 def _outside(values: pa.ChunkedArray, allowed: Range) -> pa.ChunkedArray:
-    """Null where the value is."""
+    """Whether each value is out of range, null for null."""
     inside: Any = pc.is_finite(values) if pa.types.is_floating(values.type) else True
     if allowed.above is not None:
         inside = pc.and_(inside, pc.greater(values, pa.scalar(allowed.above, values.type)))
@@ -109,7 +112,8 @@ def _outside(values: pa.ChunkedArray, allowed: Range) -> pa.ChunkedArray:
     return pc.invert(inside)
 
 
-def _first(problems: list[tuple[str, pa.ChunkedArray]]) -> pa.Array | None:
+def _first_reason(problems: list[tuple[str, pa.ChunkedArray]]) -> pa.Array | None:
+    """The first reason of each row, null for valid rows, (N,); None if all rows are valid."""
     found = [(reason, bad) for reason, bad in problems if pc.any(bad).as_py()]
     if not found:
         return None
@@ -120,52 +124,52 @@ def _first(problems: list[tuple[str, pa.ChunkedArray]]) -> pa.Array | None:
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, pa.Array | None]:
-    """The column in another type, and which values have none there (they become null); None when all have."""
+    """Cast a column. Values that do not cast become null and are true in the mask; no mask if all do."""
     try:
-        return _strictly(column, kind), None
+        return _cast_strictly(column, kind), None
     except pa.ArrowNotImplementedError:
         return pa.chunked_array([pa.nulls(len(column), kind)]), pc.is_valid(column).combine_chunks()
     except pa.ArrowException:
         values = column.combine_chunks()
-    hopeless = _hopeless(values, kind)
-    pieces = list(_piecewise(pc.if_else(hopeless, None, values), kind))
+    invalid = _clearly_invalid(values, kind)
+    pieces = list(_cast_piecewise(pc.if_else(invalid, None, values), kind))
     bad = pa.concat_arrays([pa.repeat(is_bad, len(piece)) for piece, is_bad in pieces])
-    return pa.chunked_array([piece for piece, _ in pieces]), pc.or_(bad, hopeless)
+    return pa.chunked_array([piece for piece, _ in pieces]), pc.or_(bad, invalid)
 
 
-def _hopeless(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Text that is nothing like a number or a date, found at once: a whole column of names is not tried one by one."""
+def _clearly_invalid(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Text that cannot be a number or date, found in one pass; otherwise a column of names is cast one by one."""
     like = _NUMBER if pa.types.is_integer(kind) else _DATE if pa.types.is_timestamp(kind) else None
     if like is None or not pa.types.is_string(values.type):
         return pa.repeat(False, len(values))
     return pc.fill_null(pc.invert(pc.match_substring_regex(values, like)), False)
 
 
-def _strictly(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    # Finer times than microseconds are cut; every other loss is an error.
+def _cast_strictly(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    # Times finer than microseconds are truncated; any other loss is an error.
     cast = pc.cast(values, options=pc.CastOptions(kind, allow_time_truncate=True))
     cast.validate(full=True)
     return cast
 
 
-def _piecewise(values: pa.Array, kind: pa.DataType) -> Iterator[tuple[pa.Array, bool]]:
-    """Halve what does not cast until only the values that are to blame are left over."""
+def _cast_piecewise(values: pa.Array, kind: pa.DataType) -> Iterator[tuple[pa.Array, bool]]:
+    """Cast in pieces, halving those that fail until single bad values remain; each piece with whether it is bad."""
     try:
-        yield _strictly(values, kind), False
+        yield _cast_strictly(values, kind), False
     except pa.ArrowException:
         if len(values) == 1:
             yield pa.nulls(1, kind), True
             return
         half = len(values) // 2
         for start, end in ((0, half), (half, len(values))):
-            # A cast looks at all elements behind a slice of lists, a copy has its own only.
+            # A cast checks all elements behind a slice of lists; a copy has only its own.
             piece = values.slice(start, end - start)
-            yield from _piecewise(
+            yield from _cast_piecewise(
                 values.take(pa.array(range(start, end))) if pa.types.is_list(values.type) else piece, kind
             )
 
 
-def _words(kind: pa.DataType) -> str:
+def _type_name(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
-        return f"list<{_words(kind.value_type)}>"
+        return f"list<{_type_name(kind.value_type)}>"
     return "a time" if pa.types.is_timestamp(kind) else str(kind)

@@ -1,4 +1,4 @@
-"""Merging changes the number of files and nothing else, wherever it is cut short, whoever reads or writes meanwhile."""
+"""Compaction changes the number of files only: when killed at any step, and beside readers and writers."""
 
 import os
 import time
@@ -15,11 +15,9 @@ from recsys.offline.lake.description import describe
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import TABLES
 
+from .faults import FaultyFilesystem, Killed
+
 TIME = pa.timestamp("us", tz="UTC")
-
-
-class Killed(BaseException):
-    """What a test raises in the middle of a compaction: nothing in the code under test expects it."""
 
 
 @pytest.fixture
@@ -58,7 +56,7 @@ def test_files_of_a_partition_become_one_with_the_same_rows_in_the_same_order(la
     }
 
 
-def test_partitions_and_tables_stay_apart(lake, put):
+def test_files_of_different_partitions_or_tables_are_not_merged(lake, put):
     for date in ("2026-01-05", "2026-01-06"):
         for name in ("a", "b"):
             put("users", date, name, user_id=[1], created_at=[0])
@@ -74,7 +72,7 @@ def test_a_second_run_finds_nothing_to_do(lake, three_files, folder):
     assert (folder / "a.merged.parquet").stat().st_mtime_ns == before
 
 
-def test_files_that_came_later_join_the_merged_one_also_before_its_first(lake, put, three_files, folder):
+def test_later_files_join_the_merged_one_also_in_front_of_it(lake, put, three_files, folder):
     compact(lake)
     put("users", name="d", user_id=[6], created_at=[0])
     compact(lake)
@@ -86,7 +84,7 @@ def test_files_that_came_later_join_the_merged_one_also_before_its_first(lake, p
     assert ids(lake) == [0, 1, 2, 3, 4, 5, 6]
 
 
-def test_files_stop_growing_at_the_size_asked_for(lake, put, folder):
+def test_merged_files_stay_within_target_bytes(lake, put, folder):
     for name in "abcd":
         put("users", name=name, user_id=[ord(name)], created_at=[0])
     size = (folder / "a.parquet").stat().st_size
@@ -95,37 +93,14 @@ def test_files_stop_growing_at_the_size_asked_for(lake, put, folder):
     assert ids(lake) == [ord(name) for name in "abcd"]
 
 
-class FaultyFilesystem(fs.LocalFileSystem):
-    """Dies before its nth step that changes something."""
-
-    left = 0
-
-    def _count(self):
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-    def open_output_stream(self, *args, **kwargs):
-        self._count()
-        return super().open_output_stream(*args, **kwargs)
-
-    def move(self, *args):
-        self._count()
-        super().move(*args)
-
-    def delete_file(self, *args):
-        self._count()
-        super().delete_file(*args)
-
-
 def dies_at(lake, step, monkeypatch):
-    """Whether a compaction that dies before its nth change got that far."""
+    """Run a compaction that is killed before its nth change; whether it reached that change."""
     real = lake.filesystem
     lake.filesystem = FaultyFilesystem()
     lake.filesystem.left = step
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "remove", lambda filesystem, path: None)  # the dead do not tidy up
+            patch.setattr(storage, "remove", lambda filesystem, path: None)  # a killed process does not clean up
             compact(lake)
     except Killed:
         return True
@@ -135,7 +110,7 @@ def dies_at(lake, step, monkeypatch):
 
 
 @pytest.mark.parametrize("merged_before", [False, True])
-def test_killed_before_any_step_the_rows_are_the_same_and_a_rerun_completes(
+def test_killed_at_any_step_the_rows_are_the_same_and_a_rerun_completes(
     lake, put, three_files, folder, monkeypatch, merged_before
 ):
     if merged_before:
@@ -145,7 +120,7 @@ def test_killed_before_any_step_the_rows_are_the_same_and_a_rerun_completes(
     before = lake.read("users")
     step = 1
     while dies_at(lake, step, monkeypatch):
-        assert lake.read("users").equals(before), f"dead before step {step}"
+        assert lake.read("users").equals(before), f"killed before step {step}"
         assert describe(lake)["tables"]["users"]["rows"] == len(before)
         step += 1
     assert step > 3, "a move and every delete were tried"
@@ -167,7 +142,7 @@ def test_a_merged_file_counts_from_the_moment_it_has_its_name(lake, three_files)
     assert seen == [[1, 2, 3, 4, 5]] * 6
 
 
-def test_a_file_that_was_merged_can_be_written_again(lake, put, three_files, folder):
+def test_writing_a_part_again_replaces_its_rows(lake, put, three_files, folder):
     compact(lake)
     put("users", name="b", user_id=[9], created_at=[0])
     assert ids(lake) == [1, 2, 9, 5]
@@ -176,7 +151,7 @@ def test_a_file_that_was_merged_can_be_written_again(lake, put, three_files, fol
     assert names(folder) == ["a.merged.parquet"]
 
 
-def test_a_file_written_again_beside_its_leftover_counts_once(lake, put, three_files, folder):
+def test_writing_a_part_again_beside_its_leftover_file_counts_once(lake, put, three_files, folder):
     leftover = (folder / "b.parquet").read_bytes()
     compact(lake)
     (folder / "b.parquet").write_bytes(leftover)
@@ -187,17 +162,17 @@ def test_a_file_written_again_beside_its_leftover_counts_once(lake, put, three_f
     assert ids(lake) == [1, 2, 9, 5]
 
 
-def test_a_file_that_was_merged_can_be_removed_and_is_listed_until_then(lake, three_files, folder):
+def test_a_part_can_be_deleted_and_is_listed_until_then(lake, three_files, folder):
     compact(lake)
-    written = lake.written("users")
+    written = lake.written_paths("users")
     assert [path.rsplit("/", 1)[-1] for path in written] == ["a.parquet", "b.parquet", "c.parquet"]
-    lake.remove([written[1]])
+    lake.delete_files([written[1]])
     assert ids(lake) == [1, 2, 5]
-    lake.remove(lake.written("users"))
+    lake.delete_files(lake.written_paths("users"))
     assert names(folder) == []
 
 
-def test_a_strange_file_with_the_name_of_a_merged_one_is_refused_and_kept(lake, three_files, folder):
+def test_a_different_file_with_the_name_of_a_part_is_refused_and_kept(lake, three_files, folder):
     compact(lake)
     strange = pa.table({"user_id": list(range(100)), "created_at": pa.array([0] * 100, TIME)})
     pq.write_table(strange, folder / "b.parquet")
@@ -207,7 +182,7 @@ def test_a_strange_file_with_the_name_of_a_merged_one_is_refused_and_kept(lake, 
     assert (folder / "b.parquet").exists()
 
 
-def test_another_file_of_the_same_size_with_the_name_of_a_merged_one_is_refused_and_kept(lake, put, folder):
+def test_a_different_file_of_the_same_name_and_size_is_refused_and_kept(lake, put, folder):
     for name, user in (("a", 1), ("b", 2)):
         put("users", name=name, user_id=[user], created_at=[0])
     size = (folder / "b.parquet").stat().st_size
@@ -222,13 +197,13 @@ def test_another_file_of_the_same_size_with_the_name_of_a_merged_one_is_refused_
     assert ids(lake) == [1, 3]
 
 
-def test_a_merged_file_of_an_older_program_knows_its_parts_by_size(lake, put, three_files, folder):
+def test_parts_without_digest_are_recognised_by_size(lake, put, three_files, folder):
     leftover = (folder / "b.parquet").read_bytes()
     compact(lake)
     path = folder / "a.merged.parquet"
-    held = [part._replace(digest=None)[:3] for part in merged_files.read_parts(lake.filesystem, str(path))]
+    parts = [part._replace(digest=None)[:3] for part in merged_files.read_parts(lake.filesystem, str(path))]
     rows = pq.read_table(path, partitioning=None)
-    pq.write_table(rows.replace_schema_metadata(merged_files.with_parts(rows.schema, held).metadata), path)
+    pq.write_table(rows.replace_schema_metadata(merged_files.with_parts(rows.schema, parts).metadata), path)
     (folder / "b.parquet").write_bytes(leftover)
     assert ids(lake) == [1, 2, 3, 4, 5]
     compact(lake)
@@ -236,7 +211,7 @@ def test_a_merged_file_of_an_older_program_knows_its_parts_by_size(lake, put, th
 
 
 @pytest.mark.parametrize("moment", ["move", "delete_file"])
-def test_a_part_that_is_replaced_after_the_rename_is_refused_and_kept(lake, three_files, folder, moment):
+def test_a_part_that_is_replaced_after_the_rename_is_kept_and_reported(lake, three_files, folder, moment):
     strange = pa.table({"user_id": [7, 8, 9], "created_at": pa.array([0] * 3, TIME)})
 
     class Racing(fs.LocalFileSystem):
@@ -263,19 +238,19 @@ def test_a_part_that_is_replaced_after_the_rename_is_refused_and_kept(lake, thre
 
 
 def after_the_first_listing(monkeypatch, act):
-    """Let a reader decide which files count, then do something before it opens them."""
-    visible, waiting = merged_files.visible, [act]
+    """Act once, after a reader has chosen the current files and before it opens them."""
+    current_files, waiting = merged_files.current_files, [act]
 
     def slowly(*args):
-        counted = visible(*args)
+        found = current_files(*args)
         if waiting:
             waiting.pop()()
-        return counted
+        return found
 
-    monkeypatch.setattr(merged_files, "visible", slowly)
+    monkeypatch.setattr(merged_files, "current_files", slowly)
 
 
-def test_a_reader_between_the_second_rename_onto_a_merged_file_and_the_deletes_sees_each_row_once(
+def test_a_reader_between_a_rename_over_a_merged_file_and_the_deletes_sees_each_row_once(
     lake, put, three_files, folder, monkeypatch
 ):
     compact(lake)
@@ -298,7 +273,7 @@ def test_a_reader_between_the_second_rename_onto_a_merged_file_and_the_deletes_s
 def test_a_reader_whose_listing_missed_the_merged_file_and_a_part_sees_each_row_once(
     lake, three_files, folder, monkeypatch
 ):
-    list_files = lake.stored
+    list_files = lake.stored_files
     compact_after = [1]
 
     def torn(table):
@@ -309,11 +284,11 @@ def test_a_reader_whose_listing_missed_the_merged_file_and_a_part_sees_each_row_
             return [info for info in found if info.base_name not in ("a.parquet", "b.parquet", "c.parquet")]
         return found
 
-    monkeypatch.setattr(lake, "stored", torn)
+    monkeypatch.setattr(lake, "stored_files", torn)
     assert ids(lake) == [1, 2, 3, 4, 5]
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_not_called_damaged(lake, put, three_files, folder, monkeypatch):
+def test_a_file_that_is_replaced_while_it_is_read_is_not_quarantined(lake, put, three_files, folder, monkeypatch):
     open_file, torn = pq.ParquetFile, []
 
     def replaced(source, **options):
@@ -336,7 +311,7 @@ def test_describing_survives_a_compaction(lake, three_files, monkeypatch):
     assert (found["files"], found["rows"]) == (1, 5)
 
 
-def test_bad_rows_that_are_merged_while_they_are_read_count_once(lake, three_files, folder, monkeypatch):
+def test_bad_rows_count_once_when_their_file_is_merged_while_read(lake, three_files, folder, monkeypatch):
     bad = pa.table({"user_id": pa.array([None, 0]), "created_at": pa.array([0, 0], TIME)})
     pq.write_table(bad, folder / "Bad.parquet")
     read_file = lake._read_file
@@ -352,7 +327,7 @@ def test_bad_rows_that_are_merged_while_they_are_read_count_once(lake, three_fil
     assert lake.quarantined == describe(lake)["quarantine"] == {"users.user_id is null": 1}
 
 
-def test_files_that_come_while_a_table_is_read_do_not_start_it_again(lake, put, three_files, monkeypatch):
+def test_new_files_do_not_restart_a_read(lake, put, three_files, monkeypatch):
     read_file, read = lake._read_file, []
 
     def slowly(table, info, wanted, latest):
@@ -396,7 +371,7 @@ def test_a_file_that_changes_while_it_is_merged_is_not_lost(lake, put, three_fil
     assert ids(lake) == [1, 2, 7, 8, 9, 5]
 
 
-def test_bad_rows_stay_bad_rows_and_count_once(lake, put, three_files, folder):
+def test_bad_rows_are_merged_too_and_count_once(lake, put, three_files, folder):
     bad = pa.table({"user_id": pa.array([None, 6]), "created_at": pa.array([0, 0], TIME)})
     pq.write_table(bad, folder / "bad.parquet")
     assert ids(lake) == [1, 2, 3, 4, 6, 5]
@@ -405,7 +380,7 @@ def test_bad_rows_stay_bad_rows_and_count_once(lake, put, three_files, folder):
     assert lake.quarantined == describe(lake)["quarantine"] == {"users.user_id is null": 1}
 
 
-def test_an_unreadable_file_and_one_of_other_types_stay_beside_the_merged(lake, three_files, put, folder):
+def test_unreadable_files_and_files_of_other_types_are_not_merged(lake, three_files, put, folder):
     put("users", name="x", user_id=[6], created_at=[0])
     put("users", name="y", user_id=[7], created_at=[0])
     text = pa.table({"user_id": ["8"], "created_at": pa.array([0], TIME)})
@@ -447,7 +422,7 @@ def test_temporary_files_are_removed_once_they_are_old(lake, three_files, folder
     assert names(folder) == [".new.1234.tmp", "a.merged.parquet"]
 
 
-def test_an_incomplete_lake_is_not_touched(lake, three_files):
+def test_an_incomplete_lake_is_refused(lake, three_files):
     lake.begin()
     with pytest.raises(DataError, match="are incomplete"):
         compact(lake)
@@ -478,7 +453,7 @@ def test_every_table_can_be_merged(lake):
     assert {table: (len(lake.files(table)), len(lake.read(table))) for table in TABLES} == dict.fromkeys(TABLES, (1, 2))
 
 
-def test_columns_of_types_that_no_table_has_are_merged_too(lake, tmp_path):
+def test_columns_of_types_outside_the_schemas_are_merged_too(lake, tmp_path):
     folder = tmp_path / "lake" / "users" / "date=2026-01-05"
     folder.mkdir(parents=True)
     strange = {

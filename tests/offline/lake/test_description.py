@@ -1,4 +1,4 @@
-"""What is in a lake, from metadata alone, and the two commands over it."""
+"""Describing a lake from metadata alone, and the commands `describe` and `compact`."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_a_lake_is_described_by_table(filled):
     assert (found["complete"], found["origin"], found["logs_end"]) == (True, "world", 7)
 
 
-def test_the_quarantine_is_counted_from_its_files_whoever_filled_it(filled):
+def test_the_quarantine_is_counted_from_its_files(filled):
     assert describe(filled)["quarantine"] == {}
     Lake(filled.url).read("users")
     lines = {"reason": ["unparsable_line"] * 2, "file": ["x"] * 2, "line": [1, 2], "text": ["?", "!"]}
@@ -84,7 +84,7 @@ def test_a_file_in_the_quarantine_that_cannot_be_read_is_counted(filled, tmp_pat
 
 
 @pytest.mark.parametrize(("text", "what"), [("[]", "a JSON object"), ("{", "JSON"), ("\xff", "JSON")])
-def test_a_note_that_makes_no_sense_is_named_and_the_tables_are_described(run, filled, tmp_path, text, what):
+def test_a_broken_lake_file_is_named_and_the_tables_are_described(run, filled, tmp_path, text, what):
     (tmp_path / "lake" / "_lake.json").write_text(text, "latin-1")
     found = describe(filled)
     assert found["tables"]["users"]["rows"] == 6
@@ -95,7 +95,7 @@ def test_a_note_that_makes_no_sense_is_named_and_the_tables_are_described(run, f
     assert f"is not {what}" in " ".join(result.stdout.split())
 
 
-def test_what_a_note_says_in_other_types_is_not_believed(run, filled, tmp_path):
+def test_recorded_facts_of_the_wrong_type_are_ignored(run, filled, tmp_path):
     (tmp_path / "lake" / "_lake.json").write_text('{"complete": "yes", "origin": 5, "logs_end": "now"}')
     found = describe(filled)
     assert [found[name] for name in ("complete", "origin", "logs_end", "problem")] == [None] * 4
@@ -103,13 +103,13 @@ def test_what_a_note_says_in_other_types_is_not_believed(run, filled, tmp_path):
 
 
 @pytest.mark.parametrize("origin", ["world", "import"])
-def test_the_origin_is_named(run, lake, put, origin):
+def test_the_origin_is_printed(run, lake, put, origin):
     put("users", user_id=[1], created_at=[0])
     lake.finish({"origin": origin})
     assert f"complete; origin: {origin}" in " ".join(run("describe").stdout.split())
 
 
-def test_a_file_that_is_written_again_takes_its_bad_rows_out_of_the_quarantine(filled, put):
+def test_writing_a_file_again_removes_its_bad_rows_from_the_quarantine(filled, put):
     filled.read("users")
     put("users", "2026-01-07", "old", user_id=[5], created_at=[0])
     assert describe(filled)["quarantine"] == filled.quarantined == {}
@@ -117,7 +117,7 @@ def test_a_file_that_is_written_again_takes_its_bad_rows_out_of_the_quarantine(f
 
 @pytest.mark.parametrize("name", ["bad", "bad.merged"])
 @pytest.mark.parametrize("content", [b"not parquet", b"PAR1" + b"\xff" * 60 + b"\x3c\0\0\0PAR1"])
-def test_describing_sets_nothing_aside_and_counts_files_that_cannot_be_decoded(filled, tmp_path, name, content):
+def test_describing_quarantines_nothing_and_counts_unreadable_files(filled, tmp_path, name, content):
     bad = tmp_path / "lake" / "users" / "date=2026-01-07" / f"{name}.parquet"
     bad.write_bytes(content)
     users = describe(filled)["tables"]["users"]
@@ -125,14 +125,14 @@ def test_describing_sets_nothing_aside_and_counts_files_that_cannot_be_decoded(f
     assert bad.exists()
 
 
-def test_an_interrupted_lake_says_so(lake, put):
+def test_an_interrupted_lake_is_described_as_incomplete(lake, put):
     put("users", user_id=[1], created_at=[0])
     assert describe(lake)["complete"] is None
     lake.begin()
     assert describe(lake)["complete"] is False
 
 
-def test_describe_prints_one_object(run, filled):
+def test_describe_prints_one_json_object(run, filled):
     result = run("describe", "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout.splitlines()[-1]) == describe(filled)
@@ -149,7 +149,7 @@ def test_an_existing_empty_folder_is_an_empty_lake(run, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["describe", "compact"])
-def test_a_lake_that_is_not_there_is_an_error(run, command):
+def test_a_missing_lake_is_an_error(run, command):
     result = run(command)
     assert isinstance(result.exception, DataError)
     assert "there is no lake at" in str(result.exception)
@@ -174,7 +174,7 @@ def test_compact_prints_files_and_bytes_by_table(run, filled):
     assert after["schema_versions"] == [SCHEMA_VERSION]
 
 
-def test_compact_takes_single_tables(run, filled, put):
+def test_compact_can_be_limited_to_a_table(run, filled, put):
     put("follows", name="a", user_id=[1], author_id=[1], created_at=[0])
     put("follows", name="b", user_id=[1], author_id=[1], created_at=[0])
     assert list(json.loads(run("compact", "--table", "users", "--json").stdout.splitlines()[-1])["tables"]) == ["users"]

@@ -1,4 +1,4 @@
-"""One person leaves the lake, whatever their rows lie in and wherever it is cut short; nobody else loses a value."""
+"""Erasing a person removes their rows everywhere, also after a crash at any step; other rows keep every value."""
 
 import os
 from collections import Counter
@@ -18,41 +18,15 @@ from recsys.offline.lake.erasure import PERSONAL, erase
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import TABLES
 
+from .faults import FaultyFilesystem, Killed
+
 ANN = to_int64("Ann")
 OTHERS = (1, 5)
 
 
-class Killed(BaseException):
-    """What a test raises in the middle of an erasure: nothing in the code under test expects it."""
-
-
-class FaultyFilesystem(fs.LocalFileSystem):
-    """Raises before its nth step that changes something."""
-
-    left = 0
-    fault: BaseException = Killed()
-
-    def _count(self):
-        self.left -= 1
-        if self.left == 0:
-            raise self.fault
-
-    def open_output_stream(self, *args, **kwargs):
-        self._count()
-        return super().open_output_stream(*args, **kwargs)
-
-    def move(self, *args):
-        self._count()
-        super().move(*args)
-
-    def delete_file(self, *args):
-        self._count()
-        super().delete_file(*args)
-
-
 @pytest.fixture
 def full(lake, put):
-    """Rows of Ann and of users 1 and 5 in every table that has users: two files each, the second of one date Ann's."""
+    """Rows of Ann and of users 1 and 5 in every table with users; the files of the second date are all Ann's."""
     made = {"created_at": lambda n: list(range(n)), "now": lambda n: list(range(n))}
     for table in PERSONAL:
         schema = TABLES[table].schema
@@ -86,8 +60,8 @@ def rows_of_others(lake):
     return found
 
 
-def holds_ann(lake):
-    """Paths of all files below the lake, hidden ones too, in which a column holds her number or her name."""
+def files_with_ann(lake):
+    """Paths of all files below the lake, hidden ones too, with her number or name in a column."""
     found = []
     for info in lake.filesystem.get_file_info(fs.FileSelector(lake.root, recursive=True)):
         if info.type != fs.FileType.File or info.extension == "json" or "/posts/" in info.path:
@@ -101,13 +75,13 @@ def holds_ann(lake):
     return found
 
 
-def test_a_person_leaves_every_table_and_others_keep_every_value(full):
+def test_a_person_is_removed_from_every_table_and_others_keep_every_value(full):
     before, posts = rows_of_others(full), full.read("posts")
     assert all(len(rows) >= 4 for rows in before.values())
     result = erase(full, ANN, "Ann")
     after = rows_of_others(full)
     assert all(after[table].equals(before[table]) for table in PERSONAL)
-    assert holds_ann(full) == []
+    assert files_with_ann(full) == []
     assert {table: (what.rows, what.files) for table, what in result.tables.items()} == {
         "users": (4, 2), "follows": (4, 2), "blocks": (4, 2), "requests": (4, 2), "returned": (5, 3),
         "impressions": (4, 2), "actions": (4, 2), "ids": (1, 1),
@@ -116,13 +90,13 @@ def test_a_person_leaves_every_table_and_others_keep_every_value(full):
     assert result.authored_posts == 1
 
 
-def test_a_second_time_there_is_nothing_to_remove(full):
+def test_a_second_run_removes_nothing(full):
     erase(full, ANN, "Ann")
     again = erase(full, ANN, "Ann")
     assert sum(what.rows + what.files for what in again.tables.values()) == 0
 
 
-def test_of_somebody_unknown_nothing_is_removed_and_no_file_is_touched(full):
+def test_erasing_an_unknown_user_changes_no_file(full):
     before = {info.path: info for table in TABLES for info in full.file_infos(table)}
     result = erase(full, 77, "77")
     assert sum(what.rows for what in result.tables.values()) == 0
@@ -132,12 +106,12 @@ def test_of_somebody_unknown_nothing_is_removed_and_no_file_is_touched(full):
     )
 
 
-def test_an_empty_lake_has_nobody(lake):
+def test_erasing_from_an_empty_lake_creates_nothing(lake):
     assert erase(lake, 5, "5").quarantine.rows == 0
     assert not lake.exists()
 
 
-def test_only_files_that_hold_the_person_are_written_again_and_empty_ones_go(full, tmp_path):
+def test_only_files_with_the_person_are_rewritten_and_empty_ones_are_deleted(full, tmp_path):
     other = tmp_path / "lake/actions/date=2026-01-05/b.parquet"
     before = other.stat()
     erase(full, ANN, "Ann")
@@ -147,7 +121,7 @@ def test_only_files_that_hold_the_person_are_written_again_and_empty_ones_go(ful
     ]  # fmt: skip
 
 
-def test_names_go_and_a_post_of_the_same_number_keeps_its_own(full):
+def test_names_are_removed_but_not_of_a_post_with_the_same_number(full):
     erase(full, ANN, "Ann")
     assert full.read("ids").select(["kind", "name"]).to_pylist() == [
         {"kind": "post", "name": "a post"}, {"kind": "user", "name": "Bob"},
@@ -155,7 +129,7 @@ def test_names_go_and_a_post_of_the_same_number_keeps_its_own(full):
 
 
 def test_files_without_the_person_are_read_by_one_column_only(full, monkeypatch):
-    full.delete(["ids"])
+    full.delete_tables(["ids"])
     asked = Counter()
     read = pq.ParquetFile.read
 
@@ -164,12 +138,12 @@ def test_files_without_the_person_are_read_by_one_column_only(full, monkeypatch)
         return read(self, columns, **options)
 
     monkeypatch.setattr(pq.ParquetFile, "read", counted)
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *_: pytest.fail("nothing is to be rewritten"))
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *_: pytest.fail("no file needs rewriting"))
     erase(full, 77, "77")
     assert set(asked) == {("user_id",)}
 
 
-def test_a_file_of_many_row_groups_keeps_order_version_and_foreign_columns(lake, put, tmp_path):
+def test_a_rewritten_file_keeps_order_row_groups_version_and_unknown_columns(lake, put, tmp_path):
     put("users", user_id=[1], created_at=[0])
     path = tmp_path / "lake/users/date=2026-01-05/part.parquet"
     schema = TABLES["users"].schema.append(pa.field("added_later", pa.string())).with_metadata({"recsys.schema": "9"})
@@ -184,11 +158,11 @@ def test_a_file_of_many_row_groups_keeps_order_version_and_foreign_columns(lake,
     assert pq.read_metadata(path).num_row_groups == 10
 
 
-def test_merged_files_go_on_holding_their_parts(full, put):
+def test_merged_files_keep_their_parts(full, put):
     compact(full)
     before = rows_of_others(full)
     erase(full, ANN, "Ann")
-    assert holds_ann(full) == []
+    assert files_with_ann(full) == []
     assert all(rows.equals(before[table]) for table, rows in rows_of_others(full).items())
     (merged,) = full.files("follows")
     assert [(part.name, part.rows) for part in merged_files.read_parts(full.filesystem, merged)] == [("a", 2), ("b", 2)]
@@ -197,20 +171,20 @@ def test_merged_files_go_on_holding_their_parts(full, put):
     assert full.files("follows") == [merged]
 
 
-def test_what_a_cut_short_compaction_left_over_goes_too(full, tmp_path):
+def test_leftovers_of_a_compaction_are_removed_too(full, tmp_path):
     folder = tmp_path / "lake/users/date=2026-01-05"
     left_over = (folder / "a.parquet").read_bytes()
     compact(full)
     (folder / "a.parquet").write_bytes(left_over)
     before = rows_of_others(full)
     erase(full, ANN, "Ann")
-    assert holds_ann(full) == []
+    assert files_with_ann(full) == []
     assert rows_of_others(full)["users"].equals(before["users"])
 
 
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 9, 14, 20, 24])
-def test_cut_short_anywhere_the_next_run_completes_it(full, step, merged):
+def test_killed_at_any_step_the_next_run_completes_the_erasure(full, step, merged):
     if merged:
         compact(full, ["users", "actions", "returned"])
     before = rows_of_others(full)
@@ -221,11 +195,11 @@ def test_cut_short_anywhere_the_next_run_completes_it(full, step, merged):
         erase(dying, ANN, "Ann")
     assert all(rows.equals(before[table]) for table, rows in rows_of_others(full).items())
     erase(full, ANN, "Ann")
-    assert holds_ann(full) == []
+    assert files_with_ann(full) == []
     assert all(rows.equals(before[table]) for table, rows in rows_of_others(full).items())
 
 
-def test_a_lake_that_cannot_be_written_says_so_and_stays_as_it_is(full):
+def test_a_read_only_lake_raises_and_stays_unchanged(full):
     before = {table: full.read(table) for table in TABLES}
     full.filesystem = FaultyFilesystem()
     full.filesystem.left, full.filesystem.fault = 3, OSError(30, "Read-only file system")
@@ -236,7 +210,7 @@ def test_a_lake_that_cannot_be_written_says_so_and_stays_as_it_is(full):
     assert not full.quarantine_counts()
 
 
-def test_an_error_without_a_number_while_writing_does_not_set_a_sound_file_aside(full):
+def test_a_write_error_without_errno_does_not_quarantine_an_intact_file(full):
     full.filesystem = FaultyFilesystem()
     full.filesystem.left, full.filesystem.fault = 1, OSError("the far side hung up")
     with pytest.raises(OSError, match="hung up"):
@@ -244,36 +218,36 @@ def test_an_error_without_a_number_while_writing_does_not_set_a_sound_file_aside
     assert not full.quarantine_counts()
 
 
-def test_a_file_that_others_write_meanwhile_is_looked_at_again(lake, put, tmp_path, monkeypatch):
+def test_a_file_that_is_replaced_meanwhile_is_searched_again(lake, put, tmp_path, monkeypatch):
     put("users", user_id=[5, 6], created_at=[0, 0])
     path = tmp_path / "lake/users/date=2026-01-05/part.parquet"
-    write_some, written = merged_files._write_some, []
+    copy_rows, written = merged_files._copy_rows, []
 
     def meanwhile(*arguments):
-        write_some(*arguments)
+        copy_rows(*arguments)
         if not written:
             put("users", user_id=[7, 5, 8], created_at=[0, 0, 0])
             os.utime(path, ns=(1, 1))
         written.append(path)
 
-    monkeypatch.setattr(merged_files, "_write_some", meanwhile)
+    monkeypatch.setattr(merged_files, "_copy_rows", meanwhile)
     result = erase(lake, 5, "5")
     assert lake.read("users")["user_id"].to_pylist() == [7, 8]
     assert (result.tables["users"].rows, len(written)) == (1, 2)
 
 
-def test_a_table_that_never_stops_changing_is_given_up_with_a_sentence(lake, put, monkeypatch):
+def test_a_table_that_never_stops_changing_raises_an_error(lake, put, monkeypatch):
     put("users", user_id=[5], created_at=[0])
 
     def changed(*_):
         raise FileNotFoundError
 
-    monkeypatch.setattr(lake, "rewrite", changed)
+    monkeypatch.setattr(lake, "delete_rows", changed)
     with pytest.raises(DataError, match="keeps changing; erase again"):
         erase(lake, 5, "5")
 
 
-def test_ids_of_other_types_are_understood(lake, tmp_path):
+def test_user_ids_of_other_column_types_are_found(lake, tmp_path):
     folder = tmp_path / "lake/follows/date=2026-01-05"
     folder.mkdir(parents=True)
     times = pa.array([0] * 5, pa.timestamp("us", "UTC"))
@@ -290,7 +264,7 @@ def test_ids_of_other_types_are_understood(lake, tmp_path):
     assert erase(lake, 5, "5").tables["follows"].rows == 3
 
 
-def test_rows_that_were_set_aside_go_and_those_of_others_stay_where_they_lie(lake, put, tmp_path):
+def test_quarantined_rows_are_removed_and_those_of_others_stay(lake, put, tmp_path):
     put("impressions", event_id=[1, 2, 3, 4], request_id=[1] * 4, user_id=[ANN, 5, ANN, 6], post_id=[1] * 4,
         position=[0, -4, -5, -6], event_time=[0] * 4, ingest_time=[0] * 4)  # fmt: skip
     lake.read("impressions")
@@ -301,10 +275,10 @@ def test_rows_that_were_set_aside_go_and_those_of_others_stay_where_they_lie(lak
     rows = pq.read_table(aside)
     assert rows["user_id"].to_pylist() == [5, 6]
     assert rows["line"].to_pylist() == [0, 1]
-    assert holds_ann(lake) == []
+    assert files_with_ann(lake) == []
 
 
-def test_set_aside_rows_whose_file_is_no_more_go_too(lake, tmp_path):
+def test_quarantined_rows_whose_source_is_gone_are_removed_too(lake, tmp_path):
     folder = tmp_path / "lake/quarantine/actions"
     folder.mkdir(parents=True)
     rows = pa.table({"user_id": [ANN, 5], "reason": ["r", "r"], "file": ["f", "f"], "line": [0, 1]})
@@ -314,7 +288,7 @@ def test_set_aside_rows_whose_file_is_no_more_go_too(lake, tmp_path):
     assert pq.read_table(folder / "0123.parquet").equals(rows.slice(1))
 
 
-def test_a_quarantine_that_cannot_be_written_is_an_error_not_a_file_that_was_not_searched(lake):
+def test_a_quarantine_that_cannot_be_written_raises(lake):
     rows = pa.table({"user_id": [ANN, 5], "reason": ["r", "r"], "file": ["f", "f"], "line": [0, 1]})
     lake.quarantine("actions", "0123", rows)
     lake.filesystem = FaultyFilesystem()
@@ -323,7 +297,7 @@ def test_a_quarantine_that_cannot_be_written_is_an_error_not_a_file_that_was_not
         erase(lake, ANN, "Ann")
 
 
-def test_rejected_lines_of_an_import_go_when_they_hold_the_name_as_a_word(lake, put, tmp_path):
+def test_rejected_lines_with_the_name_as_a_word_are_removed(lake, put, tmp_path):
     put("ids", kind=["user"], id=[-7], name_=["Zoë"])
     lines = ["1\tAnn\tN5", "2\tAnnabel\tN5", "3,Zoë,x", "4\t5\tN5", None]
     columns = {"reason": ["r"] * 5, "file": ["f"] * 5, "line": range(5), "text": lines}
@@ -331,11 +305,11 @@ def test_rejected_lines_of_an_import_go_when_they_hold_the_name_as_a_word(lake, 
         "import", "import-csv-1", pa.table({name: pa.array(list(values)) for name, values in columns.items()})
     )
     assert erase(lake, ANN, "Ann").quarantine.rows == 1
-    assert erase(lake, -7, "-7").quarantine.rows == 1  # found by the name that `ids` has for it
+    assert erase(lake, -7, "-7").quarantine.rows == 1  # found by its name in `ids`
     assert pq.read_table(tmp_path / "lake/quarantine/import/import-csv-1.parquet")["line"].to_pylist() == [1, 3, 4]
 
 
-def test_a_file_that_nobody_can_decode_is_named_and_kept(lake, put, tmp_path):
+def test_a_file_that_cannot_be_decoded_is_kept_and_reported(lake, put, tmp_path):
     put(
         "actions",
         event_id=[1],
@@ -355,7 +329,7 @@ def test_a_file_that_nobody_can_decode_is_named_and_kept(lake, put, tmp_path):
     assert storage.is_file(lake.filesystem, aside)
 
 
-def test_a_damaged_file_goes_whole_where_its_users_can_still_be_read(lake, put, tmp_path):
+def test_a_damaged_file_with_readable_user_ids_is_deleted_whole(lake, put, tmp_path):
     users = list(range(1000))
     for name in ("mine", "other"):
         put("users", name=name, user_id=users, country=[f"{hash((name, i))}" for i in users], created_at=users)
@@ -370,7 +344,7 @@ def test_a_damaged_file_goes_whole_where_its_users_can_still_be_read(lake, put, 
     assert list((tmp_path / "lake/quarantine/users").iterdir()) == []
 
 
-def test_temporary_files_of_writers_killed_long_ago_go_too(lake, put, tmp_path):
+def test_stale_temporary_files_are_deleted(lake, put, tmp_path):
     put("users", user_id=[5], created_at=[0])
     left = tmp_path / "lake/users/date=2026-01-05/.part.12345678.tmp"
     left.write_bytes(b"half a file")
@@ -379,7 +353,7 @@ def test_temporary_files_of_writers_killed_long_ago_go_too(lake, put, tmp_path):
     assert not left.exists()
 
 
-def test_progress_counts_files_up_to_their_number(full):
+def test_progress_counts_files_up_to_the_total(full):
     seen = []
     erase(full, ANN, "Ann", lambda done, total: seen.append((done, total)))
     assert seen[0][0] == 1

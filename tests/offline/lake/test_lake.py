@@ -1,4 +1,4 @@
-"""Files are whole or absent, bad rows are set aside and counted, older files still read."""
+"""Files are whole or absent, bad rows are quarantined and counted, older files still read."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ ACTION = {
 
 @pytest.fixture
 def outside(tmp_path):
-    """`outside(table, rows)` writes a file as another program would: no schema, everything nullable."""
+    """`outside(table, rows)` writes a file as another program would: without our schema, all columns nullable."""
 
     def write(table, rows, date="2026-01-05", name="other"):
         folder = tmp_path / "lake" / table / f"date={date}"
@@ -49,7 +49,7 @@ def everything_below(folder):
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_rows_read_back_as_written_with_nulls_for_what_was_left_out(lake, put):
+def test_rows_read_back_as_written_with_nulls_for_missing_columns(lake, put):
     put("users", user_id=[1, 2], language=["en", None], created_at=[10, 20])
     rows = lake.read("users")
     assert rows.column_names == ["user_id", "language", "country", "created_at"]
@@ -84,7 +84,7 @@ def test_writing_the_same_file_again_replaces_it(lake, put):
     assert ids(lake.read("users")) == [2]
 
 
-def test_a_write_that_fails_leaves_no_trace(lake, put, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_no_file(lake, put, tmp_path, monkeypatch):
     write_table = pq.write_table
 
     def full_disk(*args, **kwargs):
@@ -120,7 +120,7 @@ def test_a_writer_killed_before_the_rename_leaves_nothing_visible_and_can_run_ag
     assert ids(lake.read("users")) == [1]
 
 
-def test_bad_rows_are_set_aside_with_reason_and_counted(lake, outside, tmp_path):
+def test_bad_rows_are_quarantined_with_reason_and_counted(lake, outside, tmp_path):
     path = outside(
         "actions", [ACTION, ACTION | {"request_id": None}, ACTION | {"type": "wave"}, ACTION | {"type": "wave"}]
     )
@@ -142,7 +142,7 @@ def test_a_row_that_breaks_two_rules_is_counted_under_the_first(lake, outside):
     assert lake.quarantined == {"actions.post_id is null": 1}
 
 
-def test_bad_rows_that_are_read_twice_count_once(lake, outside, tmp_path):
+def test_bad_rows_read_twice_count_once(lake, outside, tmp_path):
     outside("actions", [ACTION, ACTION | {"request_id": None}])
     lake.read("actions", ["post_id"])
     lake.read("actions")
@@ -151,7 +151,7 @@ def test_bad_rows_that_are_read_twice_count_once(lake, outside, tmp_path):
     assert len(everything_below(tmp_path / "lake" / "quarantine")) == 1
 
 
-def test_a_required_column_that_a_file_lacks_sets_all_its_rows_aside(lake, outside):
+def test_a_missing_required_column_quarantines_all_rows_of_the_file(lake, outside):
     outside("users", [{"user_id": 1, "language": "en"}])
     assert len(lake.read("users", ["user_id"])) == 0
     assert lake.quarantined == {"users.created_at is null": 1}
@@ -170,7 +170,7 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["garbage", "empty", "cut"])
-def test_an_unreadable_file_is_moved_aside_and_counted_and_the_others_are_read(lake, outside, put, tmp_path, how):
+def test_an_unreadable_file_is_quarantined_and_counted_and_the_others_are_read(lake, outside, put, tmp_path, how):
     bad = outside("users", [{"user_id": 1, "created_at": 0}], name="bad")
     damage(bad, how)
     content = bad.read_bytes()
@@ -184,7 +184,7 @@ def test_an_unreadable_file_is_moved_aside_and_counted_and_the_others_are_read(l
     assert moved.read_bytes() == content
 
 
-def test_a_file_the_system_does_not_open_stays_where_it_is(lake, put, monkeypatch):
+def test_a_file_that_the_system_refuses_to_open_stays_where_it_is(lake, put, monkeypatch):
     put("users", user_id=[1], created_at=[0])
 
     class Refusing(fs.LocalFileSystem):
@@ -198,13 +198,13 @@ def test_a_file_the_system_does_not_open_stays_where_it_is(lake, put, monkeypatc
     assert ids(lake.read("users")) == [1]
 
 
-def test_deleted_tables_are_gone_and_absent_ones_do_not_matter(lake, put):
+def test_deleting_tables_ignores_absent_ones(lake, put):
     put("users", user_id=[1], created_at=[0])
-    lake.delete(["users", "posts"])
+    lake.delete_tables(["users", "posts"])
     assert lake.files("users") == []
 
 
-def test_a_lake_says_whether_the_run_that_filled_it_finished(lake):
+def test_a_lake_records_whether_its_last_run_finished(lake):
     assert lake.info() == {}
     lake.begin()
     with pytest.raises(DataError, match=r"are incomplete.*run `recsys simulate` again"):
@@ -216,7 +216,7 @@ def test_a_lake_says_whether_the_run_that_filled_it_finished(lake):
         lake.info()
 
 
-def test_a_note_that_is_not_json_is_named(lake, tmp_path):
+def test_a_lake_file_that_is_not_json_is_named(lake, tmp_path):
     lake.finish({})
     (tmp_path / "lake" / "_lake.json").write_text("{")
     with pytest.raises(DataError, match=r"_lake\.json is not JSON"):
@@ -226,18 +226,18 @@ def test_a_note_that_is_not_json_is_named(lake, tmp_path):
         lake.info()
 
 
-def test_a_file_that_is_gone_when_its_turn_comes_is_looked_for_again(lake, put, monkeypatch):
+def test_a_file_that_vanishes_before_it_is_read_makes_the_read_repeat(lake, put, monkeypatch):
     put("users", user_id=[1], created_at=[0])
-    (there,) = lake.stored("users")
+    (there,) = lake.stored_files("users")
     listings = [[there], [there, fs.FileInfo(f"{there.path}.gone.parquet", fs.FileType.File, size=4)]]
-    monkeypatch.setattr(lake, "stored", lambda table: listings.pop() if len(listings) > 1 else listings[0])
+    monkeypatch.setattr(lake, "stored_files", lambda table: listings.pop() if len(listings) > 1 else listings[0])
     assert ids(lake.read("users")) == [1]
     assert not lake.quarantined
 
 
-def test_a_table_that_never_stops_changing_is_an_error_that_names_it(lake, put, monkeypatch):
+def test_a_table_that_never_stops_changing_raises_an_error_with_its_name(lake, put, monkeypatch):
     gone = fs.FileInfo(f"{lake.root}/users/gone.parquet", fs.FileType.File, size=4)
-    monkeypatch.setattr(lake, "stored", lambda table: [gone])
+    monkeypatch.setattr(lake, "stored_files", lambda table: [gone])
     with pytest.raises(DataError, match=r"table users of .* changes while it is read: .*gone\.parquet"):
         lake.read("users")
 
@@ -272,7 +272,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_files_only(lake, put, tmp_pa
     assert ids(lake.read("users")) == [1]
 
 
-def test_an_older_and_a_newer_version_read_beside_this_one(lake, put, tmp_path):
+def test_older_and_newer_versions_are_readable(lake, put, tmp_path):
     folder = tmp_path / "lake" / "requests" / "date=2026-01-05"
     folder.mkdir(parents=True)
     schema = TABLES["requests"].schema

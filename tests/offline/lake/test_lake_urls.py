@@ -1,4 +1,4 @@
-"""The same lake behind every kind of URL: nothing but the URL changes."""
+"""A lake works the same behind every kind of URL."""
 
 import sys
 
@@ -33,7 +33,7 @@ def ids(lake):
     return lake.read("users")["user_id"].to_pylist()
 
 
-def test_files_are_written_replaced_merged_removed(lake):
+def test_files_are_written_replaced_merged_and_deleted(lake):
     put(lake, "b", 3)
     put(lake, "a", 1, 2)
     put(lake, "b", 4)
@@ -42,9 +42,9 @@ def test_files_are_written_replaced_merged_removed(lake):
     assert ids(lake) == [1, 2, 4]
     put(lake, "a", 5)
     assert ids(lake) == [5, 4]
-    lake.remove(lake.written("users")[:1])
+    lake.delete_files(lake.written_paths("users")[:1])
     assert ids(lake) == [4]
-    lake.delete(["users"])
+    lake.delete_tables(["users"])
     assert ids(lake) == []
 
 
@@ -59,7 +59,7 @@ def test_bad_rows_and_bad_files_go_to_the_quarantine(lake):
     assert describe(lake)["quarantine"] == {"unreadable_file": 1, "users.user_id is null": 1}
 
 
-def test_the_note_and_the_streams_position_are_kept(lake):
+def test_the_lake_file_and_the_streams_position_are_kept(lake):
     lake.begin()
     assert lake.interrupted()
     lake.finish({"origin": "world"})
@@ -75,7 +75,7 @@ def test_an_absent_lake_is_empty_and_described_as_missing(lake):
         describe(lake)
 
 
-def test_a_scheme_nobody_knows_is_refused():
+def test_an_unknown_scheme_is_refused():
     with pytest.raises(DataError, match="'nowhere://lake' cannot be opened: Protocol not known: nowhere"):
         Lake("nowhere://lake")
 
@@ -91,7 +91,7 @@ def test_a_scheme_whose_package_is_missing_names_it(monkeypatch):
         Lake("some://lake")
 
 
-def test_without_fsspec_the_message_names_it(monkeypatch):
+def test_without_fsspec_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(DataError, match=r"'memory://lake' cannot be opened: .*; install fsspec for it"):
         Lake("memory://lake")

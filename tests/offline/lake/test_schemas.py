@@ -1,4 +1,4 @@
-"""The tables agree with what is said about them."""
+"""The schemas, `conform`, and the page that documents them agree."""
 
 import re
 from pathlib import Path
@@ -47,31 +47,31 @@ def test_a_missing_required_column_is_refused_by_name(table, column):
         conform(table, pa.table(columns))
 
 
-def test_a_column_of_another_type_is_refused_with_the_offending_value():
+def test_a_column_of_the_wrong_type_is_refused_with_the_offending_value():
     columns = required_only("users") | {"user_id": pa.array(["anna"])}
     with pytest.raises(DataError, match=r"table users: .*anna"):
         conform("users", pa.table(columns))
 
 
-def test_a_column_the_table_does_not_have_is_refused_by_name():
+def test_an_unknown_column_is_refused_by_name():
     columns = required_only("users") | {"langauge": pa.array(["en"])}
     with pytest.raises(DataError, match="table users has no column langauge; it has user_id, language"):
         conform("users", pa.table(columns))
 
 
-def test_one_request_id_joins_the_three_facts_about_a_post_in_a_feed():
+def test_returned_impressions_and_actions_share_the_columns_of_the_join():
     for table in ("returned", "impressions", "actions"):
         assert {"request_id", "user_id", "post_id"} <= set(TABLES[table].required)
     assert "request_id" in TABLES["requests"].required
 
 
-def test_only_declared_columns_have_a_closed_set_of_values():
+def test_allowed_values_are_given_for_existing_columns_only():
     for spec in TABLES.values():
         assert set(spec.enums) <= set(spec.schema.names)
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_the_page_about_the_data_lists_the_columns_of_the_table(table):
+def test_the_data_page_lists_the_columns_of_the_table(table):
     page = (Path(__file__).resolve().parents[3] / "data" / "README.md").read_text()
     (line,) = re.findall(rf"^\| [^|]*`{table}`[^|]*\| (.*) \|$", page, re.M)
     columns = re.findall(r"(\*\*)?`(\w+)`", line)

@@ -1,4 +1,4 @@
-"""Every rule has its reason, a bad value costs its row and no other, and whichever columns are read it is the same."""
+"""Every broken rule gives a reason; a bad value costs only its row; the columns read do not matter."""
 
 import math
 
@@ -31,7 +31,7 @@ def lake(tmp_path):
 
 @pytest.fixture
 def outside(tmp_path):
-    """`outside(table, column=array)` writes good rows, but for these columns; the number of rows is theirs."""
+    """`outside(table, column=array)` writes rows that are valid except for these columns."""
 
     def write(table, **columns):
         n = len(next(iter(columns.values())))
@@ -57,7 +57,7 @@ def typed(table, column, values):
         ("actions", "value", [-1.0, 0.0, 3.5, math.inf, math.nan, -math.inf, None], "is not at least 0"),
     ],
 )
-def test_numbers_out_of_their_range_are_set_aside_and_nulls_are_not(lake, outside, table, column, values, reason):
+def test_out_of_range_numbers_are_quarantined_and_nulls_are_not(lake, outside, table, column, values, reason):
     outside(table, **{column: typed(table, column, values)})
     assert lake.read(table, ["user_id", column])[column].to_pylist() == [values[1], values[2], values[6]]
     assert lake.quarantined == {f"{table}.{column} {reason}": 4}
@@ -67,7 +67,7 @@ def test_numbers_out_of_their_range_are_set_aside_and_nulls_are_not(lake, outsid
     ("table", "column"),
     [("impressions", "event_time"), ("actions", "ingest_time"), ("requests", "now"), ("users", "created_at")],
 )
-def test_times_before_1970_and_later_than_tomorrow_are_set_aside(lake, outside, table, column):
+def test_times_before_1970_and_later_than_tomorrow_are_quarantined(lake, outside, table, column):
     outside(table, **{column: pa.array([-1, 0, NOW, NOW + DAY, NOW + DAY + 1], TIME)})
     assert lake.read(table, [column])[column].cast(pa.int64()).to_pylist() == [0, NOW, NOW + DAY]
     assert lake.quarantined == {f"{table}.{column} is before 1970": 1, f"{table}.{column} is in the future": 1}
@@ -78,14 +78,14 @@ def test_an_event_may_arrive_before_it_happened_by_the_clients_clock(lake, outsi
     assert len(lake.read("impressions")) == 1
 
 
-def test_without_a_moment_given_the_future_begins_a_day_from_now(tmp_path, outside):
+def test_by_default_the_future_begins_a_day_after_the_wall_clock(tmp_path, outside):
     outside("users", created_at=pa.array([NOW, NOW + 10_000 * DAY], TIME))
     lake = Lake(str(tmp_path / "lake"))
     assert len(lake.read("users")) == 1
     assert lake.quarantined == {"users.created_at is in the future": 1}
 
 
-def test_a_world_may_lie_in_the_future_and_so_may_what_is_streamed_into_it(lake, outside):
+def test_the_times_of_a_world_may_be_in_the_future(lake, outside):
     outside("users", created_at=pa.array([NOW + 1000 * DAY], TIME))
     lake.finish({"origin": "world", "logs_end": NOW + 900 * DAY})
     assert len(lake.read("users")) == 1
@@ -103,7 +103,7 @@ def test_a_world_may_lie_in_the_future_and_so_may_what_is_streamed_into_it(lake,
         ("users", "language", pa.array([b"en", b"\xff\xfe", b"de"]).view(pa.string()), ["en", "de"], "string"),
     ],
 )
-def test_a_value_of_another_type_costs_its_row_only(lake, outside, tmp_path, table, column, values, good, words):
+def test_a_value_of_the_wrong_type_costs_only_its_row(lake, outside, tmp_path, table, column, values, good, words):
     outside(table, **{column: values})
     assert lake.read(table, [column])[column].to_pylist() == good
     assert lake.quarantined == {f"{table}.{column} is not {words}": 1}
@@ -111,18 +111,18 @@ def test_a_value_of_another_type_costs_its_row_only(lake, outside, tmp_path, tab
     assert pq.read_table(kept, columns=["line"])["line"].to_pylist() == [1]
 
 
-def test_times_as_text_count_where_they_carry_their_zone(lake, outside):
+def test_times_as_text_are_read_if_they_have_a_zone(lake, outside):
     outside("users", created_at=pa.array(["2026-01-05T00:00:00Z", "yesterday"]))
     assert lake.read("users")["created_at"].cast(pa.int64()).to_pylist() == [NOW]
     assert lake.quarantined == {"users.created_at is not a time": 1}
 
 
-def test_nanoseconds_are_cut_to_microseconds(lake, outside):
+def test_nanoseconds_are_truncated_to_microseconds(lake, outside):
     outside("users", created_at=pa.array([NOW * 1000 + 1], pa.timestamp("ns")))
     assert lake.read("users")["created_at"].cast(pa.int64()).to_pylist() == [NOW]
 
 
-def test_a_column_of_a_type_that_never_fits_costs_all_rows_that_have_a_value(lake, outside):
+def test_a_column_that_cannot_be_cast_costs_every_row_with_a_value(lake, outside):
     outside("users", language=pa.array([{"code": "en"}, None]))
     assert len(lake.read("users")) == 1
     assert lake.quarantined == {"users.language is not string": 1}
@@ -133,7 +133,7 @@ def test_which_rows_are_valid_does_not_depend_on_the_columns_that_are_read(lake,
     assert len(lake.read("requests", ["request_id"])) == len(lake.read("requests")) == 1
 
 
-def test_many_bad_values_among_many_good_ones_are_found_one_by_one(lake, outside):
+def test_many_bad_values_among_many_good_ones_are_all_found(lake, outside):
     text = np.arange(5000).astype(str).astype(object)
     text[::7] = "bad"
     outside("users", user_id=pa.array(text, pa.string()))
