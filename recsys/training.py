@@ -23,13 +23,15 @@ from recsys.config import Config
 from recsys.evaluation.metrics.clicks import ranking_figures
 from recsys.features.histories import Clicks
 from recsys.features.point_in_time import snapshot
-from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.catalogue.build import build_catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import Events, LeftOut, Logs, mentioned_ids, read_logs
+from recsys.offline.logs.events import Events, ExcludeEvents, mentioned_ids
+from recsys.offline.logs.exposures import Logs, read_logs
 from recsys.offline.logs.time_split import Split, split_by_time
-from recsys.online import generations
 from recsys.online.connection.client import connect
 from recsys.online.consumer.to_lake import LakeSink
+from recsys.online.load import SnapshotReach, load_snapshot
 from recsys.online.seen_posts import load_returned
 from recsys.online.stream.log import RedisStream
 from recsys.online.tombstones import read_erased
@@ -102,21 +104,21 @@ def train(config: Config, progress: Progress) -> release.Release:
             )
         with progress.stage("online features") as report:
             state = snapshot(material.catalogue, material.logs.events, config.ranking.n_threads)
-            generations.load_snapshot(
-                connection.client, material.catalogue, state, config.online, watermark, material.logs_end, report,
-                config.offline.impressions, erased,
-            )  # fmt: skip
+            reach = SnapshotReach(watermark, material.logs_end, erased)
+            load_snapshot(
+                connection.client, material.catalogue, state, config.online, reach, report, config.offline.impressions
+            )
             load_returned(connection.client, returned, config.online)
         release.use(config.releases_path, made.version)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return made
 
 
-def read_material(config: Config, lake: Lake, progress: Progress, left_out: LeftOut | None = None) -> TrainingLogs:
-    """What models learn from, without the events of `left_out`; says what was set aside of it."""
+def read_material(config: Config, lake: Lake, progress: Progress, exclude: ExcludeEvents | None = None) -> TrainingLogs:
+    """What models learn from, without the events chosen by `exclude`; says what was set aside of it."""
     with progress.stage("read the lake"):
         catalogue = build_catalogue(lake, *mentioned_ids(lake))
-        logs = read_logs(lake, catalogue, config.offline, left_out=left_out)
+        logs = read_logs(lake, catalogue, config.offline, exclude=exclude)
         logs_end = int(lake.info().get("logs_end") or logs.events.ingest_time[-1] + 1)
     for reason, count in lake.quarantined.items():
         progress.say(f"set aside: {count} x {reason}")

@@ -1,8 +1,8 @@
-"""The one clock: wall time, or a time that goes on from the end of some logs.
+"""The clock of the service: wall time, or a time that continues from the end of given logs.
 
-The logs' clock is their end plus the time that went by since somebody first asked. That first moment is kept in Redis,
-so every process agrees and a restart does not turn time back. Logs that end later than it has come move it ahead:
-features must not hold what its time has yet to bring. It does not know what a world is, only when logs end.
+The logs' clock shows their end plus the time since the first process started it. That first moment is kept in Redis, so
+all processes agree and a restart does not turn time back. Logs that end later than the clock move it ahead: otherwise
+features would hold events from its future.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ end
 redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2])
 return ahead
 """
-"""The distance to the wall clock that is kept, or the new one where that is later; doubles hold microseconds."""
+"""KEYS: the clock. ARGV: end of the logs, wall time. Gives how far the clock is ahead of the wall clock: the stored
+distance, or the new one when that is larger. Doubles hold microseconds exactly."""
 
 
 class Clock:
     """Microseconds since 1970 UTC; never runs backwards within a process."""
 
     def __init__(self, client: redis.Redis | None = None, logs_end_us: int | None = None) -> None:
-        """Without `logs_end_us` wall time; without a client the logs' clock starts now, for this process alone.
+        """Without `logs_end_us`: wall time. Without a client: the logs' clock starts now, for this process alone.
 
         Raises: DependencyError when Redis does not answer.
         """
@@ -45,7 +46,7 @@ class Clock:
             self._ahead = int(send(client, "EVAL", _LATEST, 1, keys.CLOCK, logs_end_us, wall))
 
     def now(self) -> int:
-        # The wall clock may be set back by a second; features and cursors must not see that.
+        # The wall clock may be set back by a second; features and cursors must not notice.
         self._last = max(self._last, _wall() + self._ahead)
         return self._last
 

@@ -1,8 +1,8 @@
-"""Everything of one person out of Redis: rows, what they were sent, their records on the stream and among dead letters.
+"""Remove one person from Redis: rows, what they were sent, their records on the stream and among dead letters.
 
-Takes a user id, gives how much was removed; removing again finds nothing. Put up the tombstone first
-(`erased.mark_erased`): it keeps what is in flight from coming back. What other people and posts gained by this person
-(counters, trending) names nobody and stays, and so do marks of event ids, which expire. It does not know the lake.
+Takes a user id, gives how much was removed. Write the tombstone first (`tombstones.mark_erased`), so that records in
+flight do not bring the person back. What posts, authors and topics counted because of this person stays, because it
+names nobody; marks of event ids stay until they expire. This module does not know the lake.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ import redis
 from recsys.features.spec import USER
 from recsys.online import keys
 from recsys.online.connection.commands import send
-from recsys.online.pointer import newest
+from recsys.online.generations import newest
 from recsys.online.stream.log import EventStream
 from recsys.online.stream.records import EVENT, EVENT_TYPE, RETURNED
 
 PAGE = 500
-"""Records per read: a long answer would hold up every request."""
+"""Records per read: Redis would keep every request waiting during a longer one."""
 
 _USER_AT = int(EVENT_TYPE.fields["user_id"][1])  # type: ignore[index]
 """Byte of an event at which its user id begins."""
 
 
 def remove_rows(client: redis.Redis, user_id: int) -> int:
-    """Remove a user's rows of every generation, those of loads in progress included; gives how many.
+    """Remove a user's rows from every generation, including those of loads in progress; gives how many.
 
-    Once is enough: the online sink writes only under the tombstones that it has seen, and a load removes the erased
-    before it switches.
+    Once is enough: the online sink writes only under the newest tombstones, and a load removes erased people before it
+    switches.
 
-    Raises: DependencyError when Redis does not answer, DataError when nobody can say which generations there are.
+    Raises: DependencyError when Redis does not answer, DataError when the newest generation's number is invalid.
     """
-    who = np.array([user_id])
-    rows = [name for number in range(newest(client) + 1) for name in keys.Generation(number).rows(USER.name, who)]
+    user = np.array([user_id])
+    rows = [name for number in range(newest(client) + 1) for name in keys.Generation(number).rows(USER.name, user)]
     return int(send(client, "UNLINK", *rows))
 
 
 def remove_returned(client: redis.Redis, user_id: int, until: int) -> int:
-    """Forget which posts a user was sent up to a moment; gives how many.
+    """Remove the posts a user was sent up to a moment; gives how many.
 
     Args:
-        until: microseconds, what the tombstone says. A feed that was under way then is remembered after it: call again.
+        until: moment of the tombstone, microseconds. A feed that was being answered then is recorded later: call again.
     Raises: DependencyError when Redis does not answer.
     """
     return int(send(client, "ZREMRANGEBYSCORE", keys.returned(user_id), "-inf", until))
@@ -52,9 +52,9 @@ def remove_records(stream: EventStream, user_id: int, until: int, after: str = "
     """Remove a user's events and returned records up to a moment from the stream; other records keep their ids.
 
     Args:
-        until: microseconds, what the tombstone says. Later records are a new person's.
+        until: moment of the tombstone, microseconds. Later records are a new person's.
         after: begin behind this stream id.
-    Returns: records removed, and the last stream id that was looked at.
+    Returns: records removed, and the last stream id that was checked.
     Raises: DependencyError when Redis does not answer.
     """
     removed = 0
@@ -66,7 +66,7 @@ def remove_records(stream: EventStream, user_id: int, until: int, after: str = "
 
 
 def remove_dead_letters(client: redis.Redis, user_id: int) -> int:
-    """Remove a user's records from those that could not be applied; gives how many.
+    """Remove a user's dead letters; gives how many.
 
     Raises: DependencyError when Redis does not answer.
     """
@@ -83,7 +83,7 @@ def remove_dead_letters(client: redis.Redis, user_id: int) -> int:
 
 
 def _is_of(kind: bytes, payload: bytes, user_id: int, until: int | None) -> bool:
-    """Whether a record is the user's and not later than `until`; one that names them and has no time to read is."""
+    """Whether a record is the user's and not later than `until`, or is the user's and has no readable time."""
     if kind == EVENT and len(payload) >= _USER_AT + 8:
         if int.from_bytes(payload[_USER_AT : _USER_AT + 8], "little", signed=True) != user_id:
             return False

@@ -1,11 +1,11 @@
-"""Names of everything kept in Redis.
+"""The keys of everything kept in Redis.
 
 Rows of counters live under a generation (`recsys:g:<number>:`), because a batch load replaces all of them at once. What
-a user was already sent, the stream, its deduplication marks and the clock do not: no batch load can rebuild them. It
-does not know what the values hold.
+a user was already sent, the stream, its deduplication marks and the clock live outside: no batch load can rebuild them.
+This module does not know what the values hold.
 
-Keys are made of outside ids, never of dense rows: rows change with every catalogue. Keys of rows have a fixed width, so
-that hundreds of them are made by one array operation, and are still readable: `recsys:g:3:post:000000000000006b`.
+Keys contain outside ids, never dense rows, because rows change with every catalogue. Keys of rows have a fixed width:
+one array operation makes hundreds of them, and people can still read them: `recsys:g:3:post:000000000000006b`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TRIMMED = b"recsys:stream:trimmed"
 """Records up to this stream id may be gone."""
 DEAD_LETTERS = b"recsys:dead_letters"
 DEAD_LETTERS_EVER = b"recsys:dead_letters:ever"
-"""How many were ever set aside; the stream keeps the newest."""
+"""How many dead letters there ever were; the stream keeps the newest."""
 HOLDS = b"recsys:stream:holds"
-"""Sorted set of what must not be trimmed: `<name> <stream id>`, scored by when the hold ends, milliseconds."""
+"""Sorted set of stream positions that must not be trimmed: `<name> <stream id>`, scored by when the hold ends, ms."""
 POST_CHANGES = b"recsys:post_changes"
-"""Stream of posts that came, changed or went."""
+"""Stream of posts that were added, changed or deleted."""
 LAKE_LOCK = b"recsys:lake_lock"
 LAKE_REACHED = b"recsys:lake_reached"
-"""How far the consumer last saw the lake reach, for whoever measures its lag without a lake at hand."""
+"""Last stream id in the lake, as the consumer last saw it; for measuring the lag without access to the lake."""
 CLOCK = b"recsys:clock"
 ERASED = b"recsys:erased"
 """Hash: decimal user id to the moment of erasure, decimal microseconds of the service's clock."""
@@ -50,7 +50,7 @@ _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 
 
 def returned(user_id: int) -> bytes:
-    """Sorted set: what this user was sent, scored by time."""
+    """Sorted set: the posts this user was sent, scored by time."""
     return b"recsys:returned:%d" % user_id
 
 
@@ -63,7 +63,7 @@ def seen_request(request_id: int) -> bytes:
 
 
 def topic_keys(catalogue: Catalogue) -> Ids:
-    """What a topic's counters are kept under, by topic row plus one; 0 stands for a missing topic, (T + 1,)."""
+    """Key of each topic's counters, by topic row plus one; 0 stands for a missing topic, (T + 1,)."""
     return np.concatenate([np.zeros(1, np.int64), catalogue.topic_keys])
 
 
@@ -87,7 +87,7 @@ class Generation(NamedTuple):
         return self.prefix + b"origin"
 
     def rows(self, entity: str, ids: Ids) -> list[bytes]:
-        """Keys of post, author, topic or user rows: all of one length, the id as 16 hexadecimal digits."""
+        """Keys of post, author, topic or user rows, all of one length: the id is 16 hexadecimal digits."""
         prefix = self._prefix_of(entity)
         names = _numbered(prefix, ids, b"")
         return np.frombuffer(names, f"S{len(prefix) + _DIGITS}").tolist() if names else []
@@ -95,13 +95,13 @@ class Generation(NamedTuple):
     def packed_rows(self, entity: str, ids: Ids) -> bytes:
         """The keys of `rows`, packed as by `packed`.
 
-        Equal lengths make this one array operation: 1,000 keys cost 0.03 ms, formatting and packing each by itself 0.3.
+        Equal lengths allow one array operation: 1,000 keys cost 0.03 ms; formatting and packing each costs 0.3 ms.
         """
         prefix = self._prefix_of(entity)
         return bytes(_numbered(b"$%d\r\n%b" % (len(prefix) + _DIGITS, prefix), ids, b"\r\n"))
 
     def trending(self, language: str | None) -> bytes:
-        """Sorted set of one language's clicked posts; None: of all."""
+        """Sorted set of one language's clicked posts; None: of all languages."""
         return self.prefix + (b"trending" if language is None else b"trending:" + language.encode())
 
     def _prefix_of(self, entity: str) -> bytes:
@@ -109,12 +109,12 @@ class Generation(NamedTuple):
 
 
 def packed(words: Sequence[bytes]) -> bytes:
-    """Words of a command as they travel: each with its length before it and a line end behind it."""
+    """Words of a command in Redis' protocol: each with its length before it and a line end behind it."""
     return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
 
 
 def _numbered(before: bytes, ids: Ids, after: bytes) -> bytearray:
-    """`before`, id, `after`, once per id; a negative id as its two's complement."""
+    """`before`, id, `after`, once per id. A negative id is written as its two's complement."""
     start, length = len(before), len(before) + _DIGITS + len(after)
     text = bytearray((before + bytes(_DIGITS) + after) * len(ids))
     digits = _HEX.take(ids.astype(">i8").view(np.uint8)).view(np.uint8)

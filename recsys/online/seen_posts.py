@@ -1,6 +1,6 @@
-"""What users were sent before, as a batch: the lake's `returned` table into the sets that requests read.
+"""Load what users were sent before: the lake's `returned` table into the sets that requests read.
 
-Takes the table, adds to Redis; adding again changes nothing. It does not know who sent it.
+Takes the table, adds to Redis; adding again changes nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from recsys.online.tombstones import read_erased
 from recsys.types import Ids, Times
 
 _MEMBERS_AT_ONCE = 5000
-"""Posts per transaction, unless one user has more: Redis answers nobody else for the 5 ms that takes."""
+"""Posts per transaction, unless one user has more: Redis serves nobody else for the 5 ms that takes."""
 
 
 def load_returned(client: redis.Redis, returned: pa.Table, config: OnlineConfig) -> None:
-    """Remember each user's newest `returned_size` posts, of erased people only those sent since.
+    """Store each user's newest `returned_size` posts; for erased people only those sent since.
 
-    A post that was sent more than once has the time it was sent last, also where Redis knows of a later one already.
+    A post that was sent more than once gets the last time it was sent; a later time in Redis is kept.
 
     Args:
         returned: columns user_id, post_id, now.
@@ -52,10 +52,10 @@ def load_returned(client: redis.Redis, returned: pa.Table, config: OnlineConfig)
     if commands:
         send_together(client, commands)
     erased = read_erased(client)
-    # After writing: an erasure that this does not see yet removes what was written itself.
-    gone = np.flatnonzero(np.isin(erased.user_id, users))
-    for first in range(0, len(gone), _MEMBERS_AT_ONCE):
-        some = gone[first : first + _MEMBERS_AT_ONCE]
+    # Read tombstones after writing: an erasure that comes later removes what was written.
+    erased_rows = np.flatnonzero(np.isin(erased.user_id, users))
+    for first in range(0, len(erased_rows), _MEMBERS_AT_ONCE):
+        some = erased_rows[first : first + _MEMBERS_AT_ONCE]
         commands = [
             ["ZREMRANGEBYSCORE", keys.returned(user_id), "-inf", until]
             for user_id, until in zip(erased.user_id[some].tolist(), erased.until[some].tolist(), strict=True)
@@ -64,7 +64,7 @@ def load_returned(client: redis.Redis, returned: pa.Table, config: OnlineConfig)
 
 
 def _newest(returned: pa.Table) -> tuple[Ids, Ids, Times]:
-    """User, post and time, each pair of a user and a post once; by user, newest first."""
+    """User, post and time of the last time each user was sent each post; by user, newest first."""
     user, post = returned["user_id"].to_numpy(), returned["post_id"].to_numpy()
     time = returned["now"].cast(pa.int64()).to_numpy()
     order = np.lexsort((-time, post, user))

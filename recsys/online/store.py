@@ -30,16 +30,16 @@ from recsys.lookup import lookup
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
 from recsys.online.connection.commands import read_together, send, send_packed, send_together
-from recsys.online.connection.parse import broken, number, stream_id, wrong_type
-from recsys.online.generations import load_snapshot
-from recsys.online.pointer import current
+from recsys.online.connection.parse import invalid_value, parse_number, parse_stream_id, wrong_type
+from recsys.online.generations import current
 from recsys.online.rows import trending
-from recsys.online.rows.layout import Names, UserColumns, unpack, unpack_users
+from recsys.online.rows.counter_layout import Names, unpack
+from recsys.online.rows.user_layout import UserColumns, unpack_users
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import Returned
 from recsys.types import Doubles, Ids, Rows
 
-__all__ = ["CountsRead", "OnlineStore", "RedisStore", "SnapshotStore", "UserRead", "load_snapshot"]
+__all__ = ["CountsRead", "OnlineStore", "RedisStore", "SnapshotStore", "UserRead"]
 
 _NOTHING: Rows = np.empty(0, np.int32)
 _ATTEMPTS = 5
@@ -133,7 +133,7 @@ class RedisStore:
                     returned=self._known(_post_ids(sent, returned)),
                     trending=self._known(_post_ids(trend_key, trend)),
                     watermark=_watermark(generation, applied),
-                    erased_at=None if erased is None else number(keys.ERASED, erased),
+                    erased_at=None if erased is None else parse_number(keys.ERASED, erased),
                     row=user,
                 )
             generation = current(self.client)
@@ -229,7 +229,7 @@ class RedisStore:
         return False
 
     def _is_current(self, generation: keys.Generation, found: bytes | None) -> bool:
-        if found is None or number(keys.CURRENT, found) != generation.number:
+        if found is None or parse_number(keys.CURRENT, found) != generation.number:
             return False
         self._generation = generation
         return True
@@ -296,13 +296,13 @@ def _counts(states: States, entity: Entity, rows: Rows | Ids, place: Rows, now: 
 def _post_ids(key: bytes, members: Sequence[bytes]) -> Ids:
     if not set(map(len, members)) <= {_MEMBER_BYTES}:
         wrong = next(member for member in members if len(member) != _MEMBER_BYTES)
-        raise broken(key, f"must hold members of {_MEMBER_BYTES} bytes", wrong)
+        raise invalid_value(key, f"must hold members of {_MEMBER_BYTES} bytes", wrong)
     return trending.from_members(members)
 
 
 def _watermark(generation: keys.Generation, applied: bytes | None) -> str:
     """Empty for a load that no record was applied to."""
-    found = stream_id(generation.applied, applied)
+    found = parse_stream_id(generation.applied, applied)
     return "" if found == "0-0" else found
 
 

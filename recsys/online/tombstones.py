@@ -1,8 +1,8 @@
-"""Tombstones: who was erased, and up to when nothing of theirs may be taken in again.
+"""Tombstones: who was erased, and up to when their records are ignored.
 
-Whoever brings records into a store (consumer, batch load, lake) asks `Erased.covers` first, so that a stream that is
-read again, a batch that was made before, or an event that a phone sends once more does not bring a person back. It does
-not remove anything: that is `erasure`.
+Whatever brings records into a store (consumer, batch load, lake) checks `Erased.covers` first. So an erased person does
+not come back when the stream is read again, when an older batch is loaded, or when a phone sends an event once more.
+Removing what is stored already is the work of `erasure`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import redis
 from recsys.lookup import lookup
 from recsys.online import keys
 from recsys.online.connection.commands import send, send_together
-from recsys.online.connection.parse import number
+from recsys.online.connection.parse import parse_number
 from recsys.types import Ids, Mask, Times
 
 _MARK = """
@@ -27,21 +27,22 @@ end
 redis.call('INCR', KEYS[2])
 return until_us
 """
-"""A tombstone never goes back: a clock that does must not let in what an earlier erasure keeps out."""
+"""KEYS: the tombstones, their version. ARGV: user id, moment. A tombstone never moves back, even when the clock does:
+that would let in what an earlier erasure keeps out."""
 
 
 class Erased(NamedTuple):
-    """Everybody who was erased, E people."""
+    """All erased people, E of them."""
 
     version: int
-    """Grows with every erasure: what was read under another version may lack one."""
+    """Grows with every erasure: tombstones read under another version may lack one."""
     user_id: Ids
     """Ascending, (E,)."""
     until: Times
     """Moment of the (last) erasure on the service's clock, microseconds, (E,)."""
 
     def covers(self, user_id: Ids, time: Times) -> Mask:
-        """Whether a record is to be ignored; later ones of the same id count as a new person's.
+        """Whether each record must be ignored. Later records of the same id count as a new person's.
 
         Args:
             user_id: (M,).
@@ -54,20 +55,24 @@ class Erased(NamedTuple):
         return np.asarray((place >= 0) & (time <= self.until[place]))
 
 
+UNREAD = Erased(-1, np.empty(0, np.int64), np.empty(0, np.int64))
+"""Stands for tombstones that were not read yet: no stored version is -1."""
+
+
 def read_erased(client: redis.Redis) -> Erased:
-    """All tombstones and their version as of one moment.
+    """Read all tombstones and their version in one transaction.
 
     Raises: DataError when one is not a number, DependencyError when Redis does not answer.
     """
     version, marks = send_together(client, [["GET", keys.ERASED_VERSION], ["HGETALL", keys.ERASED]])
-    user_id = np.array([number(keys.ERASED, user) for user in marks], np.int64)
-    until = np.array([number(keys.ERASED, time) for time in marks.values()], np.int64)
+    user_id = np.array([parse_number(keys.ERASED, user) for user in marks], np.int64)
+    until = np.array([parse_number(keys.ERASED, time) for time in marks.values()], np.int64)
     order = np.argsort(user_id)
-    return Erased(number(keys.ERASED_VERSION, version or b"0"), user_id[order], until[order])
+    return Erased(parse_number(keys.ERASED_VERSION, version or b"0"), user_id[order], until[order])
 
 
 def mark_erased(client: redis.Redis, user_id: int, now: int) -> int:
-    """Put up a tombstone; gives the moment that it says, which is `now` unless an earlier one says a later moment.
+    """Write a tombstone. Gives its moment: `now`, unless an earlier tombstone has a later one.
 
     Args:
         now: the service's clock, microseconds.

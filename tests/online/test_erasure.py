@@ -17,7 +17,7 @@ from recsys.online import keys
 from recsys.online.consumer.loop import LakeSink, OnlineSink
 from recsys.online.consumer.to_lake import read_position
 from recsys.online.erasure import remove_dead_letters, remove_records, remove_returned, remove_rows
-from recsys.online.store import load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import EVENT, RETURNED, Event, Returned, encode_event, encode_returned
 from recsys.online.tombstones import Erased, mark_erased, read_erased
@@ -49,7 +49,7 @@ def stream(client, config):
 @pytest.fixture
 def loaded(client, catalogue, config, snapshot_of):
     """An empty generation; events stream into it."""
-    load_snapshot(client, catalogue, snapshot_of([]), config, "", START)
+    load_snapshot(client, catalogue, snapshot_of([]), config, SnapshotReach("", START))
     return client
 
 
@@ -211,7 +211,7 @@ def test_others_rows_are_byte_identical_to_a_store_that_never_knew_the_person(
     applied_all(sink)
     with_erasure = rows_of(loaded)
     loaded.flushall()
-    load_snapshot(loaded, catalogue, snapshot_of([]), config, "", START)
+    load_snapshot(loaded, catalogue, snapshot_of([]), config, SnapshotReach("", START))
     append(stream, [record for record in log if record.user_id != GONE])
     applied_all(OnlineSink(loaded, stream, catalogue, config, "explicit"))
     assert with_erasure == rows_of(loaded)
@@ -226,7 +226,7 @@ def test_events_after_the_erasure_are_a_new_persons(loaded, stream, sink, catalo
     applied_all(sink)
     again = row_of(loaded, GONE)
     loaded.flushall()
-    load_snapshot(loaded, catalogue, snapshot_of([]), config, "", START)
+    load_snapshot(loaded, catalogue, snapshot_of([]), config, SnapshotReach("", START))
     append(stream, later)
     applied_all(OnlineSink(loaded, stream, catalogue, config, "explicit"))
     assert again == row_of(loaded, GONE)
@@ -238,7 +238,7 @@ def test_a_replay_from_the_beginning_does_not_bring_the_person_back(
     log = [record for record in random_log(7, 300) if record.ingest_time < ERASED_AT]
     append(stream, log)
     until = mark_erased(loaded, GONE, ERASED_AT)  # and nothing else: their records are still on the stream
-    load_snapshot(loaded, catalogue, snapshot_of([]), config, "", START)
+    load_snapshot(loaded, catalogue, snapshot_of([]), config, SnapshotReach("", START))
     applied_all(OnlineSink(loaded, stream, catalogue, config, "explicit"))
     assert row_of(loaded, GONE) is None
     while LakeSink(loaded, stream, lake).step():

@@ -16,16 +16,17 @@ from recsys.config import Config, OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.online import generations, keys
+from recsys.online import generations, keys, load
 from recsys.online.connection.client import connect
 from recsys.online.consumer import transaction
 from recsys.online.consumer.to_redis import OnlineSink
-from recsys.online.rows.layout import unpack_users
-from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
+from recsys.online.rows.user_layout import unpack_users
+from recsys.online.store import RedisStore, SnapshotStore
 from recsys.online.stream import retention
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import Event, Returned
-from recsys.online.tombstones import mark_erased, read_erased
+from recsys.online.tombstones import Erased, mark_erased, read_erased
 from recsys.progress import Progress
 from recsys.types import DAY
 
@@ -56,11 +57,12 @@ class Setup:
         self.ids = [entry.id for entry in self.stream.read("", 1000)]
         self.store = RedisStore(client, catalogue, self.config)
 
-    def load(self, n: int, now: int = NOW, **options: object) -> None:
+    def load(self, n: int, now: int = NOW, erased: Erased | None = None, **options: object) -> None:
         """From a snapshot of the first n events."""
         watermark = self.ids[n - 1] if n else ""
         snapshot = self.snapshot_of(self.events[:n])
-        load_snapshot(self.client, self.catalogue, snapshot, self.config, watermark, now, **options)
+        reach = SnapshotReach(watermark, now, erased)
+        load_snapshot(self.client, self.catalogue, snapshot, self.config, reach, **options)
 
     def sink(self) -> OnlineSink:
         return OnlineSink(self.client, self.stream, self.catalogue, self.config, "explicit")
@@ -138,16 +140,16 @@ def test_an_answer_that_gets_lost_in_the_replay_does_not_cost_the_load(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the third write: it is carried out, and the connection breaks before its answer."""
-    done, asked = transaction.Writing.done, []
+    wait, asked = transaction.PendingWrite.wait, []
 
-    def losing(self: transaction.Writing) -> bool:
+    def losing(self: transaction.PendingWrite) -> bool:
         asked.append(True)
         if len(asked) == 3:
-            done(self)
+            wait(self)
             raise DependencyError("the online store does not answer")
-        return done(self)
+        return wait(self)
 
-    monkeypatch.setattr(transaction.Writing, "done", losing)
+    monkeypatch.setattr(transaction.PendingWrite, "wait", losing)
     setup.load(200)
     assert len(asked) > 3
     setup.assert_counts(setup.events)
@@ -216,15 +218,15 @@ def test_rows_idle_for_forty_half_lives_are_left_out(setup: Setup, days: int, pr
 
 
 def test_a_switch_that_is_sent_twice_has_switched(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    send, sent = generations.send, []
+    send, sent = load.send, []
 
     def twice(client: redis.Redis, *command: object) -> object:
-        if generations._SWITCH in command:
+        if load._SWITCH in command:
             sent.append(send(client, *command))
         return send(client, *command)
 
     setup.load(100)
-    monkeypatch.setattr(generations, "send", twice)
+    monkeypatch.setattr(load, "send", twice)
     setup.load(200)
     assert sent == [b"switched"]
     assert generations.current(setup.client).number == 2
@@ -269,7 +271,7 @@ def test_a_user_erased_after_the_replay_is_not_in_the_new_rows(setup: Setup, mon
 
 def test_who_came_back_after_an_erasure_that_the_snapshot_respects_keeps_what_is_new(setup: Setup) -> None:
     mark_erased(setup.client, 5, START - DAY)
-    setup.load(200, left_out=read_erased(setup.client))
+    setup.load(200, erased=read_erased(setup.client))
     setup.assert_counts(setup.events)
 
 

@@ -14,9 +14,10 @@ from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
 from recsys.online import seen_posts as returned_module
+from recsys.online.load import SnapshotReach, load_snapshot
 from recsys.online.rows.trending import from_members
 from recsys.online.seen_posts import load_returned
-from recsys.online.store import RedisStore, load_snapshot
+from recsys.online.store import RedisStore
 from recsys.online.stream.records import Event
 from recsys.online.tombstones import mark_erased
 
@@ -41,7 +42,7 @@ def test_each_user_gets_back_the_newest_of_what_they_were_sent_once(
     random_log: Callable[[int, int], list[Event]],
     snapshot_of: Callable[[Sequence[Event]], Snapshot],
 ) -> None:
-    load_snapshot(client, catalogue, snapshot_of(random_log(0, 100)), config, "", START)
+    load_snapshot(client, catalogue, snapshot_of(random_log(0, 100)), config, SnapshotReach("", START))
     posts = catalogue.post_id[: config.returned_size + 2]
     rows = pa.table(
         {

@@ -21,8 +21,10 @@ from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
 from recsys.online.connection.commands import send
 from recsys.online.generations import clear
-from recsys.online.rows.layout import unpack, unpack_users
-from recsys.online.store import OnlineStore, RedisStore, SnapshotStore, load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
+from recsys.online.rows.counter_layout import unpack
+from recsys.online.rows.user_layout import unpack_users
+from recsys.online.store import OnlineStore, RedisStore, SnapshotStore
 from recsys.online.stream import retention
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import Event, Returned, decode
@@ -57,7 +59,7 @@ def test_redis_and_memory_give_the_same_numbers_after_a_load(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
     snapshot = snapshot_of(random_log(0, 2000))
-    load_snapshot(client, catalogue, snapshot, config, "7-0", NOW)
+    load_snapshot(client, catalogue, snapshot, config, SnapshotReach("7-0", NOW))
     store = RedisStore(client, catalogue, config)
     assert_same_answers(store, SnapshotStore(catalogue, snapshot, config), catalogue, [*catalogue.user_id, 999])
     counts = store.read_counts(1, np.arange(catalogue.n_posts, dtype=np.int32), NOW)
@@ -68,7 +70,7 @@ def test_redis_and_memory_give_the_same_numbers_after_a_load(
 def test_the_fast_reading_gives_bit_for_bit_what_plain_commands_and_whole_rows_give(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
-    load_snapshot(client, catalogue, snapshot_of(random_log(3, 2000)), config, "", NOW)
+    load_snapshot(client, catalogue, snapshot_of(random_log(3, 2000)), config, SnapshotReach("", NOW))
     store = RedisStore(client, catalogue, config)
     posts = np.random.default_rng(1).integers(0, catalogue.n_posts, 70).astype(np.int32)
     author = catalogue.author[posts]
@@ -103,7 +105,7 @@ def test_a_user_comes_with_the_position_their_history_reflects_and_the_moment_of
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
     snapshot = snapshot_of(random_log(0, 300))
-    load_snapshot(client, catalogue, snapshot, config, "", NOW)
+    load_snapshot(client, catalogue, snapshot, config, SnapshotReach("", NOW))
     store = RedisStore(client, catalogue, config)
     assert (store.read_user(1, -1, NOW).watermark, store.read_user(1, -1, NOW).erased_at) == ("", None)
     client.set(keys.Generation(1).applied, "7-3")
@@ -117,7 +119,7 @@ def test_a_user_comes_with_the_position_their_history_reflects_and_the_moment_of
 def test_no_candidates_are_no_counts(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
-    load_snapshot(client, catalogue, snapshot_of(random_log(0, 300)), config, "", NOW)
+    load_snapshot(client, catalogue, snapshot_of(random_log(0, 300)), config, SnapshotReach("", NOW))
     counts = RedisStore(client, catalogue, config).read_counts(1, np.empty(0, np.int32), NOW).counts
     assert {name: len(value) for name, value in counts.items()} == {
         "user": 1, "post": 0, "author": 0, "topic": 0, "user_topic": 0, "user_author": 0,
@@ -128,7 +130,7 @@ def test_no_candidates_are_no_counts(
 def test_a_post_without_author_has_no_author_counts_and_counts_under_the_missing_topic(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
-    load_snapshot(client, catalogue, snapshot_of(random_log(0, 2000)), config, "", NOW)
+    load_snapshot(client, catalogue, snapshot_of(random_log(0, 2000)), config, SnapshotReach("", NOW))
     unknown, described = catalogue.post_rows([9, 107])
     assert catalogue.author[unknown] == catalogue.likely_topic[unknown] == -1
     counts = RedisStore(client, catalogue, config).read_counts(2, np.array([unknown, described], np.int32), NOW).counts
@@ -141,7 +143,7 @@ def test_a_post_without_author_has_no_author_counts_and_counts_under_the_missing
 def test_an_unknown_user_reads_as_empty_and_the_watermark_of_a_fresh_load_too(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
-    load_snapshot(client, catalogue, snapshot_of(random_log(0, 300)), config, "", NOW)
+    load_snapshot(client, catalogue, snapshot_of(random_log(0, 300)), config, SnapshotReach("", NOW))
     store = RedisStore(client, catalogue, config)
     read = store.read_user(-(2**60), -1, NOW)
     assert len(read.history) == len(read.returned) == 0
@@ -155,7 +157,7 @@ def test_an_unknown_user_reads_as_empty_and_the_watermark_of_a_fresh_load_too(
 def test_rows_survive_a_new_catalogue_with_other_row_numbers(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
-    load_snapshot(client, catalogue, snapshot_of(random_log(0, 2000)), config, "", NOW)
+    load_snapshot(client, catalogue, snapshot_of(random_log(0, 2000)), config, SnapshotReach("", NOW))
     post = catalogue.post_rows([107])
     topic = int(catalogue.likely_topic[post[0]])
     # A topic that sorts before all others moves every topic row up by one.
@@ -181,11 +183,11 @@ def test_readers_notice_a_new_generation_at_once_and_old_rows_are_gone(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
     first, second = snapshot_of(random_log(1, 500)), snapshot_of(random_log(2, 500))
-    load_snapshot(client, catalogue, first, config, "1-0", NOW)
+    load_snapshot(client, catalogue, first, config, SnapshotReach("1-0", NOW))
     client.set(keys.Generation(1).rows("post", np.array([1]))[0], b"left by a load that was killed")
     store = RedisStore(client, catalogue, config)
     assert_same_answers(store, SnapshotStore(catalogue, first, config), catalogue, [1, 2])
-    load_snapshot(client, catalogue, second, config, "2-0", NOW)
+    load_snapshot(client, catalogue, second, config, SnapshotReach("2-0", NOW))
     assert_same_answers(store, SnapshotStore(catalogue, second, config), catalogue, [1, 2])
     assert store.read_counts(1, np.array([0], np.int32), NOW).watermark == "2-0"
     assert list(client.scan_iter(keys.Generation(1).prefix + b"*")) == []
@@ -201,7 +203,7 @@ def test_a_load_that_was_overtaken_changes_nothing(
             client.set(keys.CURRENT, 50)
 
     with pytest.raises(DependencyError, match="overtaken by a newer load"):
-        load_snapshot(client, catalogue, snapshot, config, "", NOW, overtake)
+        load_snapshot(client, catalogue, snapshot, config, SnapshotReach("", NOW), overtake)
     assert client.get(keys.CURRENT) == b"50"
 
 
@@ -209,7 +211,8 @@ def test_progress_counts_rows_to_the_end(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
     seen: list[tuple[int, int]] = []
-    load_snapshot(client, catalogue, snapshot_of(random_log(1, 300)), config, "", NOW, lambda *at: seen.append(at))
+    reach = SnapshotReach("", NOW)
+    load_snapshot(client, catalogue, snapshot_of(random_log(1, 300)), config, reach, lambda *at: seen.append(at))
     assert seen[-1][0] == seen[-1][1] > 0
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
@@ -222,9 +225,9 @@ def test_a_load_whose_watermark_was_trimmed_away_is_refused(
     middle, last = stream.read("", 10)[4].id, stream.read("", 10)[-1].id
     assert retention.trim(client, middle) == 4
     snapshot = snapshot_of(random_log(1, 10))
-    load_snapshot(client, catalogue, snapshot, config, last, NOW)
+    load_snapshot(client, catalogue, snapshot, config, SnapshotReach(last, NOW))
     with pytest.raises(DataError, match=f"trimmed up to {middle}; run `recsys train` again"):
-        load_snapshot(client, catalogue, snapshot, config, "", NOW)
+        load_snapshot(client, catalogue, snapshot, config, SnapshotReach("", NOW))
 
 
 def test_what_was_returned_is_remembered_newest_first_bounded_and_on_the_stream(
@@ -235,7 +238,7 @@ def test_what_was_returned_is_remembered_newest_first_bounded_and_on_the_stream(
     snapshot_of: SnapshotOf,
     returned_record: Callable[..., Returned],
 ) -> None:
-    load_snapshot(client, catalogue, snapshot_of(random_log(0, 100)), config, "", NOW)
+    load_snapshot(client, catalogue, snapshot_of(random_log(0, 100)), config, SnapshotReach("", NOW))
     store = RedisStore(client, catalogue, config)
     store.record_returned(returned_record(1, 5, [100, 107, 114, 121], NOW))
     second = returned_record(2, 5, [128, 135, 142], NOW + 1)
@@ -259,7 +262,7 @@ def test_a_store_without_its_server_says_so(catalogue: Catalogue, config: Online
 def test_clear_leaves_nothing_of_ours_and_everything_else(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
-    load_snapshot(client, catalogue, snapshot_of(random_log(0, 100)), config, "", NOW)
+    load_snapshot(client, catalogue, snapshot_of(random_log(0, 100)), config, SnapshotReach("", NOW))
     client.set(b"somebody else's", 1)
     clear(client)
     assert client.keys() == [b"somebody else's"]

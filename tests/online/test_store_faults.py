@@ -20,7 +20,8 @@ from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
 from recsys.online.connection import commands
 from recsys.online.connection.client import connect
-from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
+from recsys.online.store import RedisStore, SnapshotStore
 from recsys.online.stream.records import LATEST, Event
 from recsys.types import DAY, Rows
 
@@ -40,7 +41,7 @@ def snapshot(
 
 @pytest.fixture
 def store(client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, snapshot: Snapshot) -> RedisStore:
-    load_snapshot(client, catalogue, snapshot, config, "7-0", NOW)
+    load_snapshot(client, catalogue, snapshot, config, SnapshotReach("7-0", NOW))
     return RedisStore(client, catalogue, config)
 
 
@@ -216,9 +217,9 @@ TOPIC_WIDTH = 2 + int(np.prod(USER_TOPIC.shape))
 @pytest.mark.parametrize(
     ("word", "value", "rule"),
     [
-        (N_OWN, -1, "to hold the -1 topics"),
+        (N_OWN, -1, "for the -1 topics"),
         (N_OWN + 1, 1, "topics, 1 authors and"),
-        (N_OWN + 2, 0, "authors and 0 clicks it names"),
+        (N_OWN + 2, 0, "authors and 0 clicks in its header"),
         (N_OWN + 3, 2**62, "must list each topic once, by rising key"),
         (N_OWN + 4, float("nan"), "must have its topics' time between 1970 and 2169, found nan"),
         (N_OWN + 3 + TOPIC_WIDTH - 1, float("inf"), "must have its topics' counts finite and >= 0, found inf"),
@@ -251,7 +252,7 @@ def test_a_number_of_entries_that_overflows_to_the_right_length_is_refused(
     n_topics = int(np.frombuffer(row, np.int64)[N_OWN]) + 2**61
     assert 2**61 * TOPIC_WIDTH % 2**64 == 0
     damage(client, key, N_OWN, n_topics)
-    with pytest.raises(DataError, match=rf"online row {key.decode()} .* to hold the {n_topics} topics"):
+    with pytest.raises(DataError, match=rf"online row {key.decode()} .* for the {n_topics} topics"):
         store.read_counts(USER_ID, posts, NOW)
 
 
@@ -261,7 +262,7 @@ def test_a_server_that_hangs_is_given_up_in_time_and_read_again_when_it_goes_on(
     config = config.model_copy(update={"timeout_s": 1.0})
     expected = SnapshotStore(catalogue, snapshot, config)
     with connect(config, tmp_path) as connection:
-        load_snapshot(connection.client, catalogue, snapshot, config, "", NOW)
+        load_snapshot(connection.client, catalogue, snapshot, config, SnapshotReach("", NOW))
         store = RedisStore(connection.client, catalogue, config)
         store.read_counts(USER_ID, posts, NOW)
         pid = int(connection.client.info("server")["process_id"])

@@ -16,11 +16,13 @@ from recsys.config import OnlineConfig, ServingConfig
 from recsys.features.decay import States
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import ENTITIES
-from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.catalogue.build import build_catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.catalogue.ids import to_int64
 from recsys.offline.lake.lake import Lake
 from recsys.online.clock import Clock
-from recsys.online.store import RedisStore, load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
+from recsys.online.store import RedisStore
 from recsys.online.stream.log import RedisStream
 from recsys.serving.http.app import create_app
 from recsys.serving.http.cursor import KEY_BYTES, Cursors
@@ -65,7 +67,7 @@ def load_nothing(client, catalogue) -> None:
     states = {entity.name: States.zeros(0, entity) for entity in ENTITIES}
     rows = NONE.astype(np.int32)
     nothing = Snapshot({entity.name: NONE for entity in ENTITIES}, states, rows, rows, NONE)
-    load_snapshot(client, catalogue, nothing, OnlineConfig(), "", WORLD_END, None)
+    load_snapshot(client, catalogue, nothing, OnlineConfig(), SnapshotReach("", WORLD_END))
 
 
 @dataclass

@@ -19,7 +19,7 @@ from recsys.bench.own_redis import client_of, own_redis
 from recsys.bench.peers import Peers
 from recsys.bench.world.simulate import existing_folder
 from recsys.features.point_in_time import snapshot
-from recsys.online.generations import load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
 from recsys.progress import Progress
 
 _ROUNDS, _PEER_ROUNDS = 400, 60
@@ -47,14 +47,14 @@ def bench_features(data_dir: Path, scale: float, peers_folder: Path | None, prog
             catalogue = make_catalogue(folder / "catalogue", sizes)
             counts = snapshot(catalogue, make_events(sizes), _N_THREADS)
         with own_redis(folder / "read") as own, client_of(own) as client:
-            load_snapshot(client, catalogue, counts, own.config, "", END)
+            load_snapshot(client, catalogue, counts, own.config, SnapshotReach("", END))
             with progress.stage("online read") as report:
                 rounds, peer_rounds = max(20, round(_ROUNDS * scale)), max(10, round(_PEER_ROUNDS * scale))
                 online_read = bench_online_read(
                     own, client, catalogue, counts, rounds, peer_rounds, folder / "feast", peers, report
                 )
         with own_redis(folder / "stream") as own, client_of(own) as client:
-            load_snapshot(client, catalogue, counts, own.config, "", END)
+            load_snapshot(client, catalogue, counts, own.config, SnapshotReach("", END))
             with progress.stage("stream") as report:
                 stream = bench_stream(
                     own, client, catalogue, sizes, Load.at(scale), folder / "stream" / "written", report

@@ -1,7 +1,7 @@
-"""Features served against features rebuilt: on traffic of our own beside a copy of the lake, or on what was logged.
+"""`recsys features verify`: compare served features with rebuilt ones, on synthetic traffic or on logged requests.
 
-Takes settings of a trained data folder, gives the report of `skew`. Nothing is written to the data folder: the server
-that is driven has a Redis and a lake of its own, which begins with the same files.
+Takes the settings of a trained data folder; gives the report of `skew`. It writes nothing to the data folder: the
+server it starts has its own Redis and a copy of the lake.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from recsys.evaluation.skew.traffic import Sent, drive
 from recsys.features.point_in_time import snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import read_events
+from recsys.offline.logs.events import read_events
 from recsys.online.connection.client import connect
 from recsys.online.consumer.to_lake import lake_watermark, read_position
 from recsys.online.generations import current
-from recsys.online.store import load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
 from recsys.online.stream.log import RedisStream
 from recsys.progress import Progress, Report
 from recsys.serving.processes.server import running_server
@@ -46,9 +46,9 @@ _COPIES = 5
 
 
 def verify(config: Config, n_requests: int, progress: Progress) -> dict[str, Any]:
-    """Start a server on a copy of the lake, interleave feeds with events, rebuild every vector it served.
+    """Start a server on a copy of the lake, send feeds and events, and rebuild every vector it served.
 
-    Raises: DependencyError when the traffic did not reach the copy, and as the steps it takes.
+    Raises: DependencyError when not all of the traffic reached the copy, and the errors of the steps.
     """
     loaded = release.load(config.releases_path)
     with tempfile.TemporaryDirectory(prefix="recsys-verify-") as folder:
@@ -61,11 +61,10 @@ def verify(config: Config, n_requests: int, progress: Progress) -> dict[str, Any
                 catalogue = catalogue_for(loaded, lake)
                 events, _ = read_events(lake, catalogue, apart.offline)
                 state = snapshot(catalogue, events, apart.ranking.n_threads)
-                watermark, logs_end = lake_watermark(lake), loaded.manifest.logs_end
-                load_snapshot(
-                    connection.client, catalogue, state, apart.online, watermark, logs_end, report,
-                    apart.offline.impressions,
-                )  # fmt: skip
+                watermark = lake_watermark(lake)
+                reach = SnapshotReach(watermark, loaded.manifest.logs_end)
+                impressions = apart.offline.impressions
+                load_snapshot(connection.client, catalogue, state, apart.online, reach, report, impressions)
             with progress.stage("feeds and events") as report, running_server(apart) as url:
                 users = _users(catalogue, n_requests, config.evaluation.seed)
                 sent = interleave(connection.client, lake, url, users, n_requests, apart, report)
@@ -73,13 +72,13 @@ def verify(config: Config, n_requests: int, progress: Progress) -> dict[str, Any
             figures = _report(apart, lake, loaded, n_requests, watermark)
     if figures["requests"] != n_requests or sent.events < EVENTS_PER_REQUEST * n_requests:
         raise DependencyError(
-            f"{n_requests} requests with {EVENTS_PER_REQUEST} events each were to be served, the lake has "
-            f"{figures['requests']} and {sent.events} events; look at the log of the server"
+            f"{n_requests} requests with {EVENTS_PER_REQUEST} events each must be served, but the lake has "
+            f"{figures['requests']} requests and {sent.events} events; look at the log of the server"
         )
     if figures["moments"] * _REQUESTS_PER_MOMENT < n_requests:
         raise DependencyError(
-            f"events were to be applied between {n_requests} feeds, but these saw only {figures['moments']} different "
-            "moments of the stream; try again when the machine is less busy"
+            f"events must be applied between the {n_requests} feeds, but the feeds saw only {figures['moments']} "
+            "different moments of the stream; try again when the machine is less busy"
         )
     return {**figures, "events": sent.events}
 
@@ -87,7 +86,7 @@ def verify(config: Config, n_requests: int, progress: Progress) -> dict[str, Any
 def interleave(
     client: redis.Redis, lake: Lake, url: str, users: Sequence[str], n_requests: int, config: Config, report: Report
 ) -> Sent:
-    """Feeds among events, from when the consumer works until both stores have everything."""
+    """Send feeds and events: wait for the consumer first, and until both stores have everything at the end."""
     stream = RedisStream(client, config.online)
     seed = config.evaluation.seed
     try:
@@ -95,15 +94,15 @@ def interleave(
         _wait_until(lambda: client.get(current(client).applied) == stream.last_id().encode(), "online store")
         sent = drive(url, users, n_requests, FEED_SIZE, seed, report)
     except httpx.HTTPError as error:
-        raise DependencyError(f"the server that was started did not answer as it should: {error}") from None
+        raise DependencyError(f"the server that verify started refused a request: {error}") from None
     _wait_until(lambda: lake_watermark(lake) == stream.last_id(), "lake")
     return sent
 
 
 def verify_logged(config: Config, n_requests: int, progress: Progress) -> dict[str, Any]:
-    """Rebuild what the current release served last, as this lake has it.
+    """Rebuild the vectors that the current release served last, according to this lake.
 
-    Raises: DataError when it served nothing yet.
+    Raises: DataError when the release has not served anything yet.
     """
     loaded = release.load(config.releases_path)
     with progress.stage("rebuild"):
@@ -119,7 +118,7 @@ def _report(
 
 
 def _apart(config: Config, folder: Path) -> Config:
-    """The same settings with stores of their own; the releases stay where they are."""
+    """The same settings with separate stores below `folder`; the releases stay where they are."""
     return config.model_copy(
         update={
             "data_dir": folder,
@@ -132,9 +131,9 @@ def _apart(config: Config, folder: Path) -> Config:
 
 
 def _copy(lake: Lake, target: Lake) -> None:
-    """The files of a lake, as of one moment, under another folder.
+    """Copy the files of a lake as of one moment.
 
-    Raises: DependencyError when it never stands still.
+    Raises: DependencyError when the lake changes during every attempt.
     """
     for _ in range(_COPIES):
         before = read_position(lake)
@@ -153,7 +152,7 @@ def _copy(lake: Lake, target: Lake) -> None:
 
 
 def _copy_files(lake: Lake, target: Lake) -> None:
-    """Local ones as second names, since a lake never changes a file."""
+    """Copy all files; local files become hard links, which is safe because a lake never changes a file."""
     if not isinstance(lake.filesystem, fs.LocalFileSystem):
         fs.copy_files(
             lake.root, target.root, source_filesystem=lake.filesystem, destination_filesystem=target.filesystem
@@ -170,7 +169,10 @@ def _copy_files(lake: Lake, target: Lake) -> None:
 
 
 def _users(catalogue: Catalogue, n_requests: int, seed: int) -> list[str]:
-    """Few enough that most come back, and some whom nobody knows; nobody is to have seen half of all posts."""
+    """Users for the traffic: few enough that most return, and at least five unknown ones.
+
+    There are enough users that none is returned more than half of all posts.
+    """
     wanted = max(int(n_requests * _USERS_PER_REQUEST), 1, 2 * n_requests * FEED_SIZE // max(catalogue.n_posts, 1))
     n = min(wanted, catalogue.n_users)
     known = np.random.default_rng(seed).choice(np.asarray(catalogue.user_id), n, replace=False)
@@ -178,11 +180,15 @@ def _users(catalogue: Catalogue, n_requests: int, seed: int) -> list[str]:
 
 
 def _wait_until(done: Callable[[], bool], store: str) -> None:
+    """Wait until `done`.
+
+    Raises: DependencyError after `_CATCH_UP_S`.
+    """
     deadline = time.monotonic() + _CATCH_UP_S
     while not done():
         if time.monotonic() > deadline:
             raise DependencyError(
-                f"the consumer must bring the whole stream into the {store} within {_CATCH_UP_S:.0f} s and did not; "
+                f"the consumer must apply the whole stream to the {store} within {_CATCH_UP_S:.0f} s and did not; "
                 "look at the log of the server"
             )
         time.sleep(0.05)

@@ -1,4 +1,4 @@
 """The connection to Redis: a server named in the settings, or one started for the data folder.
 
-Commands turn failures into clear errors; parsing refuses values that cannot be what their key holds.
+Commands turn failures into clear errors; parsing refuses invalid values.
 """

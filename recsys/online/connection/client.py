@@ -1,16 +1,16 @@
-"""The connection to Redis: to a server that the configuration names, or to one of our own per data folder.
+"""Connect to Redis: to the server in the settings, or to a local one per data folder.
 
 Takes `online.url` and the data folder, gives a `Connection`. Without a URL the first program starts a server on a Unix
-socket, later ones join it, and whoever leaves last stops it. It does not know what is stored.
+socket, later ones join it, and the last one to leave stops it. This module does not know what is stored.
 
-Who uses the server is known by file locks, which the kernel drops when a process dies, however it dies:
+File locks tell who uses the server; the kernel releases them however a process dies:
 
-    <data_dir>/redis/users.lock   shared by every program that uses the server; who can take it alone is the last one
-    <data_dir>/redis/start.lock   exclusive while somebody starts, joins or leaves, so that these never overlap
+    <data_dir>/redis/users.lock   shared by every program that uses the server; the last one can lock it exclusively
+    <data_dir>/redis/start.lock   exclusive while a program starts, joins or leaves, so that these never overlap
     <data_dir>/redis/socket       path of the socket in use
 
-After a crash nothing needs repair: a server whose starter was killed still answers on its socket and is joined, a
-socket nobody answers is replaced, and a cut-off end of the append-only file is dropped by Redis.
+Nothing needs repair after a crash. A server whose starter was killed still answers, and programs join it. A socket
+without a server is replaced. Redis drops the cut-off end of an append-only file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from recsys.online.connection import local_server
 log = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 18
-"""Bytes per read from the socket: the rows of 500 candidates, about 120 kB, in one."""
+"""Bytes per read from the socket; the rows of 500 candidates, about 120 kB, fit in one read."""
 
 LONGEST_SOCKET_PATH = 107
 """Bytes of `sun_path` on Linux, without the closing zero."""
@@ -47,15 +47,15 @@ _LOCK_TIMEOUT_S = local_server.START_TIMEOUT_S + 10
 
 
 class Connection:
-    """A client, and what is held to have it. Close it, or use it in a `with` block."""
+    """A client, and the lock that keeps its server running. Close it, or use it in a `with` block."""
 
     def __init__(
         self, client: redis.Redis, url: str, folder: Path | None = None, users: IO[bytes] | None = None
     ) -> None:
         self.client = client
-        """Bytes in, bytes out."""
+        """Takes and gives bytes."""
         self.url = url
-        """An `online.url` for processes that this program starts and outlives."""
+        """An `online.url` for child processes that end before this program does."""
         self._folder = folder
         self._users = users
 
@@ -68,7 +68,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Disconnect; stop our own server when nobody else uses it."""
+        """Disconnect; stop the local server when no other program uses it."""
         self.client.close()
         if self._folder is None or self._users is None:
             return
@@ -82,7 +82,7 @@ class Connection:
 
 
 def connect(config: OnlineConfig, data_dir: Path) -> Connection:
-    """Connect to `config.url`, or start or join the data folder's own server.
+    """Connect to `config.url`, or start or join the data folder's local server.
 
     Raises: DependencyError when the server does not answer, cannot be started, or there is no redis-server to start.
     """
@@ -117,8 +117,8 @@ def connect(config: OnlineConfig, data_dir: Path) -> Connection:
 
 
 def _client(url: str, timeout_s: float) -> redis.Redis:
-    # A few quick retries bridge a dropped connection; every write here may safely be sent twice. A server that hangs is
-    # not asked again: it would hold up a request four times as long, to the same end.
+    # Retry a dropped connection; every write here may safely be sent twice. Do not retry a server that hangs: a request
+    # would wait four times as long, and still fail.
     try:
         retry = Retry(ExponentialBackoff(cap=0.2, base=0.02), 3, supported_errors=(redis.ConnectionError,))
         return redis.Redis.from_url(
@@ -135,12 +135,12 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
 def _refuse_eviction(client: redis.Redis, url: str) -> None:
     """Raises: DependencyError when the server may drop keys to make room: a dropped counter reads as zero.
 
-    INFO tells it; CONFIG is often forbidden on servers that somebody else runs.
+    Asks INFO, because hosted servers often forbid CONFIG.
     """
     try:
         memory = client.info("memory")
     except NoPermissionError as error:
-        log.warning("make sure that Redis has maxmemory-policy noeviction, we may not ask for it: %s", error)
+        log.warning("make sure that Redis has maxmemory-policy noeviction; it cannot be checked here: %s", error)
         return
     limit, policy = int(memory.get("maxmemory", 0)), str(memory.get("maxmemory_policy", "noeviction"))
     if limit > 0 and policy != "noeviction":
@@ -152,7 +152,7 @@ def _refuse_eviction(client: redis.Redis, url: str) -> None:
 
 
 def _start_lock(folder: Path) -> IO[bytes]:
-    """An open file that holds the lock until it is closed."""
+    """Take the start lock; it is released when the returned file is closed."""
     lock = (folder / "start.lock").open("wb")
     deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while True:
@@ -162,7 +162,7 @@ def _start_lock(folder: Path) -> IO[bytes]:
             if time.monotonic() > deadline:
                 lock.close()
                 raise DependencyError(
-                    f"{folder / 'start.lock'} is held by another process for {_LOCK_TIMEOUT_S:.0f} s; end that one"
+                    f"{folder / 'start.lock'} has been held by another process for {_LOCK_TIMEOUT_S:.0f} s; end it"
                 ) from None
             time.sleep(0.02)
         except BaseException:
@@ -173,7 +173,7 @@ def _start_lock(folder: Path) -> IO[bytes]:
 
 
 def _socket_in_use(folder: Path) -> Path:
-    """Where the server was last started. Recorded, because the place for long paths depends on the environment."""
+    """Socket of the last started server. It is stored because the place for long paths depends on the environment."""
     try:
         return Path((folder / "socket").read_text())
     except OSError:

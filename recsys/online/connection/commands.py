@@ -1,8 +1,7 @@
-"""Commands to Redis whose failure is ours to explain.
+"""Send Redis commands; turn failures into clear errors.
 
-Takes a client and plain command words, gives Redis's answer. Every failure becomes one sentence that tells the causes
-apart: nobody there, too slow, full, read-only, not able to save, still loading, a key that holds another thing. It does
-not know what the commands are for.
+Takes a client and command words, gives Redis's answer. An error names its cause: no server, too slow, full, read-only,
+unable to save, still loading, or a key of another type. This module does not know what the commands are for.
 """
 
 from __future__ import annotations
@@ -28,35 +27,35 @@ for i = 1, #KEYS do
 end
 return answers
 """
-"""KEYS: one per command. ARGV: per command the number of its other words, its name, what follows its key."""
+"""KEYS: one per command. ARGV, per command: how many words follow, its name, the words behind its key."""
 
 
 def send(client: redis.Redis, *command: Any) -> Any:
-    """One command, one round trip.
+    """Send one command, in one round trip.
 
     Raises: DependencyError when Redis does not answer or refuses, DataError when the key holds another type.
     """
     try:
         return client.execute_command(*command)  # type: ignore[no-untyped-call]
     except redis.RedisError as error:
-        raise _failure(client, command, error) from error
+        raise _explain_for(client, command, error) from error
 
 
 def send_together(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    """Several commands, all or nothing, in one round trip. Raises: as `send`."""
+    """Send several commands as one transaction, in one round trip. Raises: as `send`."""
     try:
         answers = _transaction(client, commands)
     except redis.RedisError as error:
-        raise no_answer(error) from error
+        raise explain(error) from error
     _raise_first(client, commands, answers)
     return answers
 
 
 def read_together(client: redis.Redis, commands: Sequence[tuple[bytes, bytes, *tuple[bytes | int, ...]]]) -> list[Any]:
-    """Several reading commands as of one moment, each its name, its key and what follows. Raises: as `send`.
+    """Read with several commands at one moment; each is a name, a key and what follows. Raises: as `send`.
 
-    A transaction, as long as Redis has room: a full one refuses to queue any command, reading ones included. Then a
-    script, which costs a fifth of a millisecond more.
+    Sends a transaction. A full Redis refuses to queue any command, even one that reads; then sends a script, which
+    costs 0.2 ms more.
     """
     try:
         answers = _transaction(client, commands)
@@ -66,36 +65,35 @@ def read_together(client: redis.Redis, commands: Sequence[tuple[bytes, bytes, *t
             arguments += (1 + len(rest), name, *rest)
         answers = send(client, "EVAL", _READ, len(commands), *(command[1] for command in commands), *arguments)
     except redis.RedisError as error:
-        raise no_answer(error) from error
+        raise explain(error) from error
     _raise_first(client, commands, answers)
     return answers
 
 
 def packet(name: bytes, n_arguments: int, arguments: bytes) -> bytes:
-    """A command as it is sent; its arguments are packed already (`keys.packed`)."""
+    """The bytes of a command whose arguments are packed already (`keys.packed`)."""
     return b"*%d\r\n%b%b" % (1 + n_arguments, keys.packed([name]), arguments)
 
 
 def send_packed(client: redis.Redis, name: bytes, n_arguments: int, arguments: bytes) -> Any:
-    """One command whose arguments are packed already (`keys.packed`): what `send` does, without a step per argument.
+    """`send` for a command whose arguments are packed already (`keys.packed`): no work per argument.
 
-    Retries and the state of the connection are as for any command of the client: a dropped connection is bridged, and
-    one on which part of an answer may still arrive is never given to the next caller.
-    Raises: as `send`.
+    As with any command of the client, a dropped connection is retried, and a connection on which part of an answer may
+    still arrive is closed. Raises: as `send`.
     """
     words = packet(name, n_arguments, arguments)
     pool = client.connection_pool
     try:
         connection: Any = pool.get_connection()
     except redis.RedisError as error:
-        raise no_answer(error) from error
+        raise explain(error) from error
 
     def exchange() -> Any:
         try:
             connection.send_packed_command([words])
             return connection.read_response()
         except redis.ResponseError:
-            raise  # an answer like any other: it was read to its end
+            raise  # a complete answer: the connection can be used again
         except BaseException:
             connection.disconnect()
             raise
@@ -104,58 +102,57 @@ def send_packed(client: redis.Redis, name: bytes, n_arguments: int, arguments: b
     try:
         return retry.call_with_retry(exchange, lambda _: connection.disconnect())
     except redis.RedisError as error:
-        raise no_answer(error) from error
+        raise explain(error) from error
     finally:
         pool.release(connection)
 
 
-class Underway:
-    """Commands that were sent, one behind the other, and whose answers are taken later; until then nobody else has
-    their connection.
+class PendingAnswers:
+    """Commands that were sent together and whose answers are read later. They keep a connection until then.
 
-    They are not tried again when it drops: whoever sends some must be able to find out what became of them.
+    They are not retried when the connection drops: the caller must be able to find out whether they were carried out.
     """
 
     def __init__(self, client: redis.Redis, packets: Sequence[bytes]) -> None:
-        """Sends these (`packet`). Raises: DependencyError when they cannot be sent."""
+        """Send commands made by `packet`. Raises: DependencyError when they cannot be sent."""
         self._n_answers = len(packets)
         self._pool: Any = client.connection_pool
         try:
             self._connection: Any = self._pool.get_connection()
         except redis.RedisError as error:
-            raise no_answer(error) from error
+            raise explain(error) from error
         try:
             self._connection.send_packed_command(packets)  # type: ignore[no-untyped-call]
         except BaseException as error:
             self._give_up()
             if isinstance(error, redis.RedisError):
-                raise no_answer(error) from error
+                raise explain(error) from error
             raise
 
-    def answers(self) -> list[Any]:
-        """Wait for the answers, once. Raises: as `send`, for the first command that was refused."""
+    def wait(self) -> list[Any]:
+        """Wait for the answers; call it once. Raises: as `send`, for the first command that was refused."""
         try:
             answers = [self._answer() for _ in range(self._n_answers)]
         except BaseException as error:
             self._give_up()
             if isinstance(error, redis.RedisError):
-                raise no_answer(error) from error
+                raise explain(error) from error
             raise
         self._pool.release(self._connection)
         for answer in answers:
             if isinstance(answer, redis.ResponseError):
-                raise no_answer(answer) from answer
+                raise explain(answer) from answer
         return answers
 
     def _answer(self) -> Any:
-        """Refused or not: those behind it are still to be read."""
+        """The next answer. A refusal is returned, not raised, because the answers behind it must still be read."""
         try:
             return self._connection.read_response()
         except redis.ResponseError as error:
             return error
 
     def _give_up(self) -> None:
-        # Part of an answer may still arrive: this connection is nobody's.
+        # Part of an answer may still arrive, so this connection must not be used again.
         self._connection.disconnect()
         self._pool.release(self._connection)
 
@@ -179,19 +176,19 @@ _CAUSES = (
     ("LOADING", redis.BusyLoadingError, "is still reading its data from disk: {}; try again in a moment"),
     ("BUSY ", None, "is held up by a script that does not end: {}; end it with `redis-cli SCRIPT KILL`"),
 )
-"""Word in the message, class, sentence. Inside a script the class is lost; outside redis-py cuts the word off."""
+"""Word in the message, class, sentence. Word or class: errors inside a script lose the class, others lose the word."""
 
 _WHERE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ")
 
 
-def no_answer(error: redis.RedisError) -> DependencyError | DataError:
-    """The sentence for a failure of which no more is known than its error; DataError for a key of the wrong type."""
+def explain(error: redis.RedisError) -> DependencyError | DataError:
+    """A clear error for a failure of Redis; DataError for a key of the wrong type."""
     reason = _WHERE.sub("", " ".join(str(error).split())) or type(error).__name__
     for word, kind, sentence in _CAUSES:
         if word in reason or (kind is not None and isinstance(error, kind)):
             return DependencyError(f"the online store {sentence.format(reason)}")
     if "WRONGTYPE" in reason:
-        return DataError(f"a key of the online store holds another type than it must: {reason}; run `recsys train`")
+        return DataError(f"a key of the online store holds the wrong type: {reason}; run `recsys train`")
     if isinstance(error, redis.TimeoutError):
         return DependencyError(
             f"the online store took too long: {reason}; look at what Redis is busy with, or raise online.timeout_s"
@@ -204,7 +201,7 @@ def no_answer(error: redis.RedisError) -> DependencyError | DataError:
 
 
 def _transaction(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    """Answers, errors of single commands among them. Raises: redis.RedisError when it was not carried out."""
+    """Answers, including errors of single commands. Raises: redis.RedisError when it was not carried out."""
     with client.pipeline(transaction=True) as pipe:
         for command in commands:
             pipe.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -214,19 +211,19 @@ def _transaction(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list
 def _raise_first(client: redis.Redis, commands: Sequence[Sequence[Any]], answers: Sequence[Any]) -> None:
     for command, answer in zip(commands, answers, strict=True):
         if isinstance(answer, redis.RedisError):
-            raise _failure(client, command, answer) from answer
+            raise _explain_for(client, command, answer) from answer
 
 
-def _failure(client: redis.Redis, command: Sequence[Any], error: redis.RedisError) -> DependencyError | DataError:
-    """As `no_answer`, naming the key of a wrong type where the command has one."""
+def _explain_for(client: redis.Redis, command: Sequence[Any], error: redis.RedisError) -> DependencyError | DataError:
+    """`explain`, with the key of the wrong type where the command has one."""
     name, *words = (word if isinstance(word, bytes) else str(word).encode() for word in command)
     if "WRONGTYPE" not in str(error) or name == b"EVAL" or not words:
-        return no_answer(error)
+        return explain(error)
     place = {b"XINFO": 1, b"XREAD": words.index(b"STREAMS") + 1 if b"STREAMS" in words else 0}.get(name, 0)
     key = words[place]
     expected = {"H": "hash", "X": "stream", "Z": "zset"}.get(name[:1].decode(), "string")
     try:
         found = client.execute_command("TYPE", key).decode()  # type: ignore[no-untyped-call]
     except redis.RedisError as failure:
-        return no_answer(failure)
+        return explain(failure)
     return wrong_type(key, expected, found)

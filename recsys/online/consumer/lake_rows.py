@@ -1,7 +1,7 @@
-"""Records of the stream as rows of the lake's tables, file by file.
+"""Turn records of the stream into rows of the lake's tables, file by file.
 
-Takes decoded records and tombstones, gives Arrow tables with the columns of `offline.lake.schemas`. It does not know
-where files are written, nor how far the lake reaches.
+Takes decoded records and tombstones, gives Arrow tables with the columns of `offline.lake.schemas`. This module does
+not know where files are written, nor how far the lake reaches.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from recsys.online.tombstones import Erased
 from recsys.types import DAY, Ids, Times
 
 
-def files(decoded: Decoded) -> Iterator[tuple[str, str, pa.Table]]:
-    """Table, date and rows of every file these records make; unreadable ones are the online sink's to report."""
+def tables_by_date(decoded: Decoded) -> Iterator[tuple[str, str, pa.Table]]:
+    """Table, date and rows of every file. Unreadable records are left out; the online sink reports them."""
     events = decoded.events
     shown = events["action"] == ACTIONS.index("impression")
     position = pa.array(events["position"], mask=events["position"] < 0)
@@ -45,8 +45,8 @@ def files(decoded: Decoded) -> Iterator[tuple[str, str, pa.Table]]:
         yield from _by_date("returned", sent, of_item)
 
 
-def without(decoded: Decoded, erased: Erased) -> Decoded:
-    """The records of everybody but the erased."""
+def without_erased(decoded: Decoded, erased: Erased) -> Decoded:
+    """The records without those of erased people."""
     events = decoded.events
     keep = ~erased.covers(events["user_id"], np.minimum(events["event_time"], events["ingest_time"]))
     people = np.array([record.user_id for record in decoded.returned], np.int64)

@@ -1,8 +1,8 @@
-"""Keeps both stores up with the stream: the online store at once, the lake every few seconds, old records forgotten.
+"""Keep both stores up with the stream: the online store at once, the lake every few seconds; trim old records.
 
-Takes a client, the catalogue and the lake. Both sinks keep their own position and are exactly-once in effect, so this
-loop may be killed anywhere, run twice, or lose Redis for a while: it goes on where the positions say. It does not know
-what a record means.
+Takes a client, the catalogue and the lake. Each sink stores its own position together with what it writes, so this loop
+may be killed anywhere, run twice, or lose Redis for a while: it continues from the positions. It does not know what a
+record means.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recsys.online import keys
 from recsys.online.connection.commands import send
 from recsys.online.consumer.to_lake import LakeSink, lake_watermark
 from recsys.online.consumer.to_redis import OnlineSink
-from recsys.online.pointer import applied
+from recsys.online.generations import applied
 from recsys.online.stream.lag import Lag, LagLog, read_lag
 from recsys.online.stream.log import EventStream, RedisStream, position
 
@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_WAIT_S = 0.1
 _ONLINE_WAIT_S = 0.5
-"""Seconds after a failure at most; so long a click may wait although Redis is back."""
+"""Longest wait after a failure, seconds: a click may wait this long although Redis is back."""
 _LAKE_WAIT_S = 5.0
-"""The lake is seconds behind anyway."""
+"""The same for the lake, which is seconds behind anyway."""
 _LAG_EVERY_S = 5.0
 _COLLECT_AFTER = 100_000
-"""Objects made and not yet gone, after which Python looks for cycles."""
-_LAST_S = 5.0
-"""Seconds for what is left when it is told to stop; whoever stops processes kills those that take long."""
+"""New objects after which Python's garbage collector looks for cycles."""
+_FLUSH_S = 5.0
+"""Seconds to write pending records to the lake after `stop`; slow processes get killed."""
 
 
 class Consumer:
@@ -62,8 +62,8 @@ class Consumer:
         Args:
             impressions: what counts as exposure online, `offline.impressions`.
             flush_s: seconds between writes to the lake.
-            keep_s: seconds that records stay on the stream after both stores have them, for a load from a lake that
-                nobody holds (`holds`).
+            keep_s: seconds that records stay on the stream after both stores have them, for loads that put no hold on
+                the stream.
         """
         self.client = client
         self.stream: EventStream = RedisStream(client, config)
@@ -73,10 +73,10 @@ class Consumer:
         self.keep_s = keep_s
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set. The process is taken to be the consumer's: its garbage collector is set for it.
+        """Work until `stop` is set. Changes process-wide garbage collector settings, so give it a process of its own.
 
-        The lake gets what is left before this returns, as far as that takes no longer than `_LAST_S` and nobody else
-        holds the lake; the rest stays on the stream for the next run.
+        Before it returns, pending records are written to the lake for up to `_FLUSH_S`, unless another process holds
+        the lake. The rest stays on the stream for the next run.
         """
         lake_thread = threading.Thread(target=self._run_lake, args=(stop,), name="lake-sink")
         lag_thread = threading.Thread(target=self._run_lag, args=(stop,), name="lag")
@@ -91,9 +91,9 @@ class Consumer:
             lag_thread.join()
 
     def trim(self) -> int:
-        """Forget records that both stores have, that are older than `keep_s` and that nobody holds; gives how many.
+        """Drop records that both stores have, that are older than `keep_s` and not held; gives how many.
 
-        Nothing goes before the first load, which may need everything.
+        Drops nothing before the first load, which may need everything.
         """
         reached = applied(self.client)
         if reached is None:
@@ -101,7 +101,7 @@ class Consumer:
         return self.stream.trim(min(reached, lake_watermark(self.lake.lake), key=position), self.keep_s)
 
     def lag(self) -> dict[str, float | None]:
-        """Seconds that the oldest record not yet taken has waited, by sink; `online` is None before the first load."""
+        """Seconds that the oldest unapplied record has waited, by sink; `online` is None before the first load."""
         lag = self._read_lag()
         return {"online": lag.online, "lake": lag.lake}
 
@@ -115,19 +115,19 @@ class Consumer:
             return written
 
         _repeat("lake sink", step, stop, _LAKE_WAIT_S)
-        end = time.monotonic() + _LAST_S
+        end = time.monotonic() + _FLUSH_S
         try:
             while self.lake.step() and time.monotonic() < end:
                 pass
         except Exception as error:
-            log.warning("the lake sink did not write its last batches, the next run will: %s", error)
+            log.warning("the lake sink did not write its last batches; the next run will: %s", error)
 
     def _run_lag(self, stop: threading.Event) -> None:
-        told = LagLog()
+        lag_log = LagLog()
 
         def step() -> int:
             if not stop.wait(_LAG_EVERY_S):
-                told.tell(self._read_lag())
+                lag_log.tell(self._read_lag())
             return 0
 
         _repeat("log of the lag", step, stop, _LAG_EVERY_S)
@@ -138,10 +138,10 @@ class Consumer:
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Python's garbage collector looks for cycles seldom, and not among what is there already.
+    """Make Python's garbage collector run rarely, and ignore the objects that exist already.
 
-    A batch is thousands of small tuples, none of them in a cycle. Every 700 of them the collector looks at the youngest
-    objects, and time and again at all modules too: that took half of the time of reading the stream.
+    A batch is thousands of small tuples, none of them in a cycle. By default the collector runs after 700 new objects,
+    and now and then over all modules: that took half of the time of reading the stream.
     """
     before = gc.get_threshold()
     gc.freeze()
@@ -154,17 +154,17 @@ def _rare_collections() -> Iterator[None]:
 
 
 def _repeat(name: str, step: Callable[[], int], stop: threading.Event, longest_s: float) -> None:
-    """Run a step again and again; after a failure wait, longer each time up to this, and say so once per reason."""
-    wait, told = _SHORTEST_WAIT_S, ""
+    """Repeat a step until `stop`. After a failure wait, longer each time up to `longest_s`; log each reason once."""
+    wait, logged = _SHORTEST_WAIT_S, ""
     while not stop.is_set():
         try:
             step()
         except Exception as error:
-            # Also errors nobody foresaw: a thread that is gone without a word is worse than one that says why it waits.
-            if str(error) != told:
+            # Catch unforeseen errors too: a thread that dies silently is worse than one that logs why it waits.
+            if str(error) != logged:
                 log.warning("the %s waits: %s: %s", name, type(error).__name__, error)
-            told = str(error)
+            logged = str(error)
             stop.wait(wait)
             wait = min(2 * wait, longest_s)
         else:
-            wait, told = _SHORTEST_WAIT_S, ""
+            wait, logged = _SHORTEST_WAIT_S, ""

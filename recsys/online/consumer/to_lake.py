@@ -1,17 +1,22 @@
-"""The stream into the lake: each record in exactly one file, whatever is killed when.
+"""Append the stream to the lake: each record in exactly one file, whenever a process is killed.
 
-The lake itself carries how far it reaches, in `<lake>/stream/position.json`. Before a batch is written its last stream
-id is noted there, so that after a crash the same records go to the same file names again; the note is cleared when all
-files are in place. One writer at a time: a lock in Redis, also held by whoever must read the lake and its position as
-one. It is renewed by a thread and looked at, together with the note, before every file and before the note moves: who
-lost it stops there. Who was erased while a batch was written is left out by writing it again.
+The lake itself stores how far it reaches, in `<lake>/stream/position.json`. One batch:
 
-What remains: a process that is suspended for longer than the lock lives, between that look and the renaming of a
-finished file, renames when it wakes up. The file replaces one that others completed meanwhile, and holds the same
-records; those of a person who was erased in that time are in the lake again (training leaves them out all the same)
-until they are erased once more. The note cannot come back that way but in the instant before its own renaming.
+    1. note its last stream id in position.json, as `writing`
+    2. write its files, under names made of the batch's first and last stream id
+    3. move the position: `done` is that id, `writing` is empty
 
-It does not know features or models; rows are those of `offline.lake.schemas`.
+After a crash between 1 and 3 the same records are written to the same names again. One process writes at a time, under
+a lock in Redis; a process that must read the lake together with its position holds the same lock. Lock and note are
+checked before every file and before the position moves; a writer that lost either stops. When somebody is erased while
+a batch is written, the batch is written again without them.
+
+One case remains. A process may be suspended for longer than the lock lives, between the check and the renaming of a
+finished file. When it wakes up, its file replaces the same file of another writer. The records are the same, except for
+a person erased meanwhile: their rows are in the lake again until they are erased once more (training leaves them out in
+any case). `position.json` can go back in the same way, in the instant before its own renaming.
+
+This module does not know features or models; rows are those of `offline.lake.schemas`.
 """
 
 from __future__ import annotations
@@ -30,9 +35,9 @@ from recsys.errors import DataError, DependencyError, RecsysError
 from recsys.offline.lake.lake import Lake
 from recsys.online import keys
 from recsys.online.connection.commands import send
-from recsys.online.connection.parse import number
+from recsys.online.connection.parse import parse_number
 from recsys.online.consumer.lake_lock import LakeLock, is_wanted
-from recsys.online.consumer.lake_rows import files, without
+from recsys.online.consumer.lake_rows import tables_by_date, without_erased
 from recsys.online.stream.log import EventStream, position
 from recsys.online.stream.records import Entry, decode
 from recsys.online.tombstones import read_erased
@@ -40,23 +45,23 @@ from recsys.online.tombstones import read_erased
 log = logging.getLogger(__name__)
 
 PAGE = 500
-"""Records per read: a returned record has kilobytes, and a long answer would hold up every request."""
+"""Records per read. A returned record has kilobytes, and Redis would keep requests waiting during a longer read."""
 
 LOCK_S = 20
-"""Seconds after which the lock of a killed writer is free again; that of a living one is renewed by a thread."""
+"""Seconds after which the lock of a killed writer expires; a thread renews that of a living one."""
 
 WAIT_S = LOCK_S + 5.0
-"""Seconds that `held` waits: longer than the lock of a killed holder lives."""
+"""Seconds that `held` waits; longer than `LOCK_S`, so the lock of a killed holder expires first."""
 
-_MOST_BAD = 20
-"""Records of a batch that may be left out because writing them fails; more are the program's fault."""
+_MAX_BAD = 20
+"""Records of a batch that may be left out because writing them fails. With more, the program is at fault."""
 
 
 class Position(NamedTuple):
     """How far the lake reaches."""
 
     done: str
-    """Last stream id that is in the lake with everything before it; empty when nothing is."""
+    """The lake holds all records up to this stream id; empty when it holds none."""
     writing: str | None
     """Last stream id of the batch being written, None when none is."""
 
@@ -64,13 +69,13 @@ class Position(NamedTuple):
 def lake_watermark(lake: Lake) -> str:
     """Last stream id that the lake holds; empty when nothing was streamed into it.
 
-    To read the lake and this as one, use `LakeSink.held`: otherwise a batch may be written in between.
+    To read the lake together with its watermark, use `LakeSink.held`: otherwise a batch may be written in between.
     """
     return read_position(lake).done
 
 
 def read_position(lake: Lake) -> Position:
-    """Raises: DataError when the note cannot be read."""
+    """Read `position.json`. Raises: DataError when it cannot be read."""
     filesystem, path = _note(lake)
     if filesystem.get_file_info(path).type == fs.FileType.NotFound:
         return Position("", None)
@@ -87,17 +92,17 @@ class LakeSink:
     """Appends the stream to the tables requests, returned, impressions and actions."""
 
     def __init__(self, client: redis.Redis, stream: EventStream, lake: Lake, batch_records: int = 10_000) -> None:
-        """`batch_records`: records per set of files at most."""
+        """`batch_records`: records per batch at most."""
         self.client = client
         self.stream = stream
         self.lake = lake
         self.batch_records = batch_records
 
     def step(self) -> int:
-        """Write the next batch, or finish one that was begun and not completed.
+        """Write the next batch, or finish one that was interrupted.
 
         Returns: records written; 0 when there is none, or another process holds the lake or waits for it.
-        Raises: DependencyError when Redis fails or the lake was lost to others, OSError when it cannot be written.
+        Raises: DependencyError when Redis fails or another process took the lake, OSError when it cannot be written.
         """
         if is_wanted(self.client):
             return 0
@@ -111,9 +116,9 @@ class LakeSink:
 
     @contextmanager
     def held(self) -> Iterator[str]:
-        """Bring the lake up to date and keep it so while the block runs; gives its watermark.
+        """Bring the lake up to the stream and keep other writers out while the block runs; gives its watermark.
 
-        The lock is short-lived and renewed from a thread: should this process be killed, the lake is free in `LOCK_S`.
+        A thread renews the lock. If this process is killed, the lake is free after `LOCK_S`.
 
         Raises: DependencyError when another process keeps the lake, this one lost it while the block ran, or Redis
         does not answer.
@@ -134,12 +139,12 @@ class LakeSink:
             lock.release()
 
     def _finish(self, lock: LakeLock) -> int:
-        """Write again a batch that was begun and not completed; gives its records."""
+        """Write an interrupted batch again; gives its number of records."""
         note = read_position(self.lake)
         if note.writing is None:
             return 0
         entries = self._read(note.done, note.writing, None)
-        if self._lost(note.done, note.writing):
+        if self._records_lost(note.done, note.writing):
             log.error(
                 "records %s to %s left the stream before all reached the lake %s; what is left of them is written",
                 note.done,
@@ -160,8 +165,8 @@ class LakeSink:
         return len(entries)
 
     def _write(self, lock: LakeLock, note: Position, last: str, entries: Sequence[Entry]) -> None:
-        """All files of a batch that `note` says is being written, then the position behind it."""
-        _Files(self, lock, note).write(entries)
+        """Write all files of the batch in `note`, then move the position behind it."""
+        _BatchFiles(self, lock, note).write(entries)
         self._move(lock, note, Position(last, None))
 
     def _move(self, lock: LakeLock, found: Position, to: Position) -> None:
@@ -169,7 +174,7 @@ class LakeSink:
         _write_position(self.lake, to)
 
     def check(self, lock: LakeLock, note: Position) -> None:
-        """Raises: DependencyError when the lake is no longer this writer's, by its lock or by its note."""
+        """Raises: DependencyError when this writer lost the lock, or another one moved the position."""
         lock.check()
         found = read_position(self.lake)
         if found != note:
@@ -178,10 +183,10 @@ class LakeSink:
                 f"moved it to {tuple(found)}; run it again"
             )
 
-    def _lost(self, after: str, last: str) -> bool:
-        """Whether records of a batch that was begun may be gone by trimming, or with the whole stream.
+    def _records_lost(self, after: str, last: str) -> bool:
+        """Whether records of an interrupted batch may be missing because the stream was trimmed or is gone.
 
-        Single records may also be gone because their user was erased: that loses nothing.
+        Single records may also be missing because their user was erased; those are not lost.
         """
         trimmed, reached = self.stream.trimmed(), self.stream.last_id()
         return position(trimmed) > position(after) or position(reached) < position(last)
@@ -198,8 +203,8 @@ class LakeSink:
         return found
 
 
-class _Files:
-    """The files of one batch: written again under the same names until they hold what they should."""
+class _BatchFiles:
+    """The files of one batch, written again under the same names until they are right."""
 
     def __init__(self, sink: LakeSink, lock: LakeLock, note: Position) -> None:
         self.sink = sink
@@ -210,9 +215,9 @@ class _Files:
         """Table and date of every file of this batch."""
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """Write these records, but none that alone makes it fail with an error nobody foresaw, also the second time.
+        """Write these records, without those that fail alone, and twice, with an unforeseen error.
 
-        Raises: DataError when more than `_MOST_BAD` do: then it is not they that are at fault.
+        Raises: DataError when more than `_MAX_BAD` records fail: then the program is at fault.
         """
         if self._failure(entries) is None or (failure := self._failure(entries)) is None:
             return
@@ -225,27 +230,31 @@ class _Files:
             log.error("stream record %s cannot be written and is left out of the lake %s: %s", entry_id, url, reason)
 
     def _write_all(self, entries: Sequence[Entry]) -> None:
-        """Write these records and no others, again when somebody was erased meanwhile who may be among them."""
+        """Write these records; write them again while people are erased in between."""
         while not self._write_once(entries):
             pass
 
     def _write_once(self, entries: Sequence[Entry]) -> bool:
-        """Whether nobody was erased meanwhile."""
+        """Write these records without those of erased people. False when somebody was erased meanwhile."""
         erased = read_erased(self.sink.client)
         lake, wanted = self.sink.lake, set()
-        for table, date, rows in files(without(decode(entries), erased)):
+        for table, date, rows in tables_by_date(without_erased(decode(entries), erased)):
             self.sink.check(self.lock, self.note)
             self._written.add((table, date))
             wanted.add((table, date))
             lake.write(table, rows, date, self._name)
+        # Remove files of an earlier attempt whose records are all erased by now.
         for table, date in self._written - wanted:
             self.sink.check(self.lock, self.note)
-            lake.remove([f"{lake.root}/{table}/date={date}/{self._name}.parquet"])
+            lake.delete_files([f"{lake.root}/{table}/date={date}/{self._name}.parquet"])
         self._written = wanted
-        return number(keys.ERASED_VERSION, send(self.sink.client, "GET", keys.ERASED_VERSION) or b"0") == erased.version
+        return (
+            parse_number(keys.ERASED_VERSION, send(self.sink.client, "GET", keys.ERASED_VERSION) or b"0")
+            == erased.version
+        )
 
     def _failing(self, entries: Sequence[Entry]) -> list[tuple[str, str]]:
-        """Id of every record that fails alone, and why."""
+        """Id of every record that fails alone, with the reason; found by halving."""
         found: list[tuple[str, str]] = []
         todo = [entries]
         while todo:
@@ -255,15 +264,15 @@ class _Files:
                 todo += [some[len(some) // 2 :], some[: len(some) // 2]]
             elif failure is not None:
                 found.append((some[0].id, f"{type(failure).__name__}: {failure}"))
-            if len(found) > _MOST_BAD:
+            if len(found) > _MAX_BAD:
                 raise DataError(
-                    f"more than {_MOST_BAD} records from {found[0][0]} on cannot be written into the lake "
+                    f"more than {_MAX_BAD} records from {found[0][0]} on cannot be written into the lake "
                     f"{self.sink.lake.url}: {found[-1][1]}; repair the program, then start it again"
                 ) from failure
         return found
 
     def _failure(self, entries: Sequence[Entry]) -> Exception | None:
-        """What writing these records fails with, None when it does not; other causes than the records are raised."""
+        """The unforeseen error of writing these records, None without one. Errors that no record causes are raised."""
         try:
             self._write_all(entries)
         except (RecsysError, redis.RedisError, OSError, MemoryError):

@@ -1,11 +1,13 @@
-"""The stream into the online store: each record once in effect, whatever is killed when.
+"""Apply the stream to the online store: each record once in effect, whenever a process is killed.
 
-Reads the records after the position of a generation and the rows they touch, applies them, and writes rows, trending
-and the new position in one call that goes through only if generation, position and tombstones are still what was read.
-Whoever loses that race, to another consumer, a batch load or an erasure, has changed nothing and simply reads again;
-losing again and again is no race and is told. While Redis writes a batch and reads the rows of the one after the next,
-the next one is computed. A record that cannot be applied is set aside with its reason and stops nothing. It does not
-know who wrote the records, nor where catalogues come from.
+One step, for a batch of records behind the position of a generation:
+
+    read records -> read the rows they touch -> compute -> write rows, trending and the new position in one call
+
+The write goes through only if generation, position and tombstones are still what was read. Otherwise it changes
+nothing: another consumer, a batch load or an erasure won the race, and the step reads again. While Redis writes one
+batch, the next one is computed. A record that cannot be applied becomes a dead letter, with the reason, and stops
+nothing. This module does not know who wrote the records, nor where catalogues come from.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
-import numpy as np
 import redis
 
 from recsys.config import OnlineConfig
@@ -24,65 +25,76 @@ from recsys.features.histories import KEPT as CLICKS_KEPT
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
 from recsys.online.connection.commands import send
-from recsys.online.connection.parse import stream_id
+from recsys.online.connection.parse import parse_stream_id
 from recsys.online.consumer import transaction
-from recsys.online.consumer.batch import Batch, Named, Outcome, name_rows, outcome, read_batch, set_aside
-from recsys.online.consumer.transaction import Changes, Fence, Found, Writing
-from recsys.online.pointer import current
+from recsys.online.consumer.changes import (
+    Batch,
+    BatchResult,
+    BatchRows,
+    apply_batch,
+    dead_letter,
+    decode_batch,
+    rows_to_change,
+)
+from recsys.online.consumer.transaction import Changes, Fence, Found, PendingWrite
+from recsys.online.generations import current
 from recsys.online.stream.log import EventStream
 from recsys.online.stream.records import Entry
-from recsys.online.tombstones import Erased, read_erased
+from recsys.online.tombstones import UNREAD, read_erased
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _ATTEMPTS = 5
-_MOST_BAD = 20
-_MOST_LOST = 50
-_IN_A_ROW = 16
-"""Batches of one step at most, more than three: between steps the consumer looks whether it should stop."""
-_NOBODY = Erased(-1, np.empty(0, np.int64), np.empty(0, np.int64))
-"""Before the tombstones were read: their version is never this, also where it was lost."""
-_FORESEEN = (RecsysError, redis.RedisError, OSError, MemoryError)
-"""Errors that no single record is the cause of."""
+"""Reads of a batch's rows, each under newer tombstones, before the race counts as lost."""
+_MAX_DEAD_IN_A_ROW = 20
+"""Records in a row that become dead letters; then the program is at fault, not the records."""
+_MAX_LOST_IN_A_ROW = 50
+"""Races lost in a row."""
+_MAX_BATCHES = 16
+"""Batches per step, more than three; between steps the consumer checks whether it should stop."""
+_NO_RECORDS_FAULT = (RecsysError, redis.RedisError, OSError, MemoryError)
+"""Errors that no single record causes."""
 
 
-class _Position(NamedTuple):
+class _StoreAt(NamedTuple):
+    """Where a step starts: a generation, and the last stream id that its rows reflect."""
+
     generation: keys.Generation
     applied: str
 
 
-class _Ahead(NamedTuple):
-    """Records to come. The rest is None where looking at them fails, or at those before."""
+class _NextBatch(NamedTuple):
+    """Records read ahead. The other fields are None where decoding these or earlier records failed."""
 
     entries: Sequence[Entry]
     batch: Batch | None = None
-    named: Named | None = None
+    touched: BatchRows | None = None
     names: list[bytes] | None = None
-    """Of the rows that the batch before does not touch too."""
+    """Keys of the rows that the batch before does not touch: only these must be read."""
 
 
-class _Looked(NamedTuple):
-    """A batch and all that is needed to compute what it does, once it is known what the batch before does."""
+class _ReadBatch(NamedTuple):
+    """A batch with its rows, ready to be computed once the result of the batch before is known."""
 
     batch: Batch
-    named: Named
+    touched: BatchRows
     rows: dict[bytes, bytes | None]
     """Those that the batch before does not touch."""
     erased_version: int
     origin: int
 
 
-class _Ready(NamedTuple):
-    """A batch to be written."""
+class _ComputedBatch(NamedTuple):
+    """A batch ready to be written."""
 
-    outcome: Outcome
+    result: BatchResult
     erased_version: int
 
 
 class OnlineSink:
-    """Applies the stream to one generation. Several may run; they take turns by losing races."""
+    """Applies the stream to one generation. Several sinks may run at once; each write is won by one of them."""
 
     def __init__(
         self,
@@ -93,144 +105,153 @@ class OnlineSink:
         impressions: Literal["explicit", "implied"],
         generation: keys.Generation | None = None,
     ) -> None:
-        """`generation`: one that is not in use yet and that nobody else writes; None for whichever is in use."""
+        """`generation`: one that is not in use yet and has no other writer; None for the one in use."""
         self.client = client
         self.stream = stream
         self.catalogue = catalogue
-        """Tells author, topic and language of a post."""
-        self.catalogue_of_now: Callable[[], Catalogue] | None = None
-        """Asked for the catalogue with every batch, once its records are read: then it is at least as new as a release
-        that was in use when they were appended. None: it never changes."""
+        """Gives author, topic and language of a post."""
+        self.latest_catalogue: Callable[[], Catalogue] | None = None
+        """Called for the catalogue of every batch after its records are read, so it is at least as new as a release
+        that was in use when they were appended. None: the catalogue never changes."""
         self.config = config
         self.impressions = impressions
         self._fixed = generation
-        self._erased = _NOBODY
-        self._bad_in_a_row = 0
+        self._erased = UNREAD
+        self._dead_in_a_row = 0
         self._lost_in_a_row = 0
-        self._at: _Position | None = None
-        """Where the last step ended; whether that still holds, the next one's read tells."""
+        self._at: _StoreAt | None = None
+        """Where the last step ended; the next read checks whether that still holds."""
 
     def step(self, block_ms: int = 0) -> int:
-        """Apply what is waiting: one batch, or up to `_IN_A_ROW` when the first is full; waits `block_ms` for one.
+        """Apply what is waiting: one batch, or up to `_MAX_BATCHES` when the first is full. Waits up to `block_ms` when
+        nothing is.
 
-        Returns: records taken; 0 when there was none or a race was lost.
-        Raises: DataError when no generation was loaded or a value cannot be trusted, DependencyError or
-        redis.RedisError when Redis fails or `_MOST_LOST` races were lost in a row: then it is something else, and
-        whoever repeats this must wait.
+        Returns: records dealt with; 0 when there was none or a race was lost.
+        Raises: DataError when no generation was loaded or a stored value is invalid; DependencyError or
+        redis.RedisError, after which to wait, when Redis fails or `_MAX_LOST_IN_A_ROW` races in a row were lost.
         """
         at, self._at = self._at, None
         if at is None:
             generation = self._fixed or current(self.client)
             applied = send(self.client, "GET", generation.applied)
             if applied is None:
-                return self._lost(generation)
-            at = _Position(generation, stream_id(generation.applied, applied))
-        entries = self._read(at.applied, block_ms)
+                return self._race_lost(generation)
+            at = _StoreAt(generation, parse_stream_id(generation.applied, applied))
+        entries = self._read_entries(at.applied, block_ms)
         if not entries:
             return 0
-        taken = self._take_many(at, entries) if len(entries) == self.config.batch_size else self._take(at, entries)
+        take = self._take_pipelined if len(entries) == self.config.batch_size else self._take
+        taken = take(at, entries)
         if not taken:
-            return self._lost(at.generation)
+            return self._race_lost(at.generation)
         self._lost_in_a_row = 0
         return taken
 
-    def _lost(self, generation: keys.Generation) -> int:
-        """Takes note of a lost race, gives 0: no records."""
+    def _race_lost(self, generation: keys.Generation) -> int:
+        """Count a lost race; gives 0, the number of records dealt with."""
         self._lost_in_a_row += 1
-        if self._lost_in_a_row < _MOST_LOST:
+        if self._lost_in_a_row < _MAX_LOST_IN_A_ROW:
             return 0
         self._lost_in_a_row = 0
         raise DependencyError(
-            f"the online store could not be brought up to the stream {_MOST_LOST} times in a row, others were faster "
-            f"or {generation.applied.decode()} is gone; see who else writes to it, then run `recsys train`"
+            f"the online store could not be brought up to the stream {_MAX_LOST_IN_A_ROW} times in a row: others were "
+            f"faster, or {generation.applied.decode()} is gone; see who else writes to it, then run `recsys train`"
         )
 
-    def _read(self, after: str, block_ms: int = 0) -> Sequence[Entry]:
-        """The next records, and then the catalogue of now; whatever that one fails with is no record's fault."""
+    def _read_entries(self, after: str, block_ms: int = 0) -> Sequence[Entry]:
+        """The next records, and then the latest catalogue, so that an error of that one is blamed on no record."""
         entries = self.stream.read(after, self.config.batch_size, block_ms)
-        if entries and self.catalogue_of_now is not None:
-            self.catalogue = self.catalogue_of_now()
+        if entries and self.latest_catalogue is not None:
+            self.catalogue = self.latest_catalogue()
         return entries
 
-    def _take_many(self, at: _Position, entries: Sequence[Entry]) -> int:
-        """Apply batches, each computed while Redis writes the one before; gives how many records were dealt with.
+    def _take_pipelined(self, at: _StoreAt, entries: Sequence[Entry]) -> int:
+        """Apply batch after batch, computing each while Redis writes the one before. Gives the records dealt with.
 
-        Rows of a batch are read behind the write of the last but one. Those that the last one touches too are what that
-        one leaves behind. When a write does not go through, what was computed from it must not be written: another
-        consumer may have applied the same records, and then the position alone would let it pass. A batch that cannot
-        be computed ahead, for an error or because its rows were read as of another position, is left to `_take`.
+                       Redis                                  this process
+            turn 1     write 1, then read rows of 3           compute 2, read records of 4
+            turn 2     write 2, then read rows of 4           compute 3, read records of 5
+
+        Rows that the batch before touches too are taken from its result. When a write does not go through, everything
+        computed from it is dropped: another consumer may have applied the same records, and the position alone would
+        not show it. A batch that cannot be computed ahead is left to `_take`.
         """
-        first = _unless_it_fails(lambda: self._look_up(at, self._batch(entries)))
-        ready = self._computed(at, first, None)
-        if first is None or ready is None:
+        # 1. Read and compute the first batch; read the rows of the second and the records of the third.
+        first = _or_none(lambda: self._read_rows(at, self._decode(entries)))
+        computed = self._try_compute(at, first, None)
+        if first is None or computed is None:
             return self._take(at, entries)
-        taken, coming = 0, self._ahead(at, entries, first.named)
+        taken, coming = 0, self._read_ahead(at, entries, first.touched)
         found = None if coming.names is None else transaction.read(self.client, at.generation, coming.names)
-        looked = self._looked(at, coming, found)
-        after = self._ahead(at, coming.entries, coming.named)
-        for number in itertools.count(4):  # of the batch whose records are read in this turn
-            if ready is None:
+        read = self._with_rows(at, coming, found)
+        after = self._read_ahead(at, coming.entries, coming.touched)
+        for number in itertools.count(4):  # the batch whose records are read in this turn
+            if computed is None:
                 return taken + self._take(at, entries)
-            changes, self._at = ready.outcome.changes, None  # until the answer is there, nobody knows
-            writing = self._send(at, ready.erased_version, changes, entries, after.names)
+            # 2. Send the write; behind it, read the rows of the batch after next. The position is unknown meanwhile.
+            changes, self._at = computed.result.changes, None
+            writing = self._send(at, computed.erased_version, changes, entries, after.names)
             try:
-                ready = self._computed(at, looked, ready.outcome)
-                later = self._ahead(at, after.entries, after.named) if number <= _IN_A_ROW else _Ahead([])
+                # 3. Meanwhile compute the next batch and read the records of a later one.
+                computed = self._try_compute(at, read, computed.result)
+                later = self._read_ahead(at, after.entries, after.touched) if number <= _MAX_BATCHES else _NextBatch([])
             finally:
-                written = writing.done()
+                written = writing.wait()
                 if written:
                     self._settle(at, changes, entries)
-                    self._bad_in_a_row = 0
+                    self._dead_in_a_row = 0
             if not written:
                 return taken
             taken += len(entries)
             if not coming.entries:
                 return taken
-            at = _Position(at.generation, entries[-1].id)
-            looked = self._looked(at, after, writing.found)
+            # 4. Move on by one batch.
+            at = _StoreAt(at.generation, entries[-1].id)
+            read = self._with_rows(at, after, writing.found)
             entries, coming, after = coming.entries, after, later
         return taken
 
-    def _ahead(self, at: _Position, before: Sequence[Entry], named_before: Named | None) -> _Ahead:
-        """What follows these records, whose rows are `named_before`."""
-        entries = self._read(before[-1].id) if before else []
-        if not entries or named_before is None:
-            return _Ahead(entries)
+    def _read_ahead(self, at: _StoreAt, before: Sequence[Entry], touched_before: BatchRows | None) -> _NextBatch:
+        """The records behind `before`, whose rows are `touched_before`."""
+        entries = self._read_entries(before[-1].id) if before else []
+        if not entries or touched_before is None:
+            return _NextBatch(entries)
 
-        def named() -> _Ahead:
-            batch = self._batch(entries)
-            named = name_rows(batch, self._erased, at.generation)
-            same = {name for some in named_before.names for name in some}
-            return _Ahead(entries, batch, named, [name for some in named.names for name in some if name not in same])
+        def decoded() -> _NextBatch:
+            batch = self._decode(entries)
+            touched = rows_to_change(batch, self._erased, at.generation)
+            shared = set(touched_before.all_names())
+            return _NextBatch(entries, batch, touched, [name for name in touched.all_names() if name not in shared])
 
-        return _unless_it_fails(named) or _Ahead(entries)
+        return _or_none(decoded) or _NextBatch(entries)
 
-    def _looked(self, at: _Position, ahead: _Ahead, found: Found | None) -> _Looked | None:
-        """Records and their rows, None when those are not as of this position or of other tombstones."""
-        if ahead.batch is None or ahead.named is None or ahead.names is None or found is None:
+    def _with_rows(self, at: _StoreAt, coming: _NextBatch, found: Found | None) -> _ReadBatch | None:
+        """A batch with its rows; None when those were read at another position or under other tombstones."""
+        if coming.batch is None or coming.touched is None or coming.names is None or found is None:
             return None
-        if not self._is_as_of(at, found) or found.erased_version != self._erased.version:
+        if not self._was_read_at(at, found) or found.erased_version != self._erased.version:
             return None
-        rows = dict(zip(ahead.names, found.rows, strict=True))
-        return _Looked(ahead.batch, ahead.named, rows, found.erased_version, found.origin)
+        rows = dict(zip(coming.names, found.rows, strict=True))
+        return _ReadBatch(coming.batch, coming.touched, rows, found.erased_version, found.origin)
 
-    def _computed(self, at: _Position, looked: _Looked | None, before: Outcome | None) -> _Ready | None:
-        return None if looked is None else _unless_it_fails(lambda: self._ready(at, looked, before))
+    def _try_compute(self, at: _StoreAt, read: _ReadBatch | None, before: BatchResult | None) -> _ComputedBatch | None:
+        return None if read is None else _or_none(lambda: self._compute(at, read, before))
 
-    def _take(self, at: _Position, entries: Sequence[Entry]) -> int:
-        """Apply these records or, when some of them make that fail, fewer; gives how many were dealt with.
+    def _take(self, at: _StoreAt, entries: Sequence[Entry]) -> int:
+        """Apply these records or, when some of them fail, fewer. Gives the records dealt with.
 
-        An error nobody foresaw is tried again once, then with half the records, until the one that causes it is alone.
+        After an unforeseen error the batch is tried once more, then half of it, until the record that causes the error
+        is alone. That one becomes a dead letter.
 
-        Raises: DataError after `_MOST_BAD` such records in a row: then it is not they that are at fault.
+        Raises: DataError after `_MAX_DEAD_IN_A_ROW` such records in a row: then the program is at fault.
         """
         retried = False
         while True:
             try:
                 applied = self._apply(at, entries)
-                self._bad_in_a_row = 0
+                self._dead_in_a_row = 0
                 return len(entries) if applied else 0
-            except _FORESEEN:
+            except _NO_RECORDS_FAULT:
                 raise
             except Exception as error:
                 if not retried:
@@ -238,88 +259,92 @@ class OnlineSink:
                 elif len(entries) > 1:
                     retried, entries = False, entries[: len(entries) // 2]
                 else:
-                    reason = f"{type(error).__name__}: {error}"
-                    if self._bad_in_a_row == _MOST_BAD:
-                        raise DataError(
-                            f"{_MOST_BAD} stream records in a row could not be applied and were set aside, and neither "
-                            f"can {entries[0].id}: {reason}; repair the program, then start it again"
-                        ) from error
-                    self._bad_in_a_row += 1
-                    # As of now: before the tombstones were read for this record, applying it may have failed already.
-                    erased_version = transaction.read(self.client, at.generation, []).erased_version
-                    return int(self._write(at, erased_version, set_aside(entries[0], reason), entries))
+                    return self._set_aside(at, entries, error)
 
-    def _apply(self, at: _Position, entries: Sequence[Entry]) -> bool:
-        looked = self._look_up(at, self._batch(entries))
-        if looked is None:
+    def _set_aside(self, at: _StoreAt, entries: Sequence[Entry], error: Exception) -> int:
+        """Make the one record in `entries` a dead letter."""
+        reason = f"{type(error).__name__}: {error}"
+        if self._dead_in_a_row == _MAX_DEAD_IN_A_ROW:
+            raise DataError(
+                f"{_MAX_DEAD_IN_A_ROW} stream records in a row could not be applied and were set aside, and neither "
+                f"can {entries[0].id}: {reason}; repair the program, then start it again"
+            ) from error
+        self._dead_in_a_row += 1
+        # Read the version now: applying may have failed before it was read for this record.
+        erased_version = transaction.read(self.client, at.generation, []).erased_version
+        return int(self._write(at, erased_version, dead_letter(entries[0], reason), entries))
+
+    def _apply(self, at: _StoreAt, entries: Sequence[Entry]) -> bool:
+        """Read, compute and write one batch; False when a race was lost."""
+        if (read := self._read_rows(at, self._decode(entries))) is None:
             return False
-        ready = self._ready(at, looked, None)
-        return self._write(at, ready.erased_version, ready.outcome.changes, entries)
+        computed = self._compute(at, read, None)
+        return self._write(at, computed.erased_version, computed.result.changes, entries)
 
-    def _batch(self, entries: Sequence[Entry]) -> Batch:
-        return read_batch(self.catalogue, entries, self.impressions)
+    def _decode(self, entries: Sequence[Entry]) -> Batch:
+        return decode_batch(self.catalogue, entries, self.impressions)
 
-    def _look_up(self, at: _Position, batch: Batch) -> _Looked | None:
-        """The rows that a batch touches; None when a race was lost."""
+    def _read_rows(self, at: _StoreAt, batch: Batch) -> _ReadBatch | None:
+        """The rows that a batch touches, read under the newest tombstones; None when a race was lost."""
         for _ in range(_ATTEMPTS):
-            named = name_rows(batch, self._erased, at.generation)
-            names = [name for some in named.names for name in some]
+            touched = rows_to_change(batch, self._erased, at.generation)
+            names = touched.all_names()
             found = transaction.read(self.client, at.generation, names)
-            if not self._is_as_of(at, found):
+            if not self._was_read_at(at, found):
                 return None
             if found.erased_version == self._erased.version:
                 rows = dict(zip(names, found.rows, strict=True))
-                return _Looked(batch, named, rows, found.erased_version, found.origin)
+                return _ReadBatch(batch, touched, rows, found.erased_version, found.origin)
             self._erased = read_erased(self.client)
         return None
 
-    def _is_as_of(self, at: _Position, found: Found) -> bool:
+    def _was_read_at(self, at: _StoreAt, found: Found) -> bool:
+        """Whether generation and position were still these when the rows were read."""
         is_current = found.number == b"%d" % at.generation.number
         return found.applied == at.applied.encode() and (self._fixed is not None or is_current)
 
-    def _ready(self, at: _Position, looked: _Looked, before: Outcome | None) -> _Ready:
-        """What a batch does.
+    def _compute(self, at: _StoreAt, read: _ReadBatch, before: BatchResult | None) -> _ComputedBatch:
+        """Count a batch into its rows.
 
         Args:
-            before: what the batch before it does, when its rows were read as if that were not there.
+            before: result of the batch before, when that is not written yet; rows that it touches come from here.
         """
-        rows = looked.rows
+        rows = read.rows
         if before is not None:
-            both = [name for some in looked.named.names for name in some if name not in rows]
-            rows = {**rows, **{name: before.row_after(name) for name in both}}
+            rows = rows | {name: before.row_after(name) for name in read.touched.all_names() if name not in rows}
         kept = CLICKS_KEPT * self.config.history_size
-        done = outcome(looked.batch, looked.named, rows, at.generation, looked.origin, kept)
-        return _Ready(done, looked.erased_version)
+        result = apply_batch(read.batch, read.touched, rows, at.generation, read.origin, kept)
+        return _ComputedBatch(result, read.erased_version)
 
-    def _write(self, at: _Position, erased_version: int, changes: Changes, entries: Sequence[Entry]) -> bool:
-        if not self._send(at, erased_version, changes, entries).done():
+    def _write(self, at: _StoreAt, erased_version: int, changes: Changes, entries: Sequence[Entry]) -> bool:
+        """Send a write and wait for it; False when a race was lost."""
+        if not self._send(at, erased_version, changes, entries).wait():
             return False
         self._settle(at, changes, entries)
         return True
 
     def _send(
         self,
-        at: _Position,
+        at: _StoreAt,
         erased_version: int,
         changes: Changes,
         entries: Sequence[Entry],
         then_read: Sequence[bytes] | None = None,
-    ) -> Writing:
+    ) -> PendingWrite:
         fence = Fence(at.generation, at.applied.encode(), erased_version, self._fixed is None)
-        ttl_s, trending_size = self.config.ttl_s, self.config.trending_size
-        return transaction.write(self.client, fence, changes, entries[-1].id, ttl_s, trending_size, then_read)
+        return transaction.write(self.client, fence, changes, entries[-1].id, self.config, then_read)
 
-    def _settle(self, at: _Position, changes: Changes, entries: Sequence[Entry]) -> None:
-        self._at = _Position(at.generation, entries[-1].id)
+    def _settle(self, at: _StoreAt, changes: Changes, entries: Sequence[Entry]) -> None:
+        self._at = _StoreAt(at.generation, entries[-1].id)
         for entry_id, _, _, reason in changes.dead_letters:
             log.warning("stream record %s cannot be applied and was set aside: %s", entry_id, reason)
 
 
-def _unless_it_fails(act: Callable[[], T]) -> T | None:
-    """None for an error nobody foresaw: whoever looks at records one by one will meet it again."""
+def _or_none(act: Callable[[], T]) -> T | None:
+    """None after an unforeseen error: `_take` will meet it again, record by record."""
     try:
         return act()
-    except _FORESEEN:
+    except _NO_RECORDS_FAULT:
         raise
     except Exception:
         log.debug("a batch cannot be computed ahead and is taken by itself", exc_info=True)

@@ -1,13 +1,13 @@
-"""The two calls around an update: read rows as of one moment, and write all that follows from them or nothing.
+"""The two calls around an update: read rows at one moment, and write everything that follows from them, or nothing.
 
-Takes names and bytes. What was read comes with the parts of a `Fence`: the generation, the stream position that its
-rows reflect and the version of the tombstones. The write checks the fence, and what could make a later part of it fail,
-before it changes anything. Lua here compares, cuts and sets; it computes no counter, and it does not know what the
-bytes mean.
+Takes keys and bytes. Rows are read together with the parts of a `Fence`: the generation, the stream position that its
+rows reflect, and the version of the tombstones. The write checks the fence, and everything that could make a later
+command of it fail, before it changes anything. Lua here compares, cuts and sets; it computes no counter. This module
+does not know what the bytes mean.
 
-Rows travel as one argument, not one each: packing thousands of arguments costs more than moving their bytes. They are
-written as `Patches` of what is there: rows of users have kilobytes of which an event changes a hundred bytes, and Redis
-copies every byte that it is given once more into its append-only file.
+All rows travel in one argument, because packing thousands of arguments costs more than moving their bytes. They are
+written as `Patches`: a user row has kilobytes, an event changes about a hundred bytes, and Redis copies every byte it
+is given once more into its append-only file.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import redis
 
+from recsys.config import OnlineConfig
 from recsys.online import keys
-from recsys.online.connection.commands import Underway, packet, send_packed
-from recsys.online.connection.parse import broken, number, wrong_type
+from recsys.online.connection.commands import PendingAnswers, packet, send_packed
+from recsys.online.connection.parse import invalid_value, parse_number, wrong_type
 from recsys.online.rows.byte_patches import Patches
 
 DEAD_LETTERS_KEPT = 10_000
@@ -31,16 +32,18 @@ local heads, program = ARGV[10], ARGV[11]
 local first_set, first_row, first_letter = 6, 6 + n_sets, 12 + n_sets
 local call, unpacked, cut = redis.call, struct.unpack, string.sub
 
+-- 1. The fence.
 if number ~= '' and call('GET', KEYS[1]) ~= number then return 0 end
 if call('GET', KEYS[2]) ~= applied then return 0 end
 if (call('GET', KEYS[3]) or '0') ~= version then return 0 end
-local function holds(key, wanted)
+-- 2. Whatever could make a later command fail: types, numbers, existence.
+local function has_type(key, wanted)
   local kind = call('TYPE', key).ok
   return kind == wanted or kind == 'none', kind
 end
 for i = 4, first_row - 1 do
   local wanted = i == 4 and 'stream' or i == 5 and 'string' or 'zset'
-  local fine, kind = holds(KEYS[i], wanted)
+  local fine, kind = has_type(KEYS[i], wanted)
   if not fine then return {KEYS[i], wanted, kind} end
 end
 if #ARGV > first_letter then
@@ -62,12 +65,13 @@ local function exist(first, last, wanted)
 end
 if not (exist(first_row, first_row + found - 1, 1) and exist(first_row + found, #KEYS, 0)) then
   for i = first_row, #KEYS do
-    local fine, kind = holds(KEYS[i], 'string')
+    local fine, kind = has_type(KEYS[i], 'string')
     if not fine then return {KEYS[i], 'string', kind} end
   end
   return 0
 end
 
+-- 3. Rows, patch by patch.
 local at, texts = 1, {}
 for i = first_row, #KEYS do
   local n, whole, refresh = unpacked('<I4I4I4', heads, 12 * (i - first_row) + 1)
@@ -88,6 +92,7 @@ for i = first_row, #KEYS do
   end
   if whole == 0 and refresh == 1 then call('PEXPIRE', KEYS[i], ttl) end
 end
+-- 4. Trending.
 for i = first_set, first_row - 1 do
   local gains = ARGV[6 + i]
   for place = 1, #gains, 16 do
@@ -97,6 +102,7 @@ for i = first_set, first_row - 1 do
   call('ZREMRANGEBYRANK', KEYS[i], 0, -1 - kept)
   call('PEXPIRE', KEYS[i], ttl)
 end
+-- 5. Dead letters, then the position.
 for i = first_letter, #ARGV, 4 do
   call('XADD', KEYS[4], 'MAXLEN', '~', letters_kept, '*',
     'id', ARGV[i], 'kind', ARGV[i + 1], 'payload', ARGV[i + 2], 'reason', ARGV[i + 3])
@@ -105,49 +111,51 @@ end
 call('SET', KEYS[2], last)
 return 1
 """
-"""KEYS: pointer, applied, the tombstones' version, dead letters, their number, trending sets, rows; of rows first those
-that were found, then those that were not.
+"""KEYS: pointer, applied, the tombstones' version, dead letters, their number, trending sets, rows. Of the rows, first
+those that were found, then those that were not.
 
-ARGV: what the fence must find, the new position, the settings; how many rows were found; heads and patches of rows;
-gains of each trending set; four fields of each dead letter.
+ARGV: three parts of the fence, the new position, four settings and sizes, how many rows were found; heads and patches
+of rows; gains of each trending set; four fields of each dead letter.
 
-Everything before the rows are set only looks: an error after the first write would leave the writes before it, and the
-same records would be counted again, without end. After it stand only commands that were made sure of:
+The script has two halves. The first only looks: an error after the first write would leave the writes before it in
+place, and the same records would be counted again, without end. The second writes, with commands that cannot fail any
+more:
 
-- Rows are written over where one was found, as a string, and set where there is no key. That they are as long as they
-  were needs no look: whoever changes one moves the position. They may have expired, though, and a patch of nothing
-  would be a row. Found and not found are asked for apart, because one of each would add up.
-- Trending sets are sorted sets, and what they gain is finite and not negative: no score becomes NaN.
+- A row that was found is overwritten; it is a string, because every command that made it sets one. A new row is set
+  where no key is. Row lengths need no check: whoever changes a row moves the position. Existence does: a row may have
+  expired, and patches of nothing would make a wrong row. Found and new rows are counted apart, because one missing and
+  one extra would cancel out.
+- Trending sets are sorted sets, and gains are finite and not negative, so no score becomes NaN.
 - Dead letters are a stream that has ids left, and their number is far below the largest.
-- The position was a string a moment ago. Redis asks whether it has room before the first write, and not again.
+- The position was a string a moment ago. Redis checks for memory before the first write of a script, and not again.
 
-What is left: somebody else's program that puts another type in the place of a row between read and write, and a user
-of Redis who may run some of these commands and not others.
+Two cases remain: another program that replaces a row by another type between read and write, and a Redis user who is
+allowed only some of these commands.
 """
 
 _RULES = {
     b"count": "must hold a whole number of at most 18 digits",
     b"room": "must have stream ids left for more records",
 }
-"""What a value must be, by the script's word for it; any other word is a type that the key must have."""
+"""Rule by the script's word for it; any other word is the type that the key must have."""
 
 
 class Fence(NamedTuple):
-    """What must still hold for a write to go through."""
+    """What must still be true when a write arrives."""
 
     generation: keys.Generation
     applied: bytes
     """Stream position that the generation's rows reflect."""
     erased_version: int
     is_current: bool
-    """Whether the generation must be the one in use; a load that replays into a new one is its only writer."""
+    """Whether the generation must be the one in use. False for a load: it is the only writer of its new generation."""
 
 
 class Found(NamedTuple):
-    """Rows as of one moment."""
+    """Rows read at one moment, with the parts of the fence."""
 
     number: bytes | None
-    """Of the generation in use."""
+    """Number of the generation in use."""
     applied: bytes | None
     erased_version: int
     origin: int
@@ -155,24 +163,24 @@ class Found(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Everything that one batch of the stream does to the store."""
+    """Everything that one batch of the stream changes in the store."""
 
     names: list[bytes]
-    """Keys of rows, first those whose rows were found."""
+    """Keys of R rows, first those that were found."""
     found: int
-    """How many those are."""
+    """How many were found."""
     patches: Patches
-    """Of those rows."""
+    """Of the R rows."""
     trending: list[tuple[bytes, bytes]]
-    """Sorted sets and what each gains: float64 score and member of eight bytes, one after the other."""
+    """Key and gains of each trending set. Gains are pairs, one behind another: float64 score, member of eight bytes."""
     dead_letters: list[tuple[str, bytes, bytes, str]]
     """Stream id, kind, payload, reason."""
 
 
 def read(client: redis.Redis, generation: keys.Generation, names: Sequence[bytes]) -> Found:
-    """Rows and the fence's parts.
+    """Read rows and the parts of the fence, in one MGET.
 
-    A key of another type reads as none; the write, which looks at the type of what was none, says so.
+    A key of another type reads as None; the write checks the type of new rows and names such a key.
 
     Raises: DataError when a part of the fence is not a number, DependencyError when Redis fails.
     """
@@ -189,33 +197,33 @@ def _found(generation: keys.Generation, answer: Sequence[bytes | None]) -> Found
     return Found(
         pointer,
         applied,
-        number(keys.ERASED_VERSION, version or b"0"),
-        number(generation.origin, origin or b"0"),
+        parse_number(keys.ERASED_VERSION, version or b"0"),
+        parse_number(generation.origin, origin or b"0"),
         rows,
     )
 
 
-class Writing:
-    """A write under way, and the read behind it: sent, and not yet answered."""
+class PendingWrite:
+    """A write, and perhaps a read behind it, that were sent and not yet answered."""
 
-    def __init__(self, underway: Underway, generation: keys.Generation) -> None:
-        self._underway = underway
+    def __init__(self, answers: PendingAnswers, generation: keys.Generation) -> None:
+        self._answers = answers
         self._generation = generation
         self.found: Found | None = None
-        """What the read behind it found, once it is done; None when there was none to be read."""
+        """Rows of the read behind the write, after `wait`; None without such a read."""
 
-    def done(self) -> bool:
-        """Wait for Redis; whether everything was written, False when the fence did not hold and nothing was.
+    def wait(self) -> bool:
+        """Wait for Redis. True when everything was written; False when the fence did not hold and nothing was.
 
-        Raises: DataError naming a key that holds what it must not, DependencyError when Redis fails: then only Redis
-        knows whether it was written, and the position says so.
+        Raises: DataError naming a key with an invalid value; DependencyError when Redis fails. Then only the position
+        in Redis tells whether the write went through.
         """
-        answer, *behind = self._underway.answers()
+        answer, *behind = self._answers.wait()
         self.found = _found(self._generation, behind[0]) if behind else None
         if isinstance(answer, list):
             name, wanted, found = answer
             if wanted in _RULES:
-                raise broken(name, _RULES[wanted], found)
+                raise invalid_value(name, _RULES[wanted], found)
             raise wrong_type(name, wanted.decode(), found.decode())
         return bool(answer)
 
@@ -225,32 +233,33 @@ def write(
     fence: Fence,
     changes: Changes,
     last: str,
-    ttl_s: float,
-    trending_size: int,
+    config: OnlineConfig,
     then_read: Sequence[bytes] | None = None,
-) -> Writing:
-    """Send everything, to be written with the position set to `last`, or, when the fence does not hold, not at all.
+) -> PendingWrite:
+    """Send changes that set the position to `last`. If the fence does not hold, nothing is written.
 
     Args:
-        then_read: rows to be read right behind the write, as by `read`; Redis goes on to it without being asked again.
+        then_read: keys of rows to read right behind the write, as by `read`, in the same packet.
     Raises: DependencyError when Redis cannot be reached.
     """
     generation = fence.generation
+    # 1. KEYS: five of the store, the trending sets, R rows.
     names = [
         keys.CURRENT, generation.applied, keys.ERASED_VERSION, keys.DEAD_LETTERS, keys.DEAD_LETTERS_EVER,
         *(name for name, _ in changes.trending), *changes.names,
     ]  # fmt: skip
+    # 2. ARGV: nine settings, two buffers for all rows, one per trending set, four words per dead letter.
     settings = (
         generation.number if fence.is_current else "", fence.applied.decode(), fence.erased_version, last,
-        int(ttl_s * 1000), trending_size, DEAD_LETTERS_KEPT, len(changes.trending), changes.found,
+        int(config.ttl_s * 1000), config.trending_size, DEAD_LETTERS_KEPT, len(changes.trending), changes.found,
     )  # fmt: skip
     letters = (word if isinstance(word, bytes) else word.encode() for letter in changes.dead_letters for word in letter)
     words = [
         _WRITE.encode(), b"%d" % len(names), *names, *(str(setting).encode() for setting in settings),
         changes.patches.heads.tobytes(), changes.patches.program, *(gains for _, gains in changes.trending), *letters,
     ]  # fmt: skip
-    # Packed here: the client would look at the type of each of thousands of words.
+    # 3. Packed here: the client would check the type of each of thousands of words.
     packets = [packet(b"EVAL", len(words), keys.packed(words))]
     if then_read is not None:
         packets.append(packet(b"MGET", *_read_words(generation, then_read)))
-    return Writing(Underway(client, packets), generation)
+    return PendingWrite(PendingAnswers(client, packets), generation)

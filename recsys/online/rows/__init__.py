@@ -1,4 +1,4 @@
 """Packed rows: one binary Redis value per user, post, author and topic.
 
-The byte layout, its validation, and how a batch of events changes each kind of row.
+How a row is laid out in bytes, how it is validated, and how a batch of events changes it.
 """

@@ -1,7 +1,7 @@
-"""Changes of packed rows as bytes to write over what is there: what the write to Redis carries, and what comes of it.
+"""Changes of packed rows as patches: bytes to write over parts of a row in Redis.
 
-A row is changed by a few patches, or written whole where there was none or where it became shorter. It does not know
-what rows hold.
+A row that was found is changed by a few patches. A row that is new or became shorter is written whole. This module does
+not know what rows hold.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import numpy as np
 from recsys.types import Ids
 
 _PATCH = struct.Struct("<II")
+"""Head of a patch: first byte and number of bytes."""
 
 
 class Patches(NamedTuple):
     """Changes of R rows."""
 
     heads: np.ndarray
-    """Number of the row's patches, 1 where one patch is all of it, 1 where its lifetime begins anew; uint32, (R, 3)."""
+    """Per row: number of its patches; 1 if its only patch is the whole row; 1 if its time to live is renewed. uint32,
+    (R, 3)."""
     program: bytes
     """Patches, row after row: first byte and number of bytes, two uint32, then the bytes to write there."""
     begin: Ids
@@ -44,7 +46,7 @@ class Patches(NamedTuple):
         return Patches(self.heads[start:stop], self.program[begin[0] : begin[-1]], begin - begin[0])
 
     def row_after(self, place: int, before: bytes | None) -> bytes:
-        """What Redis holds under a row's key once its patches are written.
+        """The row in Redis once its patches are written.
 
         Args:
             place: of the row.

@@ -1,12 +1,11 @@
-"""Trending posts: clicks that fade, in an order that never has to be rewritten.
+"""Trending posts: decayed clicks in an order that never has to be rewritten.
 
 Forward decay: instead of shrinking old scores as time passes, a click at `s` adds `2^((s - origin) / HALF_LIFE)`. All
-scores of a set would shrink by the same factor, so leaving that factor out keeps the order, and one ZINCRBY per click
-is all the work there is. The origin is the moment the generation was loaded, and is stored with it: counted from 1970
-the power would overflow a double (2^1024), counted from the load it lasts 255 days without another load, and is then
-held at the largest.
+scores of a set would shrink by the same factor, so leaving it out keeps the order, and each click costs one ZINCRBY.
+The origin is the end of the logs that the generation was loaded from, stored with it. From an origin in 1970 the power
+would overflow a double (2^1024); from the load it lasts 255 days without another load and is clamped from then on.
 
-It knows neither who reads the order nor which posts may be shown.
+This module does not know who reads the order, nor which posts may be shown.
 
 Source: Cormode, Shkapenyuk, Srivastava, Xu, "Forward Decay: A Practical Time Decay Model for Streaming Systems", ICDE
 2009.
@@ -22,14 +21,14 @@ from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.types import HOUR, Doubles, Ids, Rows, Times
 
 HALF_LIFE = 6 * HOUR
-"""A click counts half after this long, microseconds."""
+"""Microseconds after which a click counts half."""
 
 _LARGEST_POWER = 1000.0
 _FLIP = np.uint64(1 << 63)
 
 
 def weight(time: Times, origin: int) -> Doubles:
-    """What a click at each of these times adds."""
+    """Score that a click at each of these times adds."""
     return np.asarray(np.exp2(np.minimum((time - origin) / HALF_LIFE, _LARGEST_POWER)))
 
 
@@ -46,7 +45,7 @@ def rank(
 
 
 def gains(post_id: Ids, gain: Doubles) -> bytes:
-    """What a sorted set gains: per post the sum as float64 and the member, one after the other."""
+    """Gains of a sorted set as bytes: per post the summed gain as float64, then the member."""
     posts, place = np.unique(post_id, return_inverse=True)
     pairs = np.empty(len(posts), [("gain", "<f8"), ("member", "S8")])
     pairs["gain"] = np.bincount(place, gain)
@@ -55,7 +54,7 @@ def gains(post_id: Ids, gain: Doubles) -> bytes:
 
 
 def to_members(ids: Ids) -> list[bytes]:
-    """Ids as members of a sorted set: eight bytes in the order of the numbers, so that ties break alike everywhere."""
+    """Ids as members of a sorted set: eight bytes that sort like the numbers, so that ties break alike everywhere."""
     buffer = (ids.astype(np.int64).view(np.uint64) ^ _FLIP).astype(">u8").tobytes()
     return [buffer[at : at + 8] for at in range(0, len(buffer), 8)]
 

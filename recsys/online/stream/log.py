@@ -1,8 +1,8 @@
 """The event stream: one ordered log that both stores follow, each from its own position.
 
-Takes events and returned records, gives them back in order with their position. A retried event is recognised by its id
-within `online.dedup_window_s`, in the same atomic call that appends it. It does not know who reads, nor what is done
-with a record.
+Takes events and returned records, gives them back in order with their position. An event that is sent again within
+`online.dedup_window_s` is recognised by its id, in the same atomic call that appends it. This module does not know who
+reads, nor what is done with a record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from recsys.config import OnlineConfig
 from recsys.errors import DataError
 from recsys.online import keys
 from recsys.online.connection.commands import send, send_packed
-from recsys.online.connection.parse import stream_id, wrong_type
+from recsys.online.connection.parse import parse_stream_id, wrong_type
 from recsys.online.stream import retention
 from recsys.online.stream.records import EVENT, RETURNED, Entry, Event, Returned, encode_event, encode_returned
 
@@ -41,60 +41,60 @@ return added
 """
 """KEYS: the stream, then one mark per record. ARGV: the window in seconds, then kind and payload of each record.
 
-The type is looked at first, and the mark of a record that is refused is taken back: a mark without its record would
-make the record that is sent again look like a repeated one."""
+The type is checked first, and the mark of a refused record is removed: with a mark but no record, the record would look
+like a repeat when it is sent again."""
 
 
 class EventStream(Protocol):
     """An ordered, durable log.
 
-    Positions are strings of two numbers with a dash between them; `position` gives their order; empty is before
-    everything. The lake keeps them as one number (`offline.logs.stream_position`).
+    A position is a string of two numbers with a dash between them; `position` gives the order; the empty string is
+    before everything. The lake stores a position as one number (`offline.logs.stream_position`).
     """
 
     def append(self, events: Sequence[Event]) -> int:
-        """Append what was not seen before; gives how many were new."""
+        """Append events that were not seen before; gives how many were new."""
 
     def append_returned(self, record: Returned) -> None:
-        """Append what a request was answered with, once per request."""
+        """Append the answer to a request, once per request."""
 
     def read(self, after_id: str, count: int, block_ms: int = 0) -> list[Entry]:
         """The next records after a position, at most `count`; waits up to `block_ms` when there is none."""
 
     def last_id(self) -> str:
-        """Position of the newest record ever appended, also when it is gone; empty when there never was one."""
+        """Position of the last record ever appended, even if it was removed; empty when there never was one."""
 
     def waited_s(self, after_id: str) -> float:
         """Seconds that the oldest record after a position has waited, 0 when there is none."""
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Remove single records, the positions of all others stay; gives how many there were."""
+        """Remove single records; all others keep their positions. Gives how many were there."""
 
     def trim(self, before_id: str, keep_s: float) -> int:
-        """Forget records before a position that are older than `keep_s` and that nobody holds; gives how many."""
+        """Drop records before a position that are older than `keep_s` and not held; gives how many."""
 
     def trimmed(self) -> str:
-        """Records before this position may have been forgotten; empty when none were."""
+        """Records before this position may have been dropped; empty when none were."""
 
     def hold(self, after_id: str) -> AbstractContextManager[Callable[[], None]]:
-        """Forget nothing after a position while the block runs, and not for long after its process died.
+        """Keep all records after a position while the block runs. The hold of a dead process expires.
 
-        Gives a function that raises DataError when the hold was lost meanwhile. Raises: DataError when some of it was
-        forgotten already.
+        Gives a function that raises DataError when the hold was lost meanwhile.
+        Raises: DataError when some records were dropped already.
         """
 
     def is_held(self) -> bool:
-        """Whether anybody holds it."""
+        """Whether any hold is active."""
 
 
 def position(entry_id: str) -> tuple[int, int]:
-    """A stream id as numbers that compare in stream order."""
+    """A stream id as two numbers that compare in stream order."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds or 0), int(sequence or 0)
 
 
 class RedisStream:
-    """A Redis stream, as durable as Redis: with AOF `everysec` it survives any kill; a power cut may take a second."""
+    """A Redis stream. With AOF `everysec` it survives killed processes; a power cut may lose the last second."""
 
     def __init__(self, client: redis.Redis, config: OnlineConfig) -> None:
         self.client = client
@@ -114,20 +114,20 @@ class RedisStream:
         self._append(self.returned_command(record))
 
     def returned_command(self, record: Returned) -> list[Any]:
-        """The command of `append_returned`, for a caller that sends it together with others."""
+        """The command of `append_returned`, for a caller that sends it in one transaction with others."""
         return self._append_command([keys.seen_request(record.request_id)], RETURNED, [encode_returned(record)])
 
     def read(self, after_id: str, count: int, block_ms: int = 0) -> list[Entry]:
         after = after_id or "0-0"
         found = self._range(after, count)
         if not found and block_ms > 0:
-            # XREAD only waits here; reading by XRANGE alone keeps one way of reading.
+            # XREAD only waits; XRANGE reads, here and everywhere.
             send(self.client, "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", keys.STREAM, after)
             found = self._range(after, count)
         return [_entry(entry_id, fields) for entry_id, fields in found]
 
     def _range(self, after: str, count: int) -> list[Any]:
-        # As Redis answers it: the client's dictionary per record costs as much as all else of a record's reading.
+        # Raw answer: the client's dictionary per record would double the cost of reading a record.
         words = keys.packed([keys.STREAM, b"(" + after.encode(), b"+", b"COUNT", b"%d" % count])
         try:
             return list(send_packed(self.client, b"XRANGE", 5, words))
@@ -156,7 +156,7 @@ class RedisStream:
 
     def trimmed(self) -> str:
         found = send(self.client, "GET", keys.TRIMMED)
-        return "" if found is None else stream_id(keys.TRIMMED, found)
+        return "" if found is None else parse_stream_id(keys.TRIMMED, found)
 
     def hold(self, after_id: str) -> AbstractContextManager[Callable[[], None]]:
         return retention.hold(self.client, after_id)
@@ -165,7 +165,7 @@ class RedisStream:
         return retention.is_held(self.client)
 
     def _now_s(self) -> float:
-        """As Redis' clock says, of which ids are made."""
+        """Seconds on the clock of Redis, which ids are made of."""
         seconds, microseconds = map(int, send(self.client, "TIME"))
         return seconds + microseconds / 1e6
 
@@ -176,12 +176,12 @@ class RedisStream:
             raise self._named(error) from None
 
     def _named(self, error: DataError) -> DataError:
-        """Of a script's error, or a packed command's, nobody knows which key it is about."""
+        """Name the stream's key if it has the wrong type; errors of scripts and packed commands name no key."""
         found = send(self.client, "TYPE", keys.STREAM).decode()
         return error if found in ("stream", "none") else wrong_type(keys.STREAM, "stream", found)
 
     def _append_command(self, marks: list[bytes], kind: bytes, payloads: list[bytes]) -> list[Any]:
-        # EVAL with its text: EVALSHA saves 300 bytes and costs a second way to fail.
+        # EVAL with the text: EVALSHA would save 300 bytes and add a way to fail.
         arguments: list[bytes | int] = [self.config.dedup_window_s]
         for payload in payloads:
             arguments += (kind, payload)
@@ -189,7 +189,7 @@ class RedisStream:
 
 
 def _entry(entry_id: bytes, fields: list[bytes]) -> Entry:
-    """A record of exactly one field and its value; anything else gets a kind that nobody knows."""
+    """A record of exactly one field and its value. Anything else gets the unknown kind `?`."""
     if len(fields) != 2:
         return Entry(entry_id.decode(), b"?", repr(fields)[:1000].encode())
     return Entry(entry_id.decode(), fields[0], fields[1])

@@ -1,7 +1,7 @@
-"""What travels on the stream: an `Event` of a user, or the `Returned` record of an answered request, as bytes and back.
+"""Records of the stream to bytes and back: an `Event` of a user, or the `Returned` record of an answered request.
 
-Encoding refuses what breaks a rule. Decoding takes many payloads at once, gives columns, and sets aside what it cannot
-read with the reason: a record that one program wrote wrongly must not stop the ones behind it. It knows nothing of
+Encoding refuses a record that breaks a rule. Decoding takes many payloads at once and gives columns. It lists records
+that it cannot read with the reason, so that one wrong record does not stop the others. This module knows nothing of
 Redis.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from recsys.errors import RequestError
-from recsys.offline.logs.labels import ACTIONS
+from recsys.offline.logs.events import ACTIONS
 from recsys.types import DAY, Floats, Ids, Mask, Rows
 
 EVENT = b"e"
@@ -29,22 +29,22 @@ EVENT_TYPE = np.dtype(
         ("value", "<f4"), ("position", "<i2"), ("action", "u1"),
     ]
 )  # fmt: skip
-"""Columns of events: `action` is a code in `labels.ACTIONS`, `value` NaN and `position` -1 where unknown."""
+"""Columns of events: `action` is a code in `ACTIONS`; unknown `value` is NaN, unknown `position` -1."""
 
 LATEST = 200 * 365 * DAY
-"""Times are between 1970 and about 2169: counters decay from them, and one absurd time would spoil a row for good."""
+"""Times must lie between 1970 and about 2169. Counters decay from them: one absurd time would spoil a row for good."""
 
-_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
-_MOST_POSITION = (1 << 15) - 1
-_MOST_ITEMS = 1 << 20
-"""Of items, features or candidates in one record."""
+_MIN_ID, _MAX_ID = -(1 << 63), (1 << 63) - 1
+_MAX_POSITION = (1 << 15) - 1
+_MAX_ITEMS = 1 << 20
+"""Largest number of items, features or candidates in one record."""
 
 _EVENT_STRUCT = struct.Struct("<6qfhB")
 _BLOBS = (("post_id", "<i8"), ("position", "<i4"), ("propensity", "<f4"), ("sources", "<u2"), ("score", "<f4"))
 
 
 class Entry(NamedTuple):
-    """One record as the stream holds it."""
+    """One record of the stream, still encoded."""
 
     id: str
     """Position in the stream."""
@@ -69,14 +69,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What the server sent for one request, K items, and what it chose from."""
+    """The answer to one request, K items, and the C candidates it was chosen from."""
 
     request_id: int
     user_id: int
     now: int
     release: str
     policy: str
-    """Policy or variant that chose."""
+    """Policy or variant that chose the items."""
     watermark: str
     """Stream position that the counters reflect."""
     user_watermark: str
@@ -94,20 +94,20 @@ class Returned:
     features: Floats
     """(K, F); F may be 0."""
     candidates: Ids
-    """Post ids the choice was made from, (C,)."""
+    """Post ids, (C,)."""
 
 
 class Decoded(NamedTuple):
-    """Records of a stretch of the stream."""
+    """Decoded records of the stream."""
 
     events: np.ndarray
     """Of `EVENT_TYPE`, in stream order."""
     event_stream_id: list[str]
-    """Where each event stood on the stream."""
+    """Stream id of each event."""
     returned: list[Returned]
     returned_stream_id: list[str]
     bad: list[tuple[Entry, str]]
-    """What cannot be read, with the reason."""
+    """Records that cannot be read, with the reason."""
 
 
 def encode_event(event: Event) -> bytes:
@@ -120,9 +120,9 @@ def encode_event(event: Event) -> bytes:
     position = -1 if event.position is None else event.position
     value = float("nan") if event.value is None else event.value
     if value < 0 or value == float("inf"):
-        raise RequestError(f"event value must be a finite number from 0 on, or nothing, got {value}")
+        raise RequestError(f"event value must be finite and >= 0, or None, got {value}")
     if position < -1:
-        raise RequestError(f"event position must be from 0 on, or nothing, got {position}")
+        raise RequestError(f"event position must be >= 0, or None, got {position}")
     try:
         return _EVENT_STRUCT.pack(
             event.event_id, event.request_id, event.user_id, event.post_id, event.event_time, event.ingest_time,
@@ -148,7 +148,7 @@ def encode_returned(record: Returned) -> bytes:
 
 
 def decode(entries: Sequence[Entry]) -> Decoded:
-    """Columns of all readable records."""
+    """Decode records into columns."""
     packed: list[Entry] = []
     returned: list[Returned] = []
     returned_stream_id: list[str] = []
@@ -177,7 +177,7 @@ def decode(entries: Sequence[Entry]) -> Decoded:
 
 
 def _allowed(events: np.ndarray) -> list[tuple[str, Mask]]:
-    """For each column that has a rule, which events keep it: what `encode_event` and the lake's tables allow."""
+    """For each column with a rule, which events obey it: the rules of `encode_event` and the lake's tables."""
     times = [(name, (events[name] >= 0) & (events[name] <= LATEST)) for name in ("event_time", "ingest_time")]
     value = events["value"]
     return [
@@ -189,14 +189,14 @@ def _allowed(events: np.ndarray) -> list[tuple[str, Mask]]:
 
 
 def _decode_returned(payload: bytes) -> Returned:
-    """Raises: ValueError, TypeError or KeyError for what is none."""
+    """Raises: ValueError, TypeError or KeyError when the payload is not a returned record."""
     end = 4 + int.from_bytes(payload[:4], "little")
     head: Any = orjson.loads(payload[4:end])
     if not isinstance(head, dict):
         raise ValueError(f"its head must be an object, found {repr(head)[:100]}")
-    k, f, c = (_integer(name, head.pop(name), 0, _MOST_ITEMS) for name in ("k", "f", "c"))
+    k, f, c = (_integer(name, head.pop(name), 0, _MAX_ITEMS) for name in ("k", "f", "c"))
     for name in ("request_id", "user_id"):
-        _integer(name, head[name], _LEAST, _MOST)
+        _integer(name, head[name], _MIN_ID, _MAX_ID)
     _integer("now", head["now"], 0, LATEST)
     for name in ("release", "policy", "watermark", "user_watermark"):
         if not isinstance(head[name], str):
@@ -209,13 +209,13 @@ def _decode_returned(payload: bytes) -> Returned:
     if end != len(payload):
         raise ValueError(f"{len(payload) - end} bytes are left over")
     position = columns["position"]
-    if k and not 0 <= position.min() <= position.max() <= _MOST_POSITION:
-        raise ValueError(f"positions must be from 0 to {_MOST_POSITION}, found {position.tolist()[:20]}")
+    if k and not 0 <= position.min() <= position.max() <= _MAX_POSITION:
+        raise ValueError(f"positions must be from 0 to {_MAX_POSITION}, found {position.tolist()[:20]}")
     columns["features"] = columns["features"].reshape(k, f)
     return Returned(**head, **columns)
 
 
-def _integer(name: str, value: Any, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{name} must be an integer from {least} to {most}, found {repr(value)[:100]}")
+def _integer(name: str, value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{name} must be an integer from {low} to {high}, found {repr(value)[:100]}")
     return value

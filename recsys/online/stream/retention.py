@@ -1,8 +1,8 @@
-"""Holds: stream positions from which somebody will still read, so that nobody trims past them.
+"""Trim the stream, but keep what somebody will still read.
 
-A training run that starts from the lake holds the lake's watermark until its load has replayed what came after. A hold
-ends with its block or, when the process dies, within a minute: it is short-lived and renewed from a thread. It does not
-know what is on the stream.
+A reader puts a hold on a stream position, and no trim goes past it. A training run that starts from the lake holds the
+lake's watermark until its load has replayed what came after. A hold ends with its block or, when the process dies,
+within a minute: a thread renews it. This module does not know what is on the stream.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ redis.replicate_commands()
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
-"""Numbers below 2^53 are exact: milliseconds are, and so is the number of records within one."""
+"""Lua's numbers are exact below 2^53, enough for milliseconds and for the records within one."""
 
 _HOLD = (
     _BEFORE
@@ -46,7 +46,7 @@ redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1] .. ' ' .. ARGV[2])
 return 0
 """
 )
-"""KEYS: holds, where the stream was trimmed to. ARGV: the hold's name, the position, milliseconds it lasts."""
+"""KEYS: holds, position the stream was trimmed to. ARGV: the hold's name, its position, milliseconds it lasts."""
 
 _TRIM = (
     _BEFORE
@@ -63,16 +63,16 @@ redis.call('SET', KEYS[3], last)
 return redis.call('XTRIM', KEYS[1], 'MINID', last)
 """
 )
-"""KEYS: the stream, holds, where it was trimmed to. ARGV: the position before which records may go."""
+"""KEYS: the stream, holds, position it was trimmed to. ARGV: the position before which records may be dropped."""
 
 
 @contextmanager
 def hold(client: redis.Redis, watermark: str) -> Iterator[Callable[[], None]]:
     """Keep every record after `watermark` on the stream while the block runs.
 
-    Gives a function to call when everything was read: it raises DataError in case the hold was lost meanwhile.
+    Gives a function to call after reading: it raises DataError when the hold was lost meanwhile.
 
-    Raises: DataError when some were trimmed already, DependencyError when Redis does not answer.
+    Raises: DataError when some records were trimmed already, DependencyError when Redis does not answer.
     """
     name, position = uuid.uuid4().hex, watermark or "0-0"
 
@@ -80,35 +80,35 @@ def hold(client: redis.Redis, watermark: str) -> Iterator[Callable[[], None]]:
         _renew(client, name, position)
 
     renew()
-    over = threading.Event()
+    stop = threading.Event()
 
-    def keep() -> None:
-        while not over.wait(HOLD_S / 3):
+    def renew_often() -> None:
+        while not stop.wait(HOLD_S / 3):
             try:
                 renew()
             except RecsysError as error:
                 log.warning("the hold on the stream after %s could not be renewed: %s", position, error)
 
-    keeper = threading.Thread(target=keep, name="stream-hold", daemon=True)
-    keeper.start()
+    renewer = threading.Thread(target=renew_often, name="stream-hold", daemon=True)
+    renewer.start()
     try:
         yield renew
     finally:
-        over.set()
-        keeper.join()
+        stop.set()
+        renewer.join()
         try:
             send(client, "ZREM", keys.HOLDS, f"{name} {position}")
         except RecsysError as error:
-            log.warning("the hold on the stream after %s was not given back and ends by itself: %s", position, error)
+            log.warning("the hold on the stream after %s was not released and will expire: %s", position, error)
 
 
 def trim(client: redis.Redis, before_id: str) -> int:
-    """Forget records before a position, but none that is held; gives how many. What went is remembered."""
+    """Drop records before a position, except held ones; gives how many. The position trimmed to is stored."""
     return int(send(client, "EVAL", _TRIM, 3, keys.STREAM, keys.HOLDS, keys.TRIMMED, before_id))
 
 
 def is_held(client: redis.Redis) -> bool:
-    """Whether a hold has not ended yet."""
+    """Whether any hold is active."""
     seconds, microseconds = map(int, send(client, "TIME"))
     return int(send(client, "ZCOUNT", keys.HOLDS, seconds * 1000 + microseconds // 1000, "+inf")) > 0
 
@@ -118,6 +118,5 @@ def _renew(client: redis.Redis, name: str, position: str) -> None:
     if trimmed:
         raise DataError(
             f"the stream must still hold what follows {'its beginning' if position == '0-0' else position}, but was "
-            f"trimmed up to {trimmed.decode()}; run `recsys train` again, or empty the online store if the lake was "
-            "made anew"
+            f"trimmed up to {trimmed.decode()}; run `recsys train` again, or empty the online store if the lake is new"
         )

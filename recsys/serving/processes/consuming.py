@@ -47,5 +47,5 @@ def consume(config: Config, stop: threading.Event) -> None:
     with connect(config.online, config.data_dir) as connection:
         lake = Lake(config.lake_url)
         consumer = Consumer(connection.client, catalogue_of_now(), lake, config.online, config.offline.impressions)
-        consumer.online.catalogue_of_now = catalogue_of_now
+        consumer.online.latest_catalogue = catalogue_of_now
         consumer.run(stop)

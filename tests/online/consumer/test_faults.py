@@ -24,13 +24,14 @@ from recsys.errors import DependencyError
 from recsys.features.point_in_time import Snapshot, snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
-from recsys.offline.logs.labels import ACTIONS, read_events
+from recsys.offline.logs.events import ACTIONS, read_events
 from recsys.online import keys
 from recsys.online.connection.client import connect
 from recsys.online.consumer.to_lake import lake_watermark
 from recsys.online.consumer.transaction import _WRITE
 from recsys.online.generations import current
-from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
+from recsys.online.store import RedisStore, SnapshotStore
 from recsys.online.stream.log import _APPEND, RedisStream
 from recsys.online.stream.records import Event
 from recsys.types import DAY, HOUR
@@ -185,7 +186,7 @@ def test_killed_consumers_and_a_killed_redis_lose_nothing_and_count_nothing_twic
     publish(tmp_path, catalogue)
 
     with connect(config, tmp_path) as connection:
-        load_snapshot(connection.client, catalogue, snapshot_of([]), config, "", START)
+        load_snapshot(connection.client, catalogue, snapshot_of([]), config, SnapshotReach("", START))
         stream = RedisStream(connection.client, config)
 
         producers, killed_in_flight = Producers(stream), 0
@@ -239,7 +240,7 @@ def test_answers_that_get_lost_lose_nothing_and_count_nothing_twice(
         ) as way,
         connect(OnlineConfig(url=way.url), tmp_path) as unsafe,
     ):
-        load_snapshot(connection.client, catalogue, snapshot_of([]), config, "", START)
+        load_snapshot(connection.client, catalogue, snapshot_of([]), config, SnapshotReach("", START))
         producers = Producers(RedisStream(unsafe.client, config))
         with consumer(tmp_path, f"online.url={way.url}", "online.batch_size=500"):
             producers.start(events)

@@ -19,10 +19,11 @@ from recsys.features.point_in_time import Snapshot
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.online import keys
-from recsys.online.consumer import batch, to_lake, transaction
+from recsys.online.consumer import changes, to_lake, transaction
 from recsys.online.consumer import loop as consumer_module
 from recsys.online.consumer.loop import Consumer, LakeSink, OnlineSink, lake_watermark
-from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
+from recsys.online.store import RedisStore, SnapshotStore
 from recsys.online.stream import retention
 from recsys.online.stream.lag import Lag, LagLog, read_lag
 from recsys.online.stream.log import RedisStream, position
@@ -58,7 +59,7 @@ class Setup:
         self.load(self.events[:200], "")
 
     def load(self, events: Sequence[Event], watermark: str) -> None:
-        load_snapshot(self.client, self.catalogue, self.snapshot_of(events), self.config, watermark, NOW)
+        load_snapshot(self.client, self.catalogue, self.snapshot_of(events), self.config, SnapshotReach(watermark, NOW))
 
     def assert_counts(self, events: Sequence[Event]) -> None:
         expected = SnapshotStore(self.catalogue, self.snapshot_of(events), self.config)
@@ -113,7 +114,7 @@ def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(
             action(*arguments)
         elif fatal == "after write":
             # A process that is killed takes its connections along; here its answer would stay in one.
-            assert action(*arguments).done()
+            assert action(*arguments).wait()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -131,7 +132,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
     """Do something before the next write, after the reads that it rests on."""
     write, done = transaction.write, []
 
-    def slow(*arguments: object) -> transaction.Writing:
+    def slow(*arguments: object) -> transaction.PendingWrite:
         if not done:
             done.append(True)
             act()
@@ -191,7 +192,7 @@ def test_a_write_that_lost_its_fence_has_changed_nothing(
 def test_a_client_that_sends_its_write_twice_has_it_applied_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.stream.append(setup.events[200:])
     write = transaction.write
-    monkeypatch.setattr(transaction, "write", lambda *arguments: (write(*arguments).done(), write(*arguments))[1])
+    monkeypatch.setattr(transaction, "write", lambda *arguments: (write(*arguments).wait(), write(*arguments))[1])
     assert setup.sink.step() == 0
     monkeypatch.setattr(transaction, "write", write)
     setup.drain()
@@ -214,14 +215,14 @@ def test_poison_goes_to_the_dead_letters_once_and_stops_nothing(setup: Setup) ->
 def test_an_event_that_makes_applying_fail_is_set_aside_alone_with_its_reason(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poison, count = setup.events[300].event_id, batch.counted
+    poison, count = setup.events[300].event_id, changes.counted_events
 
     def failing(catalogue: Catalogue, events: np.ndarray, *rest: object) -> object:
         if poison in events["event_id"]:
             raise ZeroDivisionError("cannot be counted")
         return count(catalogue, events, *rest)
 
-    monkeypatch.setattr(batch, "counted", failing)
+    monkeypatch.setattr(changes, "counted_events", failing)
     setup.stream.append(setup.events[200:])
     setup.drain()
     setup.assert_counts([event for event in setup.events if event.event_id != poison])
@@ -240,7 +241,7 @@ def test_a_fault_of_the_program_does_not_empty_the_stream_into_the_dead_letters(
         raise ZeroDivisionError("every record")
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "counted", failing)
+        patch.setattr(changes, "counted_events", failing)
         setup.stream.append(setup.events[200:])
         with pytest.raises(DataError, match="20 stream records in a row could not be applied"):
             setup.drain()
@@ -250,7 +251,7 @@ def test_a_fault_of_the_program_does_not_empty_the_stream_into_the_dead_letters(
 
 
 def test_an_error_that_passes_sets_nothing_aside(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    count, failed = batch.counted, []
+    count, failed = changes.counted_events, []
 
     def failing(*arguments: object) -> object:
         if not failed:
@@ -258,7 +259,7 @@ def test_an_error_that_passes_sets_nothing_aside(setup: Setup, monkeypatch: pyte
             raise ZeroDivisionError
         return count(*arguments)
 
-    monkeypatch.setattr(batch, "counted", failing)
+    monkeypatch.setattr(changes, "counted_events", failing)
     setup.stream.append(setup.events[200:260])
     assert setup.sink.step() == 60
     assert not setup.client.exists(keys.DEAD_LETTERS)

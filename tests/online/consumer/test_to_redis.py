@@ -18,16 +18,18 @@ from recsys.config import Config, OnlineConfig
 from recsys.errors import DataError, DependencyError
 from recsys.features.point_in_time import Snapshot
 from recsys.features.spec import AUTHOR, POST
-from recsys.offline.catalogue.catalogue import Catalogue, build_catalogue
+from recsys.offline.catalogue.build import build_catalogue
+from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.lake import Lake
 from recsys.online import keys
 from recsys.online.connection.client import connect
-from recsys.online.consumer import batch, to_redis, transaction
+from recsys.online.consumer import changes, to_redis, transaction
 from recsys.online.consumer.to_redis import OnlineSink
 from recsys.online.erasure import remove_rows
 from recsys.online.generations import current
-from recsys.online.rows.layout import unpack
-from recsys.online.store import RedisStore, SnapshotStore, load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
+from recsys.online.rows.counter_layout import unpack
+from recsys.online.store import RedisStore, SnapshotStore
 from recsys.online.stream.lag import read_lag
 from recsys.online.stream.log import RedisStream
 from recsys.online.stream.records import Entry, Event
@@ -53,7 +55,7 @@ def stream(client: redis.Redis, config: OnlineConfig) -> RedisStream:
 def sink(
     client: redis.Redis, stream: RedisStream, catalogue: Catalogue, config: OnlineConfig, snapshot_of: SnapshotOf
 ) -> OnlineSink:
-    load_snapshot(client, catalogue, snapshot_of([]), config, "", START)
+    load_snapshot(client, catalogue, snapshot_of([]), config, SnapshotReach("", START))
     return OnlineSink(client, stream, catalogue, config, "explicit")
 
 
@@ -64,14 +66,14 @@ def everything(client: redis.Redis) -> dict[bytes, bytes]:
 def test_a_record_that_cannot_be_applied_is_set_aside_after_an_erasure_too(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = batch.counted
+    count = changes.counted_events
 
     def failing(catalogue: Catalogue, events: np.ndarray, *rest: object) -> object:
         if 2 in events["event_id"]:
             raise ZeroDivisionError("cannot be counted")
         return count(catalogue, events, *rest)
 
-    monkeypatch.setattr(batch, "counted", failing)
+    monkeypatch.setattr(changes, "counted_events", failing)
     mark_erased(client, 999, START)
     stream.append([event(2), event(3)])
     assert [sink.step() for _ in range(2)] == [1, 1]
@@ -82,7 +84,7 @@ def test_a_record_that_cannot_be_applied_is_set_aside_after_an_erasure_too(
 class Lost:
     """A write that does not go through."""
 
-    def done(self) -> bool:
+    def wait(self) -> bool:
         return False
 
 
@@ -319,7 +321,7 @@ def test_one_step_takes_batch_after_batch_and_each_sees_the_one_before(
 
 
 def test_a_step_ends_although_the_stream_does_not(stream: RedisStream, small: OnlineSink) -> None:
-    most = to_redis._IN_A_ROW
+    most = to_redis._MAX_BATCHES
     stream.append(busy(SMALL * (most + 1)))
     assert small.step() == SMALL * most
     assert small.step() == SMALL
@@ -335,11 +337,11 @@ def test_a_batch_is_computed_while_the_one_before_is_written(
         monkeypatch.setattr(owner, name, lambda *arguments: (told.append(name), act(*arguments))[1])
 
     telling(transaction, "write")
-    telling(transaction.Writing, "done")
-    telling(to_redis, "outcome")
+    telling(transaction.PendingWrite, "wait")
+    telling(to_redis, "apply_batch")
     stream.append(busy(3 * SMALL))
     small.step()
-    assert told == ["outcome", "write", "outcome", "done", "write", "outcome", "done", "write", "done"]
+    assert told == ["apply_batch", "write", "apply_batch", "wait", "write", "apply_batch", "wait", "write", "wait"]
 
 
 def test_rows_are_read_behind_the_write_of_the_last_but_one(
@@ -356,7 +358,7 @@ def test_rows_are_read_behind_the_write_of_the_last_but_one(
         n_reads.append(True)
         return read(*arguments)
 
-    def writing(*arguments: object) -> transaction.Writing:
+    def writing(*arguments: object) -> transaction.PendingWrite:
         behind.append(arguments[-1])
         return write(*arguments)
 
@@ -386,7 +388,7 @@ def test_what_was_computed_from_a_batch_that_lost_its_race_is_not_written(
     other = OnlineSink(client, stream, small.catalogue, small.config, "explicit")
     write, written = transaction.write, []
 
-    def overtaken(*arguments: object) -> transaction.Writing:
+    def overtaken(*arguments: object) -> transaction.PendingWrite:
         written.append(True)
         if len(written) == lost + 1:
             monkeypatch.setattr(transaction, "write", write)
@@ -415,22 +417,22 @@ def test_what_cannot_be_read_in_one_of_many_batches_is_told_once(
 
 
 @pytest.mark.parametrize("poison", [1, SMALL + 2, 3 * SMALL])
-@pytest.mark.parametrize("fault", ["counted", "outcome"])
+@pytest.mark.parametrize("fault", ["decode", "apply"])
 def test_a_record_that_cannot_be_applied_is_found_among_full_batches(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf,
     monkeypatch: pytest.MonkeyPatch, poison: int, fault: str,
 ) -> None:  # fmt: skip
     events = busy(4 * SMALL)
-    act = getattr(to_redis, "read_batch" if fault == "counted" else "outcome")
+    act = getattr(to_redis, "decode_batch" if fault == "decode" else "apply_batch")
 
     def failing(first: object, second: object, *rest: object) -> object:
-        batch = act(first, second, *rest) if fault == "counted" else first
+        batch = act(first, second, *rest) if fault == "decode" else first
         payloads = [entry.payload[:8] for entry in batch.entries]
         if poison.to_bytes(8, "little") in payloads:
             raise ZeroDivisionError("cannot be counted")
-        return batch if fault == "counted" else act(first, second, *rest)
+        return batch if fault == "decode" else act(first, second, *rest)
 
-    monkeypatch.setattr(to_redis, "read_batch" if fault == "counted" else "outcome", failing)
+    monkeypatch.setattr(to_redis, "decode_batch" if fault == "decode" else "apply_batch", failing)
     stream.append(events)
     while small.step():
         pass
@@ -447,12 +449,12 @@ def test_a_release_that_cannot_be_read_costs_no_record(
 
     events, whole = busy(3 * SMALL), small.catalogue
     stream.append(events)
-    small.catalogue_of_now = damaged
+    small.latest_catalogue = damaged
     for _ in range(30):
         with pytest.raises(ValueError, match="cannot reshape"):
             small.step()
     assert not client.exists(keys.DEAD_LETTERS)
-    small.catalogue_of_now = lambda: whole
+    small.latest_catalogue = lambda: whole
     while small.step():
         pass
     assert_counted(client, small, snapshot_of(events))
@@ -461,7 +463,7 @@ def test_a_release_that_cannot_be_read_costs_no_record(
 def test_bad_records_with_good_batches_between_them_never_stop_the_sink(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = to_redis.read_batch
+    read = to_redis.decode_batch
 
     def failing(catalogue: Catalogue, entries: Sequence[Entry], *rest: object) -> object:
         made = read(catalogue, entries, *rest)
@@ -469,7 +471,7 @@ def test_bad_records_with_good_batches_between_them_never_stop_the_sink(
             raise ZeroDivisionError
         return made
 
-    monkeypatch.setattr(to_redis, "read_batch", failing)
+    monkeypatch.setattr(to_redis, "decode_batch", failing)
     stream.append(busy(30 * (SMALL + 1)))
     while small.step():
         pass
@@ -498,7 +500,7 @@ def test_an_erasure_between_two_batches_of_a_step_holds(
 ) -> None:
     write, written = transaction.write, []
 
-    def erasing(*arguments: object) -> transaction.Writing:
+    def erasing(*arguments: object) -> transaction.PendingWrite:
         written.append(True)
         if len(written) == 2:
             mark_erased(client, 1, START)
@@ -523,17 +525,17 @@ def test_a_batch_computed_before_an_erasure_is_not_written_after_it(
         stream.append([event(100, gone)])
         small.step()
     before = client.get(name)
-    done = transaction.Writing.done
+    wait = transaction.PendingWrite.wait
     told: list[bool] = []
 
-    def erasing(writing: transaction.Writing) -> bool:
+    def erasing(writing: transaction.PendingWrite) -> bool:
         # The answer first, then the tombstone: the write under way holds, and only the next one is too old.
-        told.append(done(writing))
+        told.append(wait(writing))
         if len(told) == 1:
             mark_erased(client, gone, START)
         return told[-1]
 
-    monkeypatch.setattr(transaction.Writing, "done", erasing)
+    monkeypatch.setattr(transaction.PendingWrite, "wait", erasing)
     stream.append([replace(event, user_id=gone) if event.event_id > SMALL else event for event in busy(last)])
     assert small.step() == SMALL
     assert told == [True, False]
@@ -588,7 +590,7 @@ def test_a_catalogue_that_came_while_the_sink_waited_counts_what_it_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     in_use, read = [older], stream.read
-    sink.catalogue_of_now = lambda: in_use[-1]
+    sink.latest_catalogue = lambda: in_use[-1]
     stream.append([event(1, post_id=NEW_POST)])
     assert sink.step() == 1
     assert author_counts(client) == 0
@@ -620,7 +622,7 @@ def test_each_batch_of_a_step_is_counted_with_one_catalogue_from_a_switch_on_wit
             release.use(releases_path, version)
         return of_now()
 
-    small.catalogue_of_now = switching
+    small.latest_catalogue = switching
     stream.append([event(n + 1, post_id=(100, NEW_POST)[n % 2]) for n in range(n_batches * SMALL)])
     assert small.step() == n_batches * SMALL
     assert small.step() == 0
@@ -661,7 +663,7 @@ def test_a_running_consumer_counts_new_posts_in_full_from_the_release_that_has_t
     version = publish(config.releases_path, newer)
     with connect(config.online, config.data_dir) as connection:
         client, stream = connection.client, RedisStream(connection.client, config.online)
-        load_snapshot(client, older, snapshot_of([]), config.online, "", START)
+        load_snapshot(client, older, snapshot_of([]), config.online, SnapshotReach("", START))
         consumer = threading.Thread(target=consume, args=(config, stop))
         consumer.start()
         try:

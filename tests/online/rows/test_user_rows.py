@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from recsys.config import OnlineConfig
 from recsys.errors import DataError
 from recsys.offline.catalogue.catalogue import Catalogue
-from recsys.offline.logs.labels import ACTIONS
-from recsys.online.consumer.changes import touches_user
-from recsys.online.rows import user_rows
+from recsys.offline.logs.events import ACTIONS
+from recsys.online.rows import user_merge, user_rows
 from recsys.online.rows.byte_patches import Patches
-from recsys.online.rows.layout import FORGOTTEN, REFRESHED, unpack_users
+from recsys.online.rows.counter_layout import FORGOTTEN, REFRESHED
+from recsys.online.rows.events import changes_user_row
+from recsys.online.rows.user_layout import unpack_users
 from recsys.online.rows.user_rows import advance_users
 from recsys.online.stream.records import Event
 from recsys.types import DAY, HOUR
@@ -51,7 +52,7 @@ def patched(rows: Rows, patches: Patches) -> Rows:
 
 def apply(catalogue: Catalogue, rows: Rows, events: Sequence[Event]) -> Rows:
     batch = columns(catalogue, events)
-    batch = batch.where(touches_user(batch.action))
+    batch = batch.where(changes_user_row(batch.action))
     return patched(rows, advance_users([b"a", b"b", b"c"], rows, batch, np.searchsorted(IDS, batch.user_id), 4))
 
 
@@ -60,7 +61,7 @@ def test_one_user_and_many_are_of_the_same_compiled_code(catalogue: Catalogue) -
     batch = columns(catalogue, [Event("click", 0, 0, 1, 100, START, START)])
     advance_users([b"a"], [None], batch, np.zeros(1, np.int64), 4)
     apply(catalogue, NOBODY, [Event("click", n, 0, user, 100, START, START) for n, user in enumerate(IDS)])
-    assert len(user_rows._patch.signatures) == len(user_rows._find.signatures) == 1
+    assert len(user_merge.merge_into_patches.signatures) == len(user_rows._find.signatures) == 1
 
 
 EVENTS = st.lists(

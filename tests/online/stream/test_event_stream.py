@@ -18,7 +18,7 @@ from recsys.online.consumer.loop import Consumer
 from recsys.online.consumer.to_lake import LakeSink, Position, _write_position, lake_watermark
 from recsys.online.consumer.to_redis import OnlineSink
 from recsys.online.erasure import remove_records
-from recsys.online.store import load_snapshot
+from recsys.online.load import SnapshotReach, load_snapshot
 from recsys.online.stream.lag import read_lag
 from recsys.online.stream.log import EventStream, position
 from recsys.online.stream.records import EVENT, RETURNED, Entry, Event, Returned, encode_event, encode_returned
@@ -90,7 +90,7 @@ def stream() -> ListStream:
 def loaded(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, snapshot_of: Callable[[Sequence[Event]], Snapshot]
 ) -> redis.Redis:
-    load_snapshot(client, catalogue, snapshot_of([]), config, "", START)
+    load_snapshot(client, catalogue, snapshot_of([]), config, SnapshotReach("", START))
     return client
 
 

@@ -94,9 +94,9 @@ def test_a_returned_record_comes_back_as_it_was_sent(returned_record: Callable[.
         ({"user_id": 2**63}, "out of range"),
         ({"position": 40_000}, "out of range"),
         ({"value": 1e300}, "out of range"),
-        ({"value": -0.5}, "event value must be a finite number from 0 on"),
-        ({"value": float("inf")}, "event value must be a finite number from 0 on"),
-        ({"position": -2}, "event position must be from 0 on"),
+        ({"value": -0.5}, "event value must be finite and >= 0"),
+        ({"value": float("inf")}, "event value must be finite and >= 0"),
+        ({"position": -2}, "event position must be >= 0"),
     ],
 )
 def test_an_event_out_of_range_is_refused_and_nothing_is_appended(

@@ -57,7 +57,7 @@ def test_a_change_that_cannot_be_read_is_named_and_does_not_hold_up_the_next(cli
     [
         (2**63, None, -1, "the id of a post must be a number of 64 bits"),
         (1, np.ones(4), 2**31, "the language of a post must be a number of 32 bits"),
-        (NO_POST, np.ones(4), 0, "an id other than -1"),
+        (NO_POST, np.ones(4), 0, "must not be -1"),
         (1, np.ones(5), 0, r"4 dimensions, got shape \(5,\)"),
         (1, np.array([1, 2, np.nan, 4]), 0, "finite vector"),
         (1, np.full(4, 1e300), 0, "finite vector"),

@@ -11,16 +11,8 @@ from recsys.errors import DataError
 from recsys.features.decay import States
 from recsys.features.spec import AUTHOR, ENTITIES, POST, USER, USER_AUTHOR, USER_TOPIC, Entity, fingerprint
 from recsys.online.keys import Generation, packed
-from recsys.online.rows.layout import (
-    ClickColumns,
-    Entries,
-    UserColumns,
-    newest_clicks,
-    pack,
-    pack_users,
-    unpack,
-    unpack_users,
-)
+from recsys.online.rows.counter_layout import pack, unpack
+from recsys.online.rows.user_layout import ClickColumns, Entries, UserColumns, newest_clicks, pack_users, unpack_users
 
 
 def random_states(rng: np.random.Generator, n: int, entity: Entity) -> States:
