@@ -85,24 +85,29 @@ def evaluate_step(config: Config, progress: Progress, n_seeds: int = 1) -> dict[
     return over_seeds(reports)
 
 
-def _evaluate_one(config: Config, progress: Progress) -> dict[str, Any]:
+def ensure_release(config: Config, progress: Progress) -> None:
+    """Simulate and train where that was not done yet, and say so."""
     lake = Lake(config.lake_url)
     written = any(lake.files(table) for table in ("impressions", "returned", "actions")) and not lake.interrupted()
     if not written and not _foreign(lake):
         progress.say(f"no logs in {config.lake_url} yet: simulating first")
         simulate_step(config, progress)
         train(config, progress)
-    else:
-        if lake.info().get("origin") == "world" and _settings_changed(config):
-            progress.say(
-                f"the world in {config.data_dir} was simulated with other world settings than these and is evaluated "
-                "as it is; run `recsys simulate` for a new one"
-            )
-        try:
-            release.load(config.releases_path, verify=False)
-        except ReleaseError as error:
-            progress.say(f"no usable release yet, training first ({error})")
-            train(config, progress)
+        return
+    if lake.info().get("origin") == "world" and _settings_changed(config):
+        progress.say(
+            f"the world in {config.data_dir} was simulated with other world settings than these and is used as it is; "
+            "run `recsys simulate` for a new one"
+        )
+    try:
+        release.load(config.releases_path, verify=False)
+    except ReleaseError as error:
+        progress.say(f"no usable release yet, training first ({error})")
+        train(config, progress)
+
+
+def _evaluate_one(config: Config, progress: Progress) -> dict[str, Any]:
+    ensure_release(config, progress)
     return evaluate(config, progress)
 
 

@@ -180,3 +180,9 @@ def test_folders_follow_the_data_folder_unless_set():
 def test_a_config_round_trips_through_json():
     config = load(None, ["world.start=2026-03-01", "serving.api_key=secret"])
     assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(("old", "new"), [("tuned", "auto"), ("lists", "fast_lists with tuned: false")])
+def test_an_old_kind_of_index_is_refused_with_its_new_name(old, new):
+    with pytest.raises(ConfigError, match=f"got '{old}': write {new}"):
+        load(None, [f"retrieval.index.kind={old}"])

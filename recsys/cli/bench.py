@@ -81,55 +81,36 @@ def bench_features(
 
 @app.command("retrieval")
 def bench_retrieval(
-    posts: Annotated[
-        int | None, typer.Option(
-            min=1000, help="Made-up posts for the release's post tower.", show_default="1000000, or 100000 with --live"
-        )
-    ] = None,
+    posts: Annotated[int, typer.Option(min=1000, help="Made-up posts for the release's post tower.")] = 1_000_000,
     k: Annotated[int, typer.Option(min=1, help="Results of a search.")] = 500,
     vectors: Annotated[
-        Path | None, typer.Option("--vectors", help="Posts' vectors, a .npy file, instead of the release's.")
+        Path | None, typer.Option("--vectors", help="Search these posts, a .npy file of vectors, instead.")
     ] = None,
-    queries: Annotated[Path | None, typer.Option("--queries", help="Users' vectors, with --vectors.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option("--queries", help="Vectors of the users who look for them, with --vectors.")
+    ] = None,
     peers: Annotated[
         Path, typer.Option("--peers", help="Environment of hnswlib, USearch and ScaNN, from `make bench-peers`.")
     ] = Path(".venv-peers"),
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Where the picture goes.", show_default="<data_dir>/retrieval.png")
-    ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="Posts that come and go, and rebuilds under traffic, instead of the peers.")
-    ] = False,
-    swaps: Annotated[int, typer.Option(min=1, help="Segments to build and swap in, with --live.")] = 100,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Recall and latency of the index beside FAISS's own, hnswlib, USearch and ScaNN; needs a release."""
+    """Compare recall and latency of the index with FAISS, hnswlib, USearch and ScaNN.
+
+    Simulates a world and trains a release first where there is none. Draws a picture, <data_dir>/retrieval.png.
+    """
     settings = load(config, overrides or ())
     if (vectors is None) != (queries is None):
         raise typer.BadParameter("--vectors and --queries go together: posts to search and users who look for them")
-    if live:
-        if vectors is not None:
-            raise typer.BadParameter("--live takes the release's vectors; leave --vectors and --queries out")
-        from recsys.bench.retrieval.live import bench_live
-        from recsys.progress import Progress
-
-        figures = bench_live(settings, posts or 100_000, swaps, k, Progress())
-        _show(figures, as_json)
-        if figures["failures"] or figures["swaps"] < swaps:
-            raise typer.Exit(1)
-        return
     from recsys.bench.retrieval.compare import bench_retrieval as run
     from recsys.progress import Progress
 
     files = None if vectors is None or queries is None else (vectors, queries)
-    figures = run(
-        settings, posts or 1_000_000, k, files, peers, plot or settings.data_dir / "retrieval.png", Progress()
-    )
+    figures = run(settings, posts, k, files, peers, Progress())
     table = Table("vectors", "index", f"recall@{k}", "p50 ms", "queries/s", "bytes", "build s")
     for name, part in (("given" if files else "trained", figures), ("hard", figures["hard"])):
-        chosen = part["chosen"]
-        words = (f"{chosen[key]:,}" for key in (f"recall@{k}", "p50_ms", "qps_1_core", "bytes_per_vector", "build_s"))
-        table.add_row(name, chosen["name"], *words)
+        for chosen in (part["chosen"], part["faiss"]):
+            columns = (f"recall@{k}", "p50_ms", "qps_1_core", "bytes_per_vector", "build_s")
+            table.add_row(name, chosen["name"], *(f"{chosen[key]:,}" for key in columns))
         for peer, values in part["peers"].items():
             if values:
                 rate = values["qps_1_core"]
@@ -137,6 +118,27 @@ def bench_retrieval(
     console_for(as_json).print(table)
     if as_json:
         print_json(figures)
+
+
+@app.command("live")
+def bench_live(
+    posts: Annotated[int, typer.Option(min=1000, help="Made-up posts in the index at the start.")] = 100_000,
+    k: Annotated[int, typer.Option(min=1, help="Results of a search.")] = 500,
+    swaps: Annotated[int, typer.Option(min=1, help="Index segments to build and swap in.")] = 100,
+    config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Add and delete posts while the index is rebuilt and swapped under traffic.
+
+    Simulates a world and trains a release first where there is none.
+    """
+    settings = load(config, overrides or ())
+    from recsys.bench.retrieval.live import bench_live as run
+    from recsys.progress import Progress
+
+    figures = run(settings, posts, swaps, k, Progress())
+    _show(figures, as_json)
+    if figures["failures"] or figures["swaps"] < swaps:
+        raise typer.Exit(1)
 
 
 @app.command("public")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recsys.config.section import Section
 
@@ -166,25 +166,39 @@ class CovisitationConfig(Section):
 class IndexConfig(Section):
     """The nearest-neighbour index."""
 
-    kind: Literal["tuned", "exact", "lists"] = "tuned"
-    """What `recsys train` builds: an exact scan, inverted lists as set below, or what the tuner finds cheapest."""
+    kind: Literal["auto", "exact", "faiss", "fast_lists"] = "auto"
+    """What `recsys train` builds: an exact scan, FAISS's inverted lists, or the compiled lists of
+    `retrieval/index/fast_lists`. `auto` scans below `exact_below` posts and takes FAISS above."""
     exact_below: int = Field(200_000, ge=0)
-    """Catalogues smaller than this are searched exactly by the tuner's choice: in two milliseconds, and nothing is
-    lost."""
+    """Posts below which `auto` scans all: two milliseconds, and nothing is lost."""
     target_recall: float = Field(0.95, gt=0, lt=1)
-    """Share of the exact best that tuned lists must find."""
-    max_bytes: float = Field(100.0, gt=0)
-    """Memory of tuned lists, bytes a post; lists of the shortest codes are tried whatever they take."""
+    """Share of the exact best that a tuned index must find, at every moment up to a week after it is built."""
+    tuned: bool = True
+    """Whether the tuner finds the number of lists, how many are visited and how many posts are rescored. Off: the
+    numbers below are taken as they are."""
     n_tuning_queries: int = Field(500, ge=10)
-    """Users drawn to shape the lists by and to tune with, half of them for each, all at several moments."""
+    """Users drawn to tune with, at several moments each; half of them shape the lists, half measure recall."""
+    factory: str | None = Field(None, pattern=r"^IVF[1-9]\d*,")
+    """FAISS's factory string, as `IVF2000,PQ64x4fsr,RFlat`; the tuner still finds how many lists to visit. Empty: 4-bit
+    codes and half-precision floats, with the number of lists that the tuner finds."""
+    max_bytes: float = Field(100.0, gt=0)
+    """Memory of tuned fast lists, bytes a post; FAISS's take about 170. The shortest codes are always tried."""
     nlist_factor: float = Field(4.0, gt=0)
-    """Inverted lists per square root of the catalogue size. The tuner tries 1, 2 and 4 itself."""
-    code_bytes: Literal[8, 16, 24, 32] = 24
-    """Bytes that a search reads of each post in the lists it visits. The tuner tries 16, 24 and 32."""
+    """Inverted lists per square root of the number of posts, where they are not tuned. The tuner tries 1, 2 and 4."""
     nprobe_share: float = Field(0.08, gt=0, le=1)
-    """Share of the lists a search visits. The tuner finds its own."""
+    """Share of the lists that a search visits, where it is not tuned."""
     refine_factor: float = Field(2.0, ge=1)
-    """Posts rescored for each result, by a byte per dimension. The tuner finds its own."""
+    """Posts rescored for each result, where it is not tuned."""
+    code_bytes: Literal[8, 16, 24, 32] = 24
+    """Bytes of each post that a search of fast lists reads, where it is not tuned. The tuner tries 16, 24 and 32."""
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _kind_has_a_new_name(cls, kind: object) -> object:
+        renamed = {"tuned": "auto", "lists": "fast_lists with tuned: false"}
+        if isinstance(kind, str) and kind in renamed:
+            raise ValueError(f"kind is one of auto, exact, faiss, fast_lists, got {kind!r}: write {renamed[kind]}")
+        return kind
 
 
 class SourcesConfig(Section):

@@ -31,8 +31,9 @@ from recsys.memory import peak_memory
 from recsys.progress import Progress
 from recsys.retrieval.index import tuner
 from recsys.retrieval.index.bitmap import Bitmap
-from recsys.retrieval.index.fast_lists.inverted_file import InvertedFile
 from recsys.retrieval.index.index import PostIndex
+from recsys.retrieval.index.space import Space
+from recsys.steps import ensure_release
 from recsys.types import Floats
 
 DELETED = 0.01
@@ -48,22 +49,24 @@ _PLOT_QUERIES = 200
 
 
 def bench_retrieval(
-    config: Config, n_posts: int, k: int, files: tuple[Path, Path] | None, peers_folder: Path | None, plot: Path,
-    progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
-    """The figures of one set of vectors, and under `hard` those of as many hard ones.
+    config: Config, n_posts: int, k: int, files: tuple[Path, Path] | None, peers_folder: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """The figures of one set of vectors, and under `hard` those of as many hard ones; with a picture beside the data.
+
+    Without files, simulates and trains first where that was not done yet, and says so.
 
     Args:
         files: posts and queries as .npy, instead of those of the current release's towers.
         peers_folder: the environment of `make bench-peers`; without it the peers' figures are None.
-        plot: where the picture goes.
-    Raises: ReleaseError without a release and without files, DataError when files do not fit.
+    Raises: DataError when files do not fit.
     """
+    plot = config.data_dir / "retrieval.png"
     peers = Peers(peers_folder, progress)
     with peak_memory() as peak:
         if files:
             given = sources.from_files(*files)
         else:
+            ensure_release(config, progress)
             with progress.stage("vectors of made-up posts") as report:
                 given = sources.of_towers(gather(config), n_posts, report)
         figures = _bench(given, k, config, peers, progress)
@@ -81,9 +84,9 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
             f"a search for {k} needs more posts than that, got {len(posts)}; give more (--posts, --vectors) or lower "
             "--k"
         )
-    settings = config.retrieval.index
-    with progress.stage(f"tune on {vectors.name} vectors") as report:
-        # Above that size the picture does without what the model rejects: to try it takes long.
+    settings = config.retrieval.index.model_copy(update={"kind": "fast_lists", "tuned": True})
+    with progress.stage(f"tune fast lists on {vectors.name} vectors") as report:
+        # Above that size the picture leaves out what the cost model rejects: trying it takes too long.
         small = len(posts) <= LARGEST_FOR_PEERS
         tuned = tuner.tune(posts, tuning_queries, k, settings, report, thorough=small)
     chosen = tuned.chosen
@@ -98,10 +101,7 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         rounds = [tuner.measure(chosen, queries, k, allowed)]
         trials, some = [], truth.first(_PLOT_QUERIES)
         for number, trial in enumerate(tuned.trials):
-            timed = exact if trial.index.is_exact else tuner.measure(trial, some.queries, k, allowed)
-            rows = trial.index.search(some.queries, k, allowed)[1]
-            of_trial = replace(timed, recall=float(some.recall(posts, rows).mean())).figures()
-            trials.append({name: value for name, value in of_trial.items() if name != "surely"})  # of other queries
+            trials.append(_point(trial, exact, posts, some, allowed))
             report(number + 1, len(tuned.trials))
         rounds.append(tuner.measure(chosen, queries, k, allowed))
     figures: dict[str, Any] = {
@@ -122,20 +122,16 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     with progress.stage("filters, later hours"):
         figures["filtered"] = _with_filter(chosen, exact, posts, queries, k)
         figures["returned_before"] = _with_best_left_out(chosen, exact, posts, queries, k)
-        figures["as_time_passes"] = [
-            {"hours": hours} | _found(chosen, exact, posts, users[:_PLOT_QUERIES], k, allowed)
-            for hours, users in vectors.later.items()
-        ] or None
-    with progress.stage("FAISS"):
-        figures["faiss"] = faiss_curves(posts, allowed, truth, _PLOT_QUERIES) if small else None
+        figures["as_time_passes"] = _as_time_passes(chosen, exact, vectors, k, allowed)
+    figures["faiss"] = _faiss(vectors, exact, truth, allowed, config, progress)
     curves: dict[str, Any] = dict.fromkeys((*PEERS, SCANN_MOVED))
     if small:
         curves |= _peer_curves(posts, undeleted, PEERS, config.data_dir, peers, progress)
-        for lists in (t.index.segment for t in tuned.trials[-1:] if isinstance(t.index.segment, InvertedFile)):
-            moved, seen = lists.moved(posts, undeleted.queries)
-            of_moved = tuner.ExactAnswers.of(PostIndex.exact(moved), seen, k)
-            found = _peer_curves(moved, of_moved, ("scann",), config.data_dir, peers, progress)
-            curves[SCANN_MOVED] = found["scann"]
+        space = Space.fit(posts, tuning_queries.reshape(-1, posts.shape[1]))
+        moved, seen = posts @ space.to_place, undeleted.queries @ space.to_seen
+        of_moved = tuner.ExactAnswers.of(PostIndex.exact(moved), seen, k)
+        found = _peer_curves(moved, of_moved, ("scann",), config.data_dir, peers, progress)
+        curves[SCANN_MOVED] = found["scann"]
     # Minutes lie between the rounds, and a machine is not as quick at all times.
     with one_core():
         rounds.append(tuner.measure(chosen, queries, k, allowed))
@@ -147,6 +143,74 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     # Said at once: what follows takes as long again, and may be interrupted.
     progress.say(f"{vectors.name}: {figures['chosen']}, ratio to the best peer {figures['ratio_to_best_peer']}")
     return figures
+
+
+def _faiss(
+    vectors: Vectors, exact: tuner.Trial, truth: tuner.ExactAnswers, allowed: Bitmap, config: Config, progress: Progress
+) -> dict[str, Any]:
+    """FAISS as the product builds and tunes it, and beside it FAISS's own factory strings as anyone would build them.
+
+    Returns: the figures of the chosen index, and `curves`: name to points of recall and time.
+    """
+    posts, k, some = vectors.posts, truth.k, truth.first(_PLOT_QUERIES)
+    settings = config.retrieval.index.model_copy(update={"kind": "faiss", "tuned": True})
+    with progress.stage(f"tune FAISS on {vectors.name} vectors") as report:
+        tuned = tuner.tune(posts, sources.halves(vectors.queries)[0], k, settings, report)
+    chosen = tuned.chosen
+    recall = truth.recall(posts, chosen.index.search(truth.queries, k, allowed)[1])
+    with progress.stage("time FAISS") as report, one_core():
+        measured = tuner.measure(chosen, truth.queries, k, allowed)
+        points = []
+        for number, trial in enumerate(tuned.trials[1:]):
+            points.append(_point(trial, exact, posts, some, allowed))
+            report(number + 1, len(tuned.trials) - 1)
+    curves = {"tuned": _front(points)}
+    if len(posts) <= LARGEST_FOR_PEERS:
+        with progress.stage("FAISS's own indexes"):
+            curves |= faiss_curves(posts, allowed, truth, _PLOT_QUERIES)
+    return {
+        "name": chosen.name,
+        f"recall@{k}": round(float(recall.mean()), 4),
+        "p50_ms": _rounded(measured.p50_ms),
+        "p99_ms": _rounded(measured.p99_ms),
+        "qps_1_core": _rounded(measured.queries_per_s),
+        "bytes_per_vector": round(chosen.bytes_per_vector, 1),
+        "build_s": round(chosen.build_s, 1),
+        "why": tuned.why,
+        "filtered": _with_filter(chosen, exact, posts, truth.queries, k),
+        "returned_before": _with_best_left_out(chosen, exact, posts, truth.queries, k),
+        "as_time_passes": _as_time_passes(chosen, exact, vectors, k, allowed),
+        "curves": curves,
+    }
+
+
+def _point(
+    trial: tuner.Trial, exact: tuner.Trial, posts: Floats, some: tuner.ExactAnswers, allowed: Bitmap
+) -> dict[str, Any]:
+    """Recall and times of a trial on queries it was not tuned with."""
+    timed = exact if trial.index.is_exact else tuner.measure(trial, some.queries, some.k, allowed)
+    rows = trial.index.search(some.queries, some.k, allowed)[1]
+    figures = replace(timed, recall=float(some.recall(posts, rows).mean())).figures()
+    return {name: value for name, value in figures.items() if name != "recall_lower_bound"}  # of the tuning queries
+
+
+def _front(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Points that no other beats in both recall and speed, by recall."""
+    front: list[dict[str, Any]] = []
+    for point in sorted(points, key=lambda point: (-point["queries_per_s"], -point["recall"])):
+        if not front or point["recall"] > front[-1]["recall"]:
+            front.append(point)
+    return front
+
+
+def _as_time_passes(
+    chosen: tuner.Trial, exact: tuner.Trial, vectors: Vectors, k: int, allowed: Bitmap
+) -> list[dict[str, Any]] | None:
+    """Recall and time so many hours after the end of the logs; None where time changes nothing."""
+    return [
+        {"hours": hours} | _found(chosen, exact, vectors.posts, users[:_PLOT_QUERIES], k, allowed)
+        for hours, users in vectors.later.items()
+    ] or None
 
 
 def _middle(rounds: list[tuner.Trial]) -> dict[str, Any]:
@@ -223,10 +287,7 @@ def at_recall(curve: list[dict[str, Any]], recall: float, k: int) -> dict[str, A
     more than is asked for; where none does, `qps_1_core` is None.
     """
     curve = sorted(curve, key=lambda point: point["recall"])
-    front: list[dict[str, Any]] = []
-    for point in sorted(curve, key=lambda point: (-point["queries_per_s"], -point["recall"])):
-        if not front or point["recall"] > front[-1]["recall"]:
-            front.append(point)
+    front = _front(curve)
     place = np.array([point["recall"] for point in front])
     if place[-1] < recall:
         last = front[-1]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from recsys.retrieval.index.live.live import LiveIndex
 from recsys.retrieval.index.live.segment import Segment, current
 from recsys.retrieval.towers.freshness import N_PACES
 from recsys.serving.processes.children import follow_parent
+from recsys.steps import ensure_release
 from recsys.types import Floats, Ids
 
 _COME_EVERY_S, _GONE_EVERY_S = 0.02, 0.05
@@ -72,6 +73,7 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
 
     Raises: ReleaseError without a release, DependencyError when no redis-server can be started.
     """
+    ensure_release(config, progress)
     with progress.stage("vectors of made-up posts") as report:
         material = gather(config)
         vectors = sources.of_towers(material, n_posts + _SPARE, report)
@@ -81,7 +83,8 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
     with tempfile.TemporaryDirectory(prefix="recsys-bench-", dir=existing_folder(config.data_dir)) as name:
         folder = Path(name)
         with own_redis(folder / "redis") as own, client_of(own) as client, peak_memory() as peak:
-            seen = _run(own.url, PostChanges(client), vectors, n_posts, n_swaps, k, settings, folder, progress)
+            bench = _Bench(own.url, PostChanges(client), vectors, n_posts, k, settings, folder)
+            seen = _run(bench, n_swaps, progress)
     by_stretch: dict[int, list[float]] = {}
     for stretch, recall in seen.recall:
         by_stretch.setdefault(stretch, []).append(recall)
@@ -109,11 +112,23 @@ def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Pro
     }
 
 
-def _run(
-    url: str, changes: PostChanges, vectors: Vectors, n_posts: int, n_swaps: int, k: int, settings: IndexConfig,
-    folder: Path, progress: Progress,
-) -> _Seen:  # fmt: skip
+class _Bench(NamedTuple):
+    """What one run works with."""
+
+    url: str
+    """Of its own Redis."""
+    changes: PostChanges
+    vectors: Vectors
+    n_posts: int
+    """Of the first segment; the vectors behind them are of posts that come later."""
+    k: int
+    settings: IndexConfig
+    folder: Path
+
+
+def _run(bench: _Bench, n_swaps: int, progress: Progress) -> _Seen:
     """Start everything, let it run for so many swaps, stop everything."""
+    url, changes, vectors, n_posts, k, settings, folder = bench
     users, queries = sources.halves(vectors.queries)
     segments = folder / "segments"
     ids = np.arange(n_posts, dtype=np.int64)
@@ -121,7 +136,7 @@ def _run(
     first = Segment.build(ids, vectors.posts[:n_posts], language, users, k, settings, release="bench")
     live = LiveIndex(Segment.load(first.publish(segments)))
     seen, stop = _Seen(first.index.name), threading.Event()
-    there = _There(ids, _SPARE)
+    there = _There(ids)
     works: list[Callable[[], None]] = [
         lambda: _follow(live, changes, stop),
         lambda: _swap(live, segments, seen, stop),
@@ -157,7 +172,6 @@ class _There:
     """Which posts are there, as the one who sends them knows."""
 
     ids: Ids
-    n_spare: int
     gone: set[int] = field(default_factory=set)
     """Seen gone, and not come again."""
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-_OURS, _FAISS, _PEERS = "#2f6db3", ("#8a8f98", "#5b616b"), ("#d1495b", "#e08e2b", "#3c8d5a", "#8fc7a3")
+_OURS, _FAISS, _PEERS = "#2f6db3", ("#7a4fb5", "#8a8f98", "#5b616b"), ("#d1495b", "#e08e2b", "#3c8d5a", "#8fc7a3")
 
 
 def draw(panels: dict[str, dict[str, Any]], k: int, path: Path) -> None:
@@ -33,12 +33,12 @@ def draw(panels: dict[str, dict[str, Any]], k: int, path: Path) -> None:
 
 def _panel(axes: Any, title: str, figures: dict[str, Any], k: int) -> None:
     lists = [trial for trial in figures["trials"] if trial["name"] != "exact"]
-    axes.plot(*_columns(lists), ".", color=_OURS, alpha=0.45, label="lists of four-bit codes, every trial")
+    axes.plot(*_columns(lists), ".", color=_OURS, alpha=0.45, label="fast lists, every trial")
     chosen = figures["chosen"]
-    axes.plot(chosen["p50_ms"], chosen[f"recall@{k}"], "*", color=_OURS, markersize=16, label="chosen")
+    axes.plot(chosen["p50_ms"], chosen[f"recall@{k}"], "*", color=_OURS, markersize=16, label="fast lists, chosen")
     if figures["exact_p50_ms"]:
         axes.plot(figures["exact_p50_ms"], 1.0, "s", color="black", label="exact scan")
-    for color, (name, curve) in zip(_FAISS, (figures["faiss"] or {}).items(), strict=False):
+    for color, (name, curve) in zip(_FAISS, figures["faiss"]["curves"].items(), strict=False):
         axes.plot(*_columns(curve), "o-", color=color, markersize=4, label=f"FAISS {name}")
     for color, (name, peer) in zip(_PEERS, figures["peers"].items(), strict=True):
         if peer and "curve" in peer:

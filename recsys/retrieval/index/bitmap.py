@@ -24,6 +24,8 @@ class Bitmap:
     n_posts: int
     share: float
     """Of the posts that may appear."""
+    n_left_out: int = 0
+    """Posts left out by `without`: those of one request, among which its user's best often are."""
 
     def __post_init__(self) -> None:
         """Searches look bits up without looking where the array ends."""
@@ -49,12 +51,14 @@ class Bitmap:
         bits = self.bits.copy()
         np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
         n_less = np.count_nonzero(self.has(rows))
-        return type(self)(bits, self.n_posts, max(self.share - n_less / self.n_posts, 0.0))
+        share = max(self.share - n_less / self.n_posts, 0.0)
+        return type(self)(bits, self.n_posts, share, self.n_left_out + int(n_less))
 
     def __and__(self, other: Self) -> Self:
         """Posts that both let through."""
         bits = self.bits & other.bits
-        return type(self)(bits, self.n_posts, float(np.bitwise_count(bits).sum(dtype=np.int64)) / max(self.n_posts, 1))
+        share = float(np.bitwise_count(bits).sum(dtype=np.int64)) / max(self.n_posts, 1)
+        return type(self)(bits, self.n_posts, share, max(self.n_left_out, other.n_left_out))
 
     def has(self, rows: Rows) -> Mask:
         """Whether these posts may appear, (...,)."""

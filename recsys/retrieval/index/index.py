@@ -1,8 +1,8 @@
-"""The nearest-neighbour index over post vectors: an exact scan for small catalogues, inverted lists for large ones.
+"""The nearest-neighbour index over post vectors: an exact scan, FAISS's lists or fast lists behind one interface.
 
 Takes vectors in order of catalogue row, gives the best rows for a query by `metric.METRIC`. An index never changes
 after it is built: posts that must not appear are left out by a bitmap that travels with each search, and so does how
-thorough the search is. It does not know what vectors mean, nor which kind of index suits them (see `tuning`).
+thorough the search is. Which kind suits a catalogue is the tuner's question (`tuner`).
 """
 
 from __future__ import annotations
@@ -12,99 +12,41 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeAlias
 
-import faiss as _typed_faiss
 import numpy as np
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
+from recsys.retrieval.index import faiss_index
 from recsys.retrieval.index.bitmap import Bitmap
-from recsys.retrieval.index.fast_lists.inverted_file import Effort, InvertedFile
-from recsys.retrieval.index.fast_lists.quantizer import Prepared
+from recsys.retrieval.index.effort import NO_EFFORT, Effort
+from recsys.retrieval.index.exact import Exact
+from recsys.retrieval.index.faiss_index import FaissIndex
+from recsys.retrieval.index.fast_lists import tuning as fast_lists
+from recsys.retrieval.index.fast_lists.inverted_file import InvertedFile
 from recsys.retrieval.towers.metric import METRIC
 from recsys.types import Floats, Rows
 
-faiss: Any = _typed_faiss
-"""Untyped: its type hints leave out what its Python layer adds to the C++ interface."""
+Segment: TypeAlias = Exact | FaissIndex | InvertedFile
+"""What holds the vectors; each kind searches, saves and loads itself."""
 
-_FAISS_METRIC = {"inner_product": faiss.METRIC_INNER_PRODUCT}[METRIC]
-_FILE = "index.faiss"
-_LAYOUT = 2
+_SEGMENTS: dict[str, type[Exact] | type[FaissIndex] | type[InvertedFile]] = {
+    "exact": Exact,
+    "faiss": FaissIndex,
+    "fast_lists": InvertedFile,
+}
+_BUILDERS = {"faiss": faiss_index, "fast_lists": fast_lists}
+_LAYOUT = 3
 """Of the files; raised when they change their meaning."""
 _AGAIN = "run `recsys train` again"
-
-NO_EFFORT = Effort(lists=0, refine=1.0)
-"""Of an exact search."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exact:
-    """Every post is scored: FAISS's flat index."""
-
-    index: Any
-
-    @property
-    def n_posts(self) -> int:
-        return int(self.index.ntotal)
-
-    @property
-    def embedding_size(self) -> int:
-        return int(self.index.d)
-
-    @property
-    def n_lists(self) -> int:
-        return 0
-
-    @property
-    def n_bytes(self) -> int:
-        return 4 * self.n_posts * self.embedding_size
-
-    @classmethod
-    def build(cls, vectors: Floats) -> Self:
-        index = faiss.IndexFlat(vectors.shape[1], _FAISS_METRIC)
-        index.add(np.ascontiguousarray(vectors, np.float32))
-        return cls(index)
-
-    def sees_all(self, allowed: Bitmap | None, effort: Effort) -> bool:
-        """Always; as of lists."""
-        return True
-
-    def search(self, queries: Floats, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Floats, Rows]:
-        selector = None if allowed is None else faiss.IDSelectorBitmap(allowed.bits)
-        scores, rows = self.index.search(queries, min(k, self.n_posts), params=faiss.SearchParameters(sel=selector))
-        missing = ((0, 0), (0, k - rows.shape[1]))
-        scores = np.where(rows >= 0, scores, -np.inf).astype(np.float32)
-        return (
-            np.pad(scores, missing, constant_values=-np.inf),
-            np.pad(rows.astype(np.int32), missing, constant_values=-1),
-        )
-
-    def save(self, folder: Path) -> list[str]:
-        """Write the file; its name."""
-        faiss.write_index(self.index, str(folder / _FILE))
-        return [_FILE]
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Memory-mapped, read-only.
-
-        Raises: RuntimeError when FAISS cannot read it, ReleaseError when it is of another metric.
-        """
-        index = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_MMAP_IFC)
-        if index.metric_type != _FAISS_METRIC:
-            raise ReleaseError(f"{folder / _FILE} must be built for {METRIC}, got FAISS metric {index.metric_type}")
-        return cls(index)
-
-
-_KINDS: dict[str, type[Exact] | type[InvertedFile]] = {"exact": Exact, "lists": InvertedFile}
 
 
 @dataclass(frozen=True, slots=True)
 class PostIndex:
     """N vectors of D dimensions, searchable; safe to share between threads."""
 
-    segment: Exact | InvertedFile
+    segment: Segment
     effort: Effort
     """How thorough a search is unless it says otherwise; an exact one has no choice."""
     built_from: str
@@ -123,14 +65,14 @@ class PostIndex:
         return isinstance(self.segment, Exact)
 
     @property
+    def kind(self) -> str:
+        """`exact`, `faiss` or `fast_lists`."""
+        return next(name for name, segment in _SEGMENTS.items() if isinstance(self.segment, segment))
+
+    @property
     def name(self) -> str:
-        """What it is, as `exact` or `4000 lists of 24 B codes, 351 visited, 2 rescored per result`."""
-        if isinstance(self.segment, Exact):
-            return "exact"
-        return (
-            f"{self.segment.n_lists} lists of {self.segment.code_bytes} B codes, "
-            f"{self.effort.lists} visited, {self.effort.refine:g} rescored per result"
-        )
+        """As `exact` or `IVF1000,PQ64x4fsr,Refine(SQfp16), 10 visited, 2 rescored per result`."""
+        return self.segment.name(self.effort)
 
     @classmethod
     def exact(cls, vectors: Floats) -> Self:
@@ -142,9 +84,10 @@ class PostIndex:
         return cls(Exact.build(vectors), NO_EFFORT, digest(vectors))
 
     @classmethod
-    def lists(cls, vectors: Floats, queries: Floats, config: IndexConfig) -> Self:
-        """Inverted lists as the settings say. The same vectors and queries give the same bytes on the same
-        machine.
+    def build(cls, vectors: Floats, queries: Floats, config: IndexConfig) -> Self:
+        """FAISS's lists, or fast lists, with the numbers of the settings, not tuned.
+
+        The same vectors and queries give the same index on the same machine.
 
         Args:
             queries: a sample of those to come, (M, D), finite.
@@ -154,11 +97,11 @@ class PostIndex:
         queries = checked_queries(queries, vectors.shape[1])
         if not len(queries):
             raise DataError("lists are shaped by at least one query, got 0; simulate or import users")
+        builder = _BUILDERS.get(config.kind, faiss_index)
         n_lists = number_of_lists(len(vectors), config.nlist_factor)
-        posts = Prepared.of(vectors, queries)
-        lists = InvertedFile.grouped(posts, n_lists).coded(posts, config.code_bytes)
-        effort = Effort(max(1, round(config.nprobe_share * n_lists)), config.refine_factor)
-        return cls(lists, effort, digest(vectors))
+        segment = builder.as_set(builder.prepare(vectors, queries), n_lists, config)
+        effort = Effort(max(1, round(config.nprobe_share * segment.n_lists)), config.refine_factor)
+        return cls(segment, effort, digest(vectors))
 
     def search(
         self, queries: Floats, k: int, allowed: Bitmap | None = None, effort: Effort | None = None
@@ -169,8 +112,9 @@ class PostIndex:
             queries: (B, D), finite.
             allowed: posts that may appear; None allows all.
             effort: of this search; an exact index has none.
-        Returns: scores (B, k), -inf padded, and rows (B, k), -1 padded where fewer posts are allowed. Lists' scores are
-            rounded to a byte per dimension, and count a post far outside of nearly all others as one nearer to them.
+        Returns: scores (B, k), -inf padded, and rows (B, k), -1 padded where fewer posts are allowed. Lists
+            round scores (FAISS to half floats, fast lists to a byte per dimension), and a post far outside of nearly
+            all others counts as one nearer to them.
         Raises: DataError when a shape is wrong, a query is not finite as float32, or k is below 1.
         """
         queries = checked_queries(queries, self.embedding_size)
@@ -196,7 +140,7 @@ class PostIndex:
         about = {
             "layout": _LAYOUT,
             "metric": METRIC,
-            "kind": next(name for name, kind in _KINDS.items() if isinstance(self.segment, kind)),
+            "kind": self.kind,
             "n_posts": self.n_posts,
             "embedding_size": self.embedding_size,
             "effort": asdict(self.effort),
@@ -221,7 +165,7 @@ class PostIndex:
             for name, size in about["bytes"].items():
                 if (got := (folder / name).stat().st_size) != size:
                     raise ReleaseError(f"{folder / name} must have {size} bytes, got {got}; {_AGAIN}")
-            index = cls(_KINDS[about["kind"]].load(folder), Effort(**about["effort"]), str(about["built_from"]))
+            index = cls(_SEGMENTS[about["kind"]].load(folder), Effort(**about["effort"]), str(about["built_from"]))
         except ReleaseError as error:
             raise ReleaseError(str(error) if _AGAIN in str(error) else f"{error}; {_AGAIN}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

@@ -12,6 +12,7 @@ from recsys.config import IndexConfig
 from recsys.errors import DataError
 from recsys.evaluation.report.material import gather
 from recsys.progress import Progress
+from recsys.retrieval.index import faiss_index
 from recsys.retrieval.index.fast_lists import inverted_file
 from recsys.retrieval.index.index import PostIndex
 from recsys.retrieval.index.live.segment import Segment
@@ -111,9 +112,8 @@ def test_a_whole_run_of_outside_vectors_has_every_figure(tiny_world, tmp_path, m
     rng = np.random.default_rng(3)
     np.save(tmp_path / "posts.npy", rng.normal(size=(4000, 16)).astype(np.float64))
     np.save(tmp_path / "users.npy", rng.normal(size=(400, 16)).astype(np.float32))
-    figures = bench_retrieval(
-        small(tiny_world), 0, 50, (tmp_path / "posts.npy", tmp_path / "users.npy"), None, tmp_path / "p.png", Progress()
-    )
+    config = small(tiny_world).model_copy(update={"data_dir": tmp_path})
+    figures = bench_retrieval(config, 0, 50, (tmp_path / "posts.npy", tmp_path / "users.npy"), None, Progress())
     assert (figures["posts"], figures["distinct_vectors"], figures["embedding_size"]) == (4000, 4000, 16)
     for part in (figures, figures["hard"]):
         assert part["chosen"]["recall@50"] >= 0.94
@@ -124,11 +124,16 @@ def test_a_whole_run_of_outside_vectors_has_every_figure(tiny_world, tmp_path, m
         assert part["filtered"]["recall@50"] > 0.9
         assert part["returned_before"]["best_left_out"] == 1000
         assert part["returned_before"]["recall@50"] > 0.9
-        for curve in part["faiss"].values():
+        assert part["faiss"]["name"].startswith("IVF")
+        assert part["faiss"]["recall@50"] >= 0.94
+        assert part["faiss"]["p50_ms"] > 0
+        assert part["faiss"]["build_s"] > 0
+        assert {"tuned"} < part["faiss"]["curves"].keys()
+        for curve in part["faiss"]["curves"].values():
             recalls = [point["recall"] for point in curve]
             assert len(recalls) > 0
             assert recalls == sorted(recalls)
-    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "retrieval.png").read_bytes()[:4] == b"\x89PNG"
     assert figures["processor"].count(",") <= 1
     json.dumps(figures, allow_nan=False)
 
@@ -163,7 +168,7 @@ def test_more_results_than_posts_are_refused(tiny_world, tmp_path):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32))
     files = tmp_path / "posts.npy", tmp_path / "users.npy"
     with pytest.raises(DataError, match="needs more posts than that, got 100"):
-        bench_retrieval(tiny_world, 0, 100, files, None, tmp_path / "p.png", Progress())
+        bench_retrieval(tiny_world, 0, 100, files, None, Progress())
 
 
 def live_segment(posts, users, config):
@@ -174,8 +179,8 @@ def live_segment(posts, users, config):
 def test_live_segments_of_fewer_posts_are_built_as_the_tuned_one_was():
     rng = np.random.default_rng(5)
     posts, users = (rng.normal(size=(n, 16)).astype(np.float32) for n in (3600, 100))
-    settings = IndexConfig(exact_below=0)
-    tuned = PostIndex.lists(
+    settings = IndexConfig(kind="fast_lists")
+    tuned = PostIndex.build(
         posts, users, settings.model_copy(update={"nlist_factor": 2.0, "code_bytes": 24, "refine_factor": 1.7})
     )
     index = live_segment(posts[:2500], users, as_tuned(settings, tuned))
@@ -184,14 +189,30 @@ def test_live_segments_of_fewer_posts_are_built_as_the_tuned_one_was():
     assert (index.segment.code_bytes, index.effort.refine) == (24, 1.7)
 
 
+def test_live_segments_by_faiss_are_built_as_the_tuned_one_was():
+    rng = np.random.default_rng(5)
+    posts, users = (rng.normal(size=(n, 16)).astype(np.float32) for n in (3600, 100))
+    tuned = PostIndex.build(posts, users, IndexConfig(kind="faiss", nlist_factor=2.0, refine_factor=1.5))
+    index = live_segment(posts[:2500], users, as_tuned(IndexConfig(), tuned))
+    assert (index.kind, index.segment.n_lists, index.effort.refine) == ("faiss", 100, 1.5)
+
+
 def test_live_segments_are_lists_also_where_an_exact_scan_was_tuned():
     posts = np.random.default_rng(5).normal(size=(100, 16)).astype(np.float32)
     assert not live_segment(posts, posts, as_tuned(IndexConfig(), PostIndex.exact(posts))).is_exact
 
 
-def test_posts_come_and_go_while_segments_are_swapped(tiny_world, monkeypatch):
+def with_kind(config, kind):
+    index = config.retrieval.index.model_copy(update={"kind": kind})
+    return config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"index": index})})
+
+
+@pytest.mark.parametrize("kind", ["faiss", "fast_lists"])
+def test_posts_come_and_go_while_segments_are_swapped(tiny_world, kind, monkeypatch):
     monkeypatch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
-    figures = bench_live(small(tiny_world), 3000, 3, 50, Progress())
+    monkeypatch.setattr(faiss_index, "FEW", 1)
+    figures = bench_live(with_kind(tiny_world, kind), 3000, 3, 50, Progress())
+    assert figures["index"].startswith("IVF") == (kind == "faiss")
     assert figures["failures"] == []
     assert (figures["swaps"], figures["failed_requests"]) == (3, 0)
     assert figures["recall_during_rebuild"] > 0.9

@@ -8,15 +8,16 @@ import pytest
 
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
+from recsys.retrieval.index import faiss_index
 from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.effort import Effort
 from recsys.retrieval.index.fast_lists import inverted_file
-from recsys.retrieval.index.fast_lists.inverted_file import Effort
 from recsys.retrieval.index.index import PostIndex
 from recsys.retrieval.towers.freshness import N_PACES, decay
 from recsys.retrieval.towers.metric import similarity
 from recsys.types import DAY
 
-LISTS = IndexConfig(nlist_factor=0.5, nprobe_share=0.4, code_bytes=8, refine_factor=3)
+LISTS = IndexConfig(kind="fast_lists", nlist_factor=0.5, nprobe_share=0.4, code_bytes=8, refine_factor=3)
 
 
 def vectors(n, seed=0, size=16):
@@ -34,10 +35,14 @@ def exact(posts=POSTS):
 
 
 def lists(posts=POSTS, users=QUERIES, **settings):
-    return PostIndex.lists(posts, users, LISTS.model_copy(update=settings))
+    return PostIndex.build(posts, users, LISTS.model_copy(update=settings))
 
 
-@pytest.fixture(scope="module", params=[exact, lists], ids=["exact", "lists"])
+def by_faiss(posts=POSTS, users=QUERIES, **settings):
+    return lists(posts, users, kind="faiss", **settings)
+
+
+@pytest.fixture(scope="module", params=[exact, lists, by_faiss], ids=["exact", "lists", "faiss"])
 def index(request):
     return request.param()
 
@@ -46,6 +51,7 @@ def index(request):
 def few(request, monkeypatch):
     """Posts below which lists score all that may appear."""
     monkeypatch.setattr(inverted_file, "FEW", request.param)
+    monkeypatch.setattr(faiss_index, "FEW", request.param)
 
 
 def brute_force(k, allowed=None):
@@ -134,7 +140,7 @@ def test_with_nothing_allowed_nothing_is_found(index, few):
     assert (rows == -1).all()
 
 
-@pytest.mark.parametrize("kind", [exact, lists])
+@pytest.mark.parametrize("kind", [exact, lists, by_faiss])
 def test_fewer_posts_than_asked_are_padded(kind):
     _, rows = kind(POSTS[:3]).search(QUERIES[:2], 5)
     assert (np.sort(rows[:, :3]) == [0, 1, 2]).all()
@@ -164,14 +170,14 @@ def test_a_saved_index_searches_as_before(index, few, tmp_path):
 
 def test_the_same_vectors_give_the_same_bytes(index, tmp_path):
     index.save(tmp_path / "a")
-    (exact() if index.is_exact else lists()).save(tmp_path / "b")
+    {"exact": exact, "fast_lists": lists, "faiss": by_faiss}[index.kind]().save(tmp_path / "b")
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-@pytest.mark.parametrize("kind", [exact, lists])
+@pytest.mark.parametrize("kind", [exact, lists, by_faiss])
 def test_an_index_without_posts_is_refused(kind):
     with pytest.raises(DataError, match=r"must have shape \(posts, dimensions\), got \(3,\)"):
         PostIndex.exact(np.ones(3, np.float32))
@@ -179,7 +185,7 @@ def test_an_index_without_posts_is_refused(kind):
         kind(POSTS[:0])
 
 
-@pytest.mark.parametrize("kind", [exact, lists])
+@pytest.mark.parametrize("kind", [exact, lists, by_faiss])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_vectors_that_are_not_finite_are_refused(kind, bad):
     harmed = POSTS[:10].astype(np.float64)
@@ -274,7 +280,7 @@ def test_an_index_from_before_layouts_had_numbers_is_refused(index, tmp_path):
         del about["layout"]
         (folder / "index.json").write_text(json.dumps(about))
 
-    assert "must have layout 2, got 1" in refusal_of(index, tmp_path, harm)
+    assert "must have layout 3, got 1" in refusal_of(index, tmp_path, harm)
 
 
 def edit(**changes):
@@ -337,7 +343,7 @@ def changed(place, value):
 
 
 HARMS = [
-    (edit(layout=1), "must have layout 2, got 1"),
+    (edit(layout=1), "must have layout 3, got 1"),
     (edit(metric="cosine"), "inner_product, got cosine"),
     (edit(n_posts=4001), "must hold 4001 posts"),
     (edit(embedding_size=64), "of 64 dimensions, got 4000 of 16"),
@@ -399,6 +405,56 @@ def test_an_exact_index_that_is_not_what_it_should_be_is_refused(tmp_path, harm,
 )
 def test_lists_that_are_not_what_they_should_be_are_refused(tmp_path, harm, rule):
     assert rule in refusal_of(lists(), tmp_path, harm)
+
+
+@pytest.mark.parametrize(
+    ("harm", "rule"),
+    [
+        (short("index.faiss"), "bytes, got"),
+        (short_and_described_so("index.faiss"), "cannot be read"),
+        (lambda folder: (folder / "index.faiss").unlink(), "cannot be read"),
+        (lambda folder: (folder / "to_seen.npy").unlink(), "cannot be read"),
+        (array("to_seen", lambda to_seen: to_seen[:, :3]), "to_seen of the index"),
+    ],
+)
+def test_faiss_lists_that_are_not_what_they_should_be_are_refused(tmp_path, harm, rule):
+    assert rule in refusal_of(by_faiss(), tmp_path, harm)
+
+
+@pytest.mark.parametrize("factory", ["IVF20,Flat", "IVF20,SQ8", "IVF20,PQ16x4fsr,RFlat", "IVF20,PQ8,Refine(SQ8)"])
+def test_any_factory_string_of_inverted_lists_can_be_built_searched_and_saved(factory, tmp_path):
+    index = by_faiss(factory=factory)
+    assert index.name.startswith(factory)
+    allowed = np.random.default_rng(5).random(len(POSTS)) < 0.5
+    effort = Effort(20, 6)
+    _, rows = index.search(QUERIES, 20, Bitmap.of(allowed), effort)
+    assert allowed[rows].all()
+    assert recall(rows, brute_force(20, allowed)) > (0.7 if "PQ8" in factory else 0.9)
+    index.save(tmp_path)
+    np.testing.assert_array_equal(PostIndex.load(tmp_path).search(QUERIES, 20, Bitmap.of(allowed), effort)[1], rows)
+
+
+@pytest.mark.parametrize(
+    ("factory", "rule"), [("IVF20,XYZ", "a string that FAISS knows"), ("IVF4001,Flat", "more lists than posts")]
+)
+def test_a_factory_string_that_cannot_be_built_is_refused(factory, rule):
+    with pytest.raises(DataError, match=rule):
+        by_faiss(factory=factory)
+
+
+def test_faiss_looks_deeper_where_a_requests_best_posts_are_left_out(monkeypatch):
+    """As many are left out as are asked for: the next best lie in lists that a plain search would not visit."""
+    monkeypatch.setattr(faiss_index, "FEW", 1)
+    index = by_faiss(nlist_factor=2.0)
+    effort, best = Effort(8, 2.0), brute_force(100)
+    everything = Bitmap.of(np.ones(len(POSTS), bool))
+    found, alike = [], []
+    for query, rows in zip(QUERIES, best, strict=True):
+        allowed = everything.without(rows[:50].astype(np.int32))
+        found.append(index.search(query[None], 50, allowed, effort)[1][0])
+        alike.append(index.search(query[None], 50, Bitmap.of(allowed.has(np.arange(len(POSTS)))), effort)[1][0])
+    deeper, plain = recall(np.array(found), best[:, 50:]), recall(np.array(alike), best[:, 50:])
+    assert deeper > plain + 0.02
 
 
 def test_all_that_may_appear_are_looked_through_once_where_they_are_fewer_than_asked_for(monkeypatch):

@@ -37,8 +37,8 @@ def towers(cat):
 @pytest.fixture(scope="module", params=["exact", "lists"])
 def sources(request, cat, towers):
     vectors = towers.post_vectors(cat)
-    lists = IndexConfig(nlist_factor=0.5, code_bytes=8)
-    index = PostIndex.exact(vectors) if request.param == "exact" else PostIndex.lists(vectors, vectors, lists)
+    lists = IndexConfig(kind="fast_lists", nlist_factor=0.5, code_bytes=8)
+    index = PostIndex.exact(vectors) if request.param == "exact" else PostIndex.build(vectors, vectors, lists)
     learned = learned_sources(cat, clicks_of(cat))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
@@ -232,5 +232,5 @@ def test_both_ways_through_lists_are_compiled_before_the_first_request(cat, towe
             lambda *words, name=name, way=getattr(search_kernel, name): ran.append(name) or way(*words),
         )
     vectors = towers.post_vectors(cat)
-    TwoTower(PostIndex.lists(vectors, vectors, IndexConfig(nlist_factor=0.5, code_bytes=8)))
+    TwoTower(PostIndex.build(vectors, vectors, IndexConfig(kind="fast_lists", nlist_factor=0.5, code_bytes=8)))
     assert set(ran) == {"best_of_lists", "best_of_allowed"}

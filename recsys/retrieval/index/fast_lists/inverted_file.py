@@ -13,7 +13,6 @@ error of the score, not of the vector).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -24,10 +23,12 @@ import numpy as np
 from recsys.errors import ReleaseError
 from recsys.progress import Report
 from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.effort import Effort
 from recsys.retrieval.index.fast_lists import search_kernel
-from recsys.retrieval.index.fast_lists.quantizer import SAMPLE, Bytes, Prepared, choose_numbers, chunks, encode, some_of
+from recsys.retrieval.index.fast_lists.quantizer import Bytes, Prepared, choose_numbers, chunks, encode
 from recsys.retrieval.index.fast_lists.simd import LANES, TURN
 from recsys.retrieval.index.fast_lists.top_k_kernel import unsorted
+from recsys.retrieval.index.space import SAMPLE, some_of
 from recsys.types import Floats, Ids, Rows
 
 faiss: Any = _typed_faiss
@@ -38,24 +39,6 @@ _TRAINING_ROWS_PER_LIST = 96
 _ROUNDS = 10
 FEW = 16_000
 """Where fewer posts may appear, all of them are scored: no search with such a filter is quicker."""
-_WIDER = 0.6
-"""The fewer may appear, the further away the best of them lie: lists visited grow with this power of one over the
-share that may. With 0.5 trained vectors' recall was 0.912 at a share of 0.01 (all scored among a million, searched
-among more), with 0.6 0.983, with 0.7 0.996 in a sixth more time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How thorough a search is; travels with each search."""
-
-    lists: int
-    """Lists visited, at least."""
-    refine: float
-    """Posts rescored by their kept bytes for each result asked for."""
-
-    def __post_init__(self) -> None:
-        if self.lists < 0 or not 1 <= self.refine < math.inf:
-            raise ValueError(f"an effort must have lists >= 0 and refine >= 1, got {self.lists} and {self.refine}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +137,7 @@ class InvertedFile:
         """As `PostIndex.search`, of the lists visited."""
         scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int32)
         bits, share = (np.empty(0, np.uint8), 1.0) if allowed is None else (allowed.bits, allowed.share)
-        few, n_lists = self._few(allowed), self._lists(share, effort)
+        few, n_lists = self._few(allowed), effort.lists_with(share)
         wanted = max(k, round(min(k * effort.refine, self.n_posts)))
         # One by one: a product of many queries rounds otherwise than that of one, which then would find others.
         for i, query in enumerate(queries):
@@ -171,28 +154,25 @@ class InvertedFile:
             unsorted(best, largest, rows[i], scores[i])
         return scores, rows
 
+    def name(self, effort: Effort) -> str:
+        """As `4000 lists of 24 B codes, 351 visited, 2 rescored per result`."""
+        return (
+            f"{self.n_lists} lists of {self.code_bytes} B codes, {effort.lists} visited, "
+            f"{effort.refine:g} rescored per result"
+        )
+
     def sees_all(self, allowed: Bitmap | None, effort: Effort) -> bool:
         """Whether a search looks at all posts that may appear, so that a more thorough one would find no more."""
         share = 1.0 if allowed is None else allowed.share
-        return self._few(allowed) or self._lists(share, effort) >= self.n_lists
+        return self._few(allowed) or effort.lists_with(share) >= self.n_lists
 
     def _few(self, allowed: Bitmap | None) -> bool:
         return allowed is not None and allowed.share * self.n_posts < FEW
 
-    def _lists(self, share: float, effort: Effort) -> int:
-        """Lists to visit where this share of the posts may appear."""
-        wider: float = max(share, 1e-9) ** -_WIDER
-        return max(1, round(effort.lists * wider))
-
-    def moved(self, vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:
-        """Posts and queries in the space in which lists are made, with the same inner products, (N, D) and (M, D)."""
-        to_place = np.linalg.inv(self.to_seen.astype(np.float64)).T
-        return vectors @ to_place.astype(np.float32), queries @ self.to_seen
-
     def visited(self, queries: Floats, effort: Effort) -> float:
         """Lanes that a search without a filter reads on average, at least."""
         coarse = (queries @ self.to_seen) @ self.centres.T
-        n = min(self._lists(1.0, effort), self.n_lists)
+        n = min(effort.lists_with(1.0), self.n_lists)
         lists = np.argpartition(-coarse, n - 1, axis=1)[:, :n]
         return float(np.diff(self.starts)[lists].sum(axis=1).mean()) * LANES
 

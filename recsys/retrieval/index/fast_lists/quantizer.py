@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import DataError
+from recsys.retrieval.index.space import Space
 from recsys.types import Doubles, Floats, Rows
 
 _STEP = 0.335
@@ -22,57 +22,12 @@ variance that it leaves (Max, "Quantizing for Minimum Distortion", 1960, table I
 _LEFT = 0.0115
 _WIDE_STEP = 0.5
 """The same where another number divides the steps further: what lies beyond the levels then weighs more."""
-_USUAL = 0.0002
-"""Share of the posts beyond what is usual in a dimension, at each end."""
-SAMPLE = 100_000
-"""Posts that tell how far vectors, and what codes stand for, reach."""
-_LARGEST = 1e15
-"""Its square still is a float32."""
 _CHUNK = 50_000
 """Posts worked on at once."""
 _LINE = 64
 """Bytes that memory gives at once."""
-_WELL_SEEN = 1e-3
-"""Least weight of a direction in which queries hardly point, relative to the mean."""
 
 Bytes = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """The space in which posts are put into lists: distance there is how much scores differ, over queries."""
-
-    low: Floats
-    """Numbers below this are taken for it, (D,), and above `high` for that: a single post far outside of all others,
-    say from far after the build, would cost all others their precision."""
-    high: Floats
-    to_place: Floats
-    """Vectors times this are places, (D, D)."""
-    to_seen: Floats
-    """Queries times this are queries there, with the identity for second moment. Scores stay what they are, (D, D)."""
-
-    @classmethod
-    def of(cls, sample: Floats, queries: Floats) -> Self:
-        # Of a handful of posts nobody can say which lie far outside.
-        beyond = max(_USUAL, 2 / len(sample)) if len(sample) >= 8 else 0.0
-        low = np.quantile(sample, beyond, axis=0, method="higher").astype(np.float64)
-        high = np.quantile(sample, 1 - beyond, axis=0, method="lower").astype(np.float64)
-        # Directions in which nearly all posts are alike may still say much about the few that are not.
-        more = np.maximum(high - low, np.median(high - low))
-        bounds = (low - more).astype(np.float32), (high + more).astype(np.float32)
-        doubles: Doubles = np.asarray(queries, np.float64)
-        weight, axes = np.linalg.eigh(doubles.T @ doubles / len(doubles))
-        weight = np.maximum(weight, 0)
-        weight = np.sqrt(weight + _WELL_SEEN * weight.mean() + 1e-30)
-        return cls(*bounds, (axes * weight).astype(np.float32), (axes / weight).astype(np.float32))
-
-    def bounded(self, vectors: Floats) -> Floats:
-        return np.clip(np.asarray(vectors, np.float32), self.low, self.high)
-
-    def place(self, vectors: Floats) -> Floats:
-        """(M, D) to (M, D)."""
-        place: Floats = self.bounded(vectors) @ self.to_place
-        return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +48,8 @@ class Prepared:
 
         Raises: DataError when most places are too large for float32 distances.
         """
-        sample = some_of(vectors, SAMPLE)
-        with np.errstate(over="ignore", invalid="ignore"):
-            space = Space.of(sample, queries)
-            largest = float(np.abs(space.place(sample)).max())
-        if not largest <= _LARGEST:  # NaN is none either
-            raise DataError(
-                f"post vectors, times the length of users', must mostly lie within {_LARGEST:g}, got {largest:g}; "
-                "run `recsys train` again"
-            )
+        space = Space.fit(vectors, queries)
         return cls(vectors, space, *_as_bytes(vectors, space))
-
-
-def some_of(vectors: Floats, n: int) -> Floats:
-    """At most n of these vectors, always the same, in their order."""
-    chosen = np.random.default_rng(1).permutation(len(vectors))[:n]
-    return np.asarray(vectors[np.sort(chosen)], np.float32)
 
 
 def chunks(n: int) -> Iterator[slice]:

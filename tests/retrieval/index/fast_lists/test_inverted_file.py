@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.effort import Effort
 from recsys.retrieval.index.fast_lists import inverted_file
-from recsys.retrieval.index.fast_lists.inverted_file import Effort, InvertedFile
+from recsys.retrieval.index.fast_lists.inverted_file import InvertedFile
 from recsys.retrieval.index.fast_lists.quantizer import Prepared
 from recsys.retrieval.index.fast_lists.simd import LANES
 

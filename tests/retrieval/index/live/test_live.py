@@ -237,7 +237,7 @@ def test_an_id_that_repeats_is_refused():
 def test_searches_during_changes_and_swaps_see_each_post_once_and_none_that_was_gone_before(few, monkeypatch):
     monkeypatch.setattr(inverted_file, "FEW", few)
     many = np.arange(3000, dtype=np.int64)
-    config = IndexConfig(kind="lists", code_bytes=8, nprobe_share=1)
+    config = IndexConfig(kind="fast_lists", tuned=False, code_bytes=8, nprobe_share=1)
     index = LiveIndex(segment(many, config=config))
     searches, failures, stop = [0], [], threading.Event()
     gone_before = set()
@@ -418,7 +418,8 @@ def test_a_change_for_which_there_is_no_room_leaves_all_as_it_was(monkeypatch):
 def test_where_most_of_a_segment_is_gone_more_lists_are_visited(monkeypatch):
     monkeypatch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored
     many = np.arange(20_000, dtype=np.int64)
-    index = LiveIndex(segment(many, config=IndexConfig(kind="lists", code_bytes=8, nprobe_share=0.05)))
+    settings = IndexConfig(kind="fast_lists", tuned=False, code_bytes=8, nprobe_share=0.05)
+    index = LiveIndex(segment(many, config=settings))
     visited, best_of_lists = [], inverted_file.search_kernel.best_of_lists
     monkeypatch.setattr(
         inverted_file.search_kernel,
