@@ -17,7 +17,7 @@ from recsys.online import generations
 from recsys.online.connection.client import connect
 from recsys.progress import Progress
 from recsys.training import train
-from recsys.world.writing.notes import read_notes
+from recsys.world.writing.settings_file import read_settings
 from recsys.world.writing.simulate import Written, simulate
 
 
@@ -114,6 +114,6 @@ def _evaluate_one(config: Config, progress: Progress) -> dict[str, Any]:
 def _settings_changed(config: Config) -> bool:
     """Whether a world was simulated here with other settings than these."""
     try:
-        return read_notes(config.world_path)[0] != config.world
+        return read_settings(config.world_path)[0] != config.world
     except DataError:
         return False  # no notes to compare with; what needs them says so

@@ -1,7 +1,7 @@
-"""The world as a whole: the truth behind logs that were written, for everyone who may hold estimates against it.
+"""The truth behind simulated logs: true probabilities, simulated responses and the best possible slate.
 
-Takes the folder a simulation left, gives true probabilities and the best possible slate. Only the command line,
-evaluation and benchmarks may use it; whatever trains or serves never sees it.
+Takes the folder that a simulation wrote. Only the command line, evaluation and benchmarks may import it; training and
+serving never see it.
 """
 
 from __future__ import annotations
@@ -18,41 +18,48 @@ from recsys.config import WorldConfig
 from recsys.errors import DataError
 from recsys.lookup import lookup
 from recsys.offline.lake.schemas import ACTION_TYPES
-from recsys.types import Doubles, Ids, Mask, Rows
+from recsys.types import Doubles, Ids, Mask, Rows, Times
 from recsys.world.behaviour.choice import (
-    appeal_of,
-    appeals_of_user,
     examination,
     is_following,
+    logits_for_user,
     moment_of,
-    post_appeals,
+    post_logits,
     relevance,
+    relevance_logits,
     truth_of,
 )
 from recsys.world.behaviour.random_numbers import seeded
-from recsys.world.behaviour.sessions import act, laws_of, look, on_screen, on_screen_at, scroll
+from recsys.world.behaviour.sessions import (
+    draw_actions,
+    draw_depth,
+    draw_shown_at,
+    outcome_probabilities,
+    outcome_table,
+    scroll_probability,
+)
 from recsys.world.jit import JIT
 from recsys.world.population.population import draw_population
-from recsys.world.writing.events import DWELL, first_delay, followed_by
+from recsys.world.writing.events import DWELL, actions_of, first_delay
 from recsys.world.writing.lake_rows import FIRST_REQUEST_ID
-from recsys.world.writing.notes import checksum, read_notes
+from recsys.world.writing.settings_file import read_settings, world_checksum
 
 
 class Session(NamedTuple):
-    """What a user has seen since the app was opened."""
+    """What a user has seen in the session so far."""
 
     n_shown_of_topic: Ids
-    """(T,)."""
+    """Posts shown on each topic, (T,)."""
 
 
 class Probabilities(NamedTuple):
-    """What is true about C posts on screen, each (C,) float64; see `choice`."""
+    """True probabilities for C posts on screen, each (C,) float64; see `choice`."""
 
     examination: Doubles
     relevance: Doubles
     """P(click | examined)."""
     click: Doubles
-    """P(click), as are `like`, `share` and `hide`: nothing is given but that the post is on screen."""
+    """P(click | on screen); `like`, `share` and `hide` are also given only that the post is on screen."""
     like: Doubles
     share: Doubles
     hide: Doubles
@@ -60,75 +67,88 @@ class Probabilities(NamedTuple):
     """Mean seconds after a click."""
 
 
-class Act(NamedTuple):
-    """One thing a user did."""
+class UserEvent(NamedTuple):
+    """One impression or action of a user."""
 
     position: int
     post: int
     """Row in the population."""
     type: str
     value: float | None
-    """Seconds of a dwell."""
+    """Seconds of a dwell, None for other events."""
     event_time: int
     """Microseconds."""
 
 
 class Response(NamedTuple):
-    """What a user did with a slate."""
+    """How a user responded to a slate."""
 
-    shown: list[Act]
-    """Impressions, by position: what came on screen."""
-    actions: list[Act]
+    shown: list[UserEvent]
+    """Impressions, by position: the posts that came on screen."""
+    actions: list[UserEvent]
     session: Session
-    """The session as it goes on."""
+    """The session after this slate."""
+
+
+class _Outcomes(NamedTuple):
+    """What happened to the posts on screen, by position, (depth,) each."""
+
+    bits: np.ndarray
+    """What was done, as in `sessions.Block.actions`."""
+    dwelt: Doubles
+    """Seconds, 0 without a click."""
+    shown_at: Times
 
 
 class World:
-    """A simulated world, drawn again from its settings."""
+    """A simulated world. The population is drawn again from the settings."""
 
     def __init__(self, config: WorldConfig, truth_folder: Path) -> None:
         self.config = config
         self.population = draw_population(config)
         self.truth = truth_of(self.population, config)
         self._truth_folder = truth_folder
-        # The part of all posts' logits that users share, for the moment asked last: reports ask one moment for all.
+        # (now, `post_logits` at that time): evaluation ranks all posts for many users at one moment.
         self._shared: tuple[int, Doubles] = (-1, np.empty(0))
 
     @classmethod
     def open(cls, folder: Path) -> World:
-        """Raises: DataError when no simulation left its truth in `folder`, or another version of the code did."""
-        config, drawn = read_notes(folder)
+        """Open a simulated world.
+
+        Raises: DataError when `folder` holds no world, or one that another version of the code drew.
+        """
+        config, drawn = read_settings(folder)
         world = cls(config, folder / "truth")
-        if checksum(world.population, config) != drawn:
+        if world_checksum(world.population, config) != drawn:
             raise DataError(
-                f"the world in {folder} was drawn by another version of this program, which this one cannot repeat; "
+                f"the world in {folder} was drawn by another version of this program and cannot be drawn again; "
                 "run `recsys simulate` again"
             )
         return world
 
-    def knows(self, request_id: Ids, position: Rows, post_id: Ids) -> Mask:
-        """Whether the world itself wrote these impressions: only then have they a truth, (E,)."""
-        place = self._place(request_id, position)
-        known: Mask = place >= 0
-        same: Mask = self._written["post_id"].to_numpy()[np.where(known, place, 0)] == post_id
-        return known & same
+    def has_truth(self, request_id: Ids, position: Rows, post_id: Ids) -> Mask:
+        """Whether these impressions are in the truth table, so written by the simulation itself, (E,)."""
+        rows = self._truth_rows(request_id, position)
+        found: Mask = rows >= 0
+        same_post: Mask = self._truth_table["post_id"].to_numpy()[np.where(found, rows, 0)] == post_id
+        return found & same_post
 
     def true_click_probability(self, request_id: Ids, position: Rows) -> tuple[Doubles, Doubles]:
-        """Of impressions that were logged: P(click) as shown, and relevance alone, each (E,).
+        """P(click) and relevance of logged impressions, each (E,).
 
         Raises: DataError when an impression is not in the truth table.
         """
-        rows = self._place(request_id, position)
+        rows = self._truth_rows(request_id, position)
         if missing := int((rows < 0).sum()):
             raise DataError(f"{missing} impressions have no truth in {self._truth_folder}; run `recsys simulate` again")
         return (
-            self._written["click_probability"].to_numpy()[rows].astype(np.float64),
-            self._written["relevance"].to_numpy()[rows].astype(np.float64),
+            self._truth_table["click_probability"].to_numpy()[rows].astype(np.float64),
+            self._truth_table["relevance"].to_numpy()[rows].astype(np.float64),
         )
 
     @cached_property
-    def _written(self) -> pa.Table:
-        """The truth table, in order of request and position."""
+    def _truth_table(self) -> pa.Table:
+        """The truth about all impressions, in order of request and position."""
         if not (self._truth_folder / "impressions").is_dir():
             raise DataError(f"no truth in {self._truth_folder}; run `recsys simulate` to make a world")
         columns = ["request_id", "position", "post_id", "relevance", "click_probability"]
@@ -136,64 +156,70 @@ class World:
         return table.sort_by([("request_id", "ascending"), ("position", "ascending")]).combine_chunks()
 
     @cached_property
-    def _written_keys(self) -> Ids:
+    def _truth_keys(self) -> Ids:
+        """request_id x slate_size + position of each row of the truth table, ascending."""
         width = np.int64(self.config.policy.slate_size)
-        return np.asarray(self._written["request_id"].to_numpy() * width + self._written["position"].to_numpy())
+        return np.asarray(self._truth_table["request_id"].to_numpy() * width + self._truth_table["position"].to_numpy())
 
-    def _place(self, request_id: Ids, position: Rows) -> Rows:
-        """Rows of the truth table, -1 for impressions that are not in it, (E,)."""
+    def _truth_rows(self, request_id: Ids, position: Rows) -> Rows:
+        """Rows in the truth table, -1 for impressions that are not in it, (E,)."""
         width = np.int64(self.config.policy.slate_size)
-        # An id far beyond the world's would overflow; a position beyond its slates would read as the next request.
+        # A huge id would overflow the key; a position beyond the slate would give the key of the next request.
         inside = (request_id >= 0) & (request_id < 2 * FIRST_REQUEST_ID) & (position >= 0) & (position < width)
-        place = lookup(self._written_keys, np.where(inside, request_id, 0) * width + position)
-        return np.where(inside, place, -1).astype(np.int32)
+        rows = lookup(self._truth_keys, np.where(inside, request_id, 0) * width + position)
+        return np.where(inside, rows, -1).astype(np.int32)
 
     def user_row(self, user_id: int) -> int:
-        """Raises: DataError for a user this world does not have."""
+        """The user's row in the population.
+
+        Raises: DataError for an unknown user.
+        """
         row = int(lookup(self.population.users.id, [user_id])[0])
         if row < 0:
-            raise DataError(f"user {user_id} does not live in this world")
+            raise DataError(f"user {user_id} is not in this world")
         return row
 
     def post_rows(self, post_id: Ids) -> Rows:
-        """Rows in the population, -1 for posts of elsewhere."""
+        """Rows in the population, -1 for posts that are not from this world."""
         return lookup(self.population.posts.id, post_id)
 
     def expected_clicks(self, user: int, posts: Rows, now: int) -> float:
-        """True expected clicks on a slate at the start of a session, in order of position.
+        """True expected number of clicks on a slate, ordered by position, at the start of a session.
 
-        A position counts with P(the user scrolls that far) x examination; fatigue counts the slate's own earlier posts.
+        The sum over positions of P(the user scrolls there) x examination x relevance; fatigue counts the slate's own
+        earlier posts.
 
         Args:
             user, posts: rows in the population, posts (K,).
             now: microseconds.
         """
-        logit = appeal_of(self.truth, user, posts, now)
+        logit = relevance_logits(self.truth, user, posts, now)
         topic = self.population.posts.topic[posts]
-        return float(_slate_clicks(self.truth, user, logit, topic, self._no_topic_yet()))
+        return float(_slate_clicks(self.truth, user, logit, topic, self._zero_counts()))
 
     def new_session(self) -> Session:
-        """A session in which nothing was shown yet."""
-        return Session(self._no_topic_yet())
+        """A session that has shown nothing yet."""
+        return Session(self._zero_counts())
 
     def true_probability(
         self, user: int, posts: Rows, now: int, position: int | Rows = 0, session: Session | None = None
     ) -> Probabilities:
-        """What this user would do with posts on screen, exactly.
+        """The exact probabilities of what this user does with posts on screen.
 
         Args:
             user, posts: rows in the population, posts (C,).
             now: microseconds.
-            position: place of each in its slate, from 0, one for all or (C,).
-            session: what was shown before each; None is a new session.
-        Raises: DataError for a row that the population does not have, a post not yet born, or a position below 0.
+            position: in the slate, from 0; one for all or (C,).
+            session: what was shown before; None is a new session.
+        Raises: DataError for a row outside the population, a post not yet created, or a position below 0.
         """
         posts = self._checked(user, posts, now)
         places = np.broadcast_to(np.asarray(position, np.int32), (len(posts),))
         if len(places) and np.min(places) < 0:
             raise DataError(f"a position must be >= 0, got {np.min(places)}")
         shown = (session or self.new_session()).n_shown_of_topic[self.population.posts.topic[posts]]
-        examined, relevant, like, share, hide, dwell = laws_of(self.truth, user, posts, places, now, shown).T
+        table = outcome_table(self.truth, user, posts, places, now, shown)  # (C, 6)
+        examined, relevant, like, share, hide, dwell = table.T
         click = examined * relevant
         return Probabilities(
             examined, relevant, click, click * like, click * share, examined * (1 - relevant) * hide, dwell
@@ -202,38 +228,38 @@ class World:
     def respond(
         self, user: int, slate: Rows, now: int, rng: np.random.Generator, session: Session | None = None
     ) -> Response:
-        """Live through one slate as the logs' users did, with the same laws.
+        """Draw how a user responds to one slate, with the same kernels that wrote the logs.
 
         Args:
             user, slate: rows in the population, slate by position, (K,).
-            now: when it was answered, microseconds.
+            now: when the slate was served, microseconds.
             rng: the same state gives the same response.
             session: what was shown before; None is a new session.
-        Raises: DataError for a row that the population does not have, or a post not yet born.
+        Raises: DataError for a row outside the population, or a post not yet created.
         """
         slate = self._checked(user, slate, now)
         session = session or self.new_session()
         counts = session.n_shown_of_topic.copy()
         state = seeded(int(rng.integers(1 << 62)), 0)
-        depth = scroll(self.truth, user, len(slate), state)
-        bits, dwelt = np.zeros(depth, np.uint8), np.zeros(depth)
-        shown_at = np.zeros(depth, np.int64)
-        _respond(self.truth, user, slate, now, counts, state, bits, dwelt, shown_at)
+        depth = draw_depth(self.truth, user, len(slate), state)
+        outcomes = _Outcomes(np.zeros(depth, np.uint8), np.zeros(depth), np.zeros(depth, np.int64))
+        _respond(self.truth, user, slate, now, counts, state, outcomes)
         shown, actions = [], []
         for position in range(depth):
-            post, at = int(slate[position]), int(shown_at[position])
-            shown.append(Act(position, post, "impression", None, at))
+            post, at = int(slate[position]), int(outcomes.shown_at[position])
+            shown.append(UserEvent(position, post, "impression", None, at))
             delay = first_delay(self.config.delayed_share, state)
-            for kind, after in followed_by(bits[position], delay, dwelt[position]):
-                value = float(dwelt[position]) if kind == DWELL else None
-                actions.append(Act(position, post, ACTION_TYPES[kind], value, at + after))
+            for kind, after in actions_of(outcomes.bits[position], delay, outcomes.dwelt[position]):
+                value = float(outcomes.dwelt[position]) if kind == DWELL else None
+                actions.append(UserEvent(position, post, ACTION_TYPES[kind], value, at + after))
         return Response(shown, actions, Session(counts))
 
-    def _no_topic_yet(self) -> Ids:
+    def _zero_counts(self) -> Ids:
+        """A count of 0 for each topic, (T,)."""
         return np.zeros(len(self.truth.topics), np.int64)
 
     def _checked(self, user: int, posts: Rows, now: int) -> Rows:
-        """The posts, once it is clear that the user is there and the posts are by then."""
+        """Validate the user row and the post rows, which must exist at `now`; gives the posts as int32."""
         if not 0 <= user < self.population.n_users:
             raise DataError(f"user row {user} is not in this world; rows are 0 to {self.population.n_users - 1}")
         rows = np.asarray(posts)
@@ -242,92 +268,97 @@ class World:
         rows = rows.astype(np.int32)
         unborn = rows[self.population.posts.created_at[rows] > now]
         if len(unborn):
-            raise DataError(f"post row {unborn[0]} is not born by {now}; nobody can see it yet")
+            raise DataError(f"post row {unborn[0]} is created after {now}; use a later moment or another post")
         return rows
 
     def best_slate(self, user: int, now: int, allowed: Mask, k: int) -> Rows:
-        """Greedy on true marginal clicks: at each position the most relevant allowed post given those above, (<= k,).
+        """The best slate by greedy choice: at each position the most relevant allowed post given those above, (<= k,).
 
         Args:
             user: row in the population.
-            now: microseconds; posts born later are left out.
+            now: microseconds; posts created later are left out.
             allowed: over all posts, (N,).
         """
-        # Fatigue moves all posts of a topic alike, so only a topic's best k can ever be chosen.
+        # 1. Fatigue lowers all posts of a topic alike, so only each topic's best k can be chosen: (T, k), then (C,).
         rows = np.empty((len(self.truth.topics), k), np.int32)
-        everything = self._appeals(user, now)
+        logits = self._logits(user, now)  # (N,)
         exists = allowed & (self.population.posts.created_at <= now)
-        _best_of_topics(everything, self.population.posts.topic, exists, rows, self._no_topic_yet())
+        _best_of_topics(logits, self.population.posts.topic, exists, rows, self._zero_counts())
         rows = rows[rows >= 0]
-        topic, logit = self.population.posts.topic[rows], everything[rows]
-        n_of_topic = self._no_topic_yet()
+        topic, logit = self.population.posts.topic[rows], logits[rows]
+        # 2. Fill the positions one by one; fatigue starts with the second post before it on the topic.
+        n_of_topic = self._zero_counts()
         slate = []
         left = np.ones(len(rows), bool)
         for _ in range(min(k, len(rows))):
-            tired = self.truth.fatigue * np.maximum(n_of_topic[topic] - 1, 0)
-            best = int(np.argmax(np.where(left, logit - tired, -np.inf)))
+            fatigue = self.truth.fatigue * np.maximum(n_of_topic[topic] - 1, 0)
+            best = int(np.argmax(np.where(left, logit - fatigue, -np.inf)))
             slate.append(rows[best])
             left[best] = False
             n_of_topic[topic[best]] += 1
         return np.array(slate, np.int32)
 
     def most_relevant(self, user: int, now: int, allowed: Mask, k: int) -> Rows:
-        """The allowed posts that this user would rather click than any other, at one position and untired, (<= k,).
+        """The k allowed posts with the highest true relevance, without fatigue, best first, (<= k,).
 
-        Args: as `best_slate`.
+        Args: as in `best_slate`.
         """
         exists = np.flatnonzero(allowed & (self.population.posts.created_at <= now))
-        appeal = self._appeals(user, now)[exists]
-        best = np.argpartition(-appeal, k - 1)[:k] if len(exists) > k else np.arange(len(exists))
-        return exists[best[np.argsort(-appeal[best], kind="stable")]].astype(np.int32)
+        logit = self._logits(user, now)[exists]
+        best = np.argpartition(-logit, k - 1)[:k] if len(exists) > k else np.arange(len(exists))
+        return exists[best[np.argsort(-logit[best], kind="stable")]].astype(np.int32)
 
-    def _appeals(self, user: int, now: int) -> Doubles:
+    def _logits(self, user: int, now: int) -> Doubles:
         """Logits of all posts before fatigue, (N,)."""
         if self._shared[0] != now:
-            self._shared = now, post_appeals(self.truth, now)
-        return appeals_of_user(self.truth, self._shared[1], user, now)
+            self._shared = now, post_logits(self.truth, now)
+        return logits_for_user(self.truth, self._shared[1], user, now)
 
 
 @JIT
-def _respond(truth, user, slate, now, n_shown_of_topic, state, bits, dwelt, shown_at):  # type: ignore[no-untyped-def]
+def _respond(truth, user, slate, now, n_shown_of_topic, state, outcomes):  # type: ignore[no-untyped-def]
+    """Fill `_Outcomes` for the first positions of a slate, and count their topics in `n_shown_of_topic` (T,)."""
     moment = moment_of(truth, now)
-    for position in range(bits.shape[0]):
+    for position in range(outcomes.bits.shape[0]):
         post = slate[position]
         facts = truth.posts[post]
         following = is_following(truth, user, facts.author)
-        laws = look(truth, user, post, following, position, moment, n_shown_of_topic[facts.topic])
-        bits[position], dwelt[position] = act(laws, state)
-        shown_at[position] = on_screen_at(now, position, state)
+        same = n_shown_of_topic[facts.topic]
+        p = outcome_probabilities(truth, user, post, following, position, moment, same)
+        outcomes.bits[position], outcomes.dwelt[position] = draw_actions(p, state)
+        outcomes.shown_at[position] = draw_shown_at(now, position, state)
         n_shown_of_topic[facts.topic] += 1
 
 
 @JIT
 def _best_of_topics(logit, topic, allowed, rows, filled):  # type: ignore[no-untyped-def]
-    """The allowed posts with the highest logits of each topic, best first, -1 padded, into rows (T, k).
+    """Write the k allowed posts with the highest logits of each topic into rows (T, k), best first, padded with -1.
 
     Args:
-        filled: zeros, (T,).
+        filled: zeros, (T,); counts the posts of each topic.
     """
     k = rows.shape[1]
     rows[:] = -1
     for post in range(logit.shape[0]):
-        of = topic[post]
-        n = filled[of]
-        if not allowed[post] or (n == k and logit[post] <= logit[rows[of, k - 1]]):
+        t = topic[post]
+        n = filled[t]
+        if not allowed[post] or (n == k and logit[post] <= logit[rows[t, k - 1]]):
             continue
+        # Insertion sort into the topic's list.
         place = min(n, k - 1)
-        while place > 0 and logit[rows[of, place - 1]] < logit[post]:
-            rows[of, place] = rows[of, place - 1]
+        while place > 0 and logit[rows[t, place - 1]] < logit[post]:
+            rows[t, place] = rows[t, place - 1]
             place -= 1
-        rows[of, place] = post
-        filled[of] = min(n + 1, k)
+        rows[t, place] = post
+        filled[t] = min(n + 1, k)
 
 
 @JIT
 def _slate_clicks(truth, user, logit, topic, n_of_topic):  # type: ignore[no-untyped-def]
+    """Expected clicks on a slate, given logits before fatigue (K,), topics (K,) and topics shown before (T,)."""
     clicks = 0.0
     for position in range(logit.shape[0]):
-        seen = on_screen(truth, user, position) * examination(truth, user, position)
-        clicks += seen * relevance(truth, user, logit[position], n_of_topic[topic[position]])
+        examined = scroll_probability(truth, user, position) * examination(truth, user, position)
+        clicks += examined * relevance(truth, user, logit[position], n_of_topic[topic[position]])
         n_of_topic[topic[position]] += 1
     return clicks

@@ -21,9 +21,9 @@ def now(small):
 def test_it_knows_the_impressions_it_wrote_and_no_others(world, small):
     truth = small.table("truth/impressions").head(3)
     request, position, post = (truth[name].to_numpy() for name in ("request_id", "position", "post_id"))
-    assert world.knows(request, position, post).all()
-    assert not world.knows(request, position, post[[1, 2, 0]]).any()
-    assert not world.knows(request - (1 << 50), position, post).any()
+    assert world.has_truth(request, position, post).all()
+    assert not world.has_truth(request, position, post[[1, 2, 0]]).any()
+    assert not world.has_truth(request - (1 << 50), position, post).any()
 
 
 def test_true_probabilities_are_those_of_the_truth_table(world, small):
@@ -61,7 +61,7 @@ def test_the_world_is_drawn_again_as_it_was_logged(world, small):
     assert (population.users.created_at == users.set_index("user_id").created_at[population.users.id]).all()
     assert world.user_row(int(population.users.id[7])) == 7
     assert world.post_rows(posts.post_id[[5, 3]].to_numpy()).tolist() == [5, 3]
-    with pytest.raises(DataError, match="user 3 does not live in this world"):
+    with pytest.raises(DataError, match="user 3 is not in this world"):
         world.user_row(3)
 
 

@@ -56,7 +56,7 @@ class Material:
             return self.logs.exposures.take(rows)
         exposures = self.logs.exposures.take(rows & (self.logs.exposures.now < self.logs_end))
         post_id = np.where(exposures.post_row >= 0, self.catalogue.post_id[exposures.post_row], -1)
-        return exposures.take(self.world.knows(exposures.request_id, exposures.position, post_id))
+        return exposures.take(self.world.has_truth(exposures.request_id, exposures.position, post_id))
 
     def random_test_clicks(self) -> Exposures:
         """Clicked test exposures of the random policy, or all clicked ones where the logs name no such policy."""

@@ -1,7 +1,7 @@
-"""The candidates of a request: fresh posts, posts by followed authors, popular ones, any.
+"""Draw the candidates of a request: fresh posts, posts by followed authors, popular posts, any post.
 
-Takes what exists at a moment and for whom, gives distinct posts that may be shown. It does not know how they are
-ordered.
+Takes the posts that exist at a moment and who asks, gives distinct posts that may be shown. It does not know how they
+are ordered.
 """
 
 from __future__ import annotations
@@ -19,34 +19,56 @@ from recsys.world.population.vocabulary import LANGUAGES
 FOLLOWED, BLOCKED = 1, 2
 """A user's relations to authors."""
 BUCKET = HOUR // 6
-"""Posts are found by the ten minutes in which they were born."""
+"""Posts are grouped by the ten minutes in which they were created."""
 _SPAN = 20 * HOUR / BUCKET
-"""Mean span from which fresh posts are proposed, in buckets; their mean age is half of it."""
+"""Mean length of the time window that fresh posts are drawn from, in buckets; their mean age is half of it."""
 
 
-class Shelves(NamedTuple):
-    """Posts in the orders in which they are looked for; row numbers grow with time of creation in each."""
+class PostLists(NamedTuple):
+    """Post rows in the orders in which candidates are looked up; within a language or author, oldest first."""
 
     by_language: Rows
     """Posts grouped by language, (N,)."""
-    reach: Doubles
-    """Of the posts in that order, summed up from 0, (N + 1,)."""
+    cumulative_reach: Doubles
+    """Cumulative reach of `by_language`, starting at 0, (N + 1,)."""
     bucket_start: Ids
-    """Place in `by_language` of each language's first post of each ten minutes, (L, B + 1)."""
+    """Place in `by_language` of each language's first post of each bucket, (L, B + 1)."""
     first_bucket: int
     """Number of bucket 0: microseconds since 1970 // BUCKET."""
     by_author: Rows
     """Posts grouped by author, (N,)."""
     author_start: Ids
-    """(A + 1,)."""
-    existing: Ids
-    """Posts born before each ten minutes, (B + 1,)."""
+    """Author a's posts are `by_author[author_start[a]:author_start[a + 1]]`, (A + 1,)."""
+    n_created: Ids
+    """Posts created before each bucket, (B + 1,)."""
     blocks_start: Ids
+    """User u blocks the authors `blocks[blocks_start[u]:blocks_start[u + 1]]`, (U + 1,)."""
     blocks: Rows
 
 
-def shelve(population: Population) -> Shelves:
-    """The same posts in order of language and of author."""
+class RecentClicks(NamedTuple):
+    """The clicks of the last day, a source of popular candidates."""
+
+    posts: Rows
+    """Post row of each click: a uniform draw from it is a draw by popularity."""
+    share: float
+    """Share of candidates that are drawn from them."""
+
+
+class Viewer(NamedTuple):
+    """Who asks for posts, and when."""
+
+    user: int
+    now: int
+    """Microseconds."""
+    relation: np.ndarray
+    """FOLLOWED, BLOCKED or 0, (A,)."""
+    seen: Ids
+    """Posts that the session has shown already."""
+
+
+def list_posts(population: Population) -> PostLists:
+    """Sort a population's posts by language and by author."""
     posts = population.posts
     by_language = np.argsort(posts.language, kind="stable").astype(np.int32)
     by_author = np.argsort(posts.author, kind="stable").astype(np.int32)
@@ -58,14 +80,14 @@ def shelve(population: Population) -> Shelves:
         of_language = bucket[posts.language == language] - first
         starts[language] = before + np.searchsorted(of_language, edges)
         before += len(of_language)
-    return Shelves(
+    return PostLists(
         by_language=by_language,
-        reach=np.concatenate([[0.0], np.cumsum(posts.reach[by_language])]),
+        cumulative_reach=np.concatenate([[0.0], np.cumsum(posts.reach[by_language])]),
         bucket_start=starts,
         first_bucket=first,
         by_author=by_author,
         author_start=np.searchsorted(posts.author[by_author], np.arange(population.n_authors + 1)).astype(np.int64),
-        existing=np.searchsorted(bucket - first, edges),
+        n_created=np.searchsorted(bucket - first, edges),
         blocks_start=population.blocks.start,
         blocks=population.blocks.authors,
     )
@@ -73,7 +95,7 @@ def shelve(population: Population) -> Shelves:
 
 @JIT
 def count_below(values, start, end, bound):  # type: ignore[no-untyped-def]
-    """How many of the ascending values[start:end] are below a bound."""
+    """How many of the ascending values[start:end] are below a bound, by binary search."""
     low, high = start, end
     while low < high:
         middle = (low + high) // 2
@@ -85,17 +107,17 @@ def count_below(values, start, end, bound):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def relate(truth, shelves, user, relation, forget):  # type: ignore[no-untyped-def]
-    """Note whom the user follows and blocks in `relation` (A,), or forget it again."""
+def set_relations(truth, lists, user, relation, clear):  # type: ignore[no-untyped-def]
+    """Mark the authors whom the user follows and blocks in `relation` (A,), or set them back to 0."""
     for i in range(truth.users[user].follows_start, truth.users[user].follows_end):
-        relation[truth.follows[i]] = 0 if forget else FOLLOWED
-    for i in range(shelves.blocks_start[user], shelves.blocks_start[user + 1]):
-        relation[shelves.blocks[i]] = 0 if forget else BLOCKED
+        relation[truth.follows[i]] = 0 if clear else FOLLOWED
+    for i in range(lists.blocks_start[user], lists.blocks_start[user + 1]):
+        relation[lists.blocks[i]] = 0 if clear else BLOCKED
 
 
 @JIT
-def _language(truth, user, state):  # type: ignore[no-untyped-def]
-    """One the user reads, mostly; some posts in others slip through, as in life."""
+def _draw_language(truth, user, state):  # type: ignore[no-untyped-def]
+    """Mostly a language the user reads; one draw in ten takes any language."""
     draw = uniform(state)
     person = truth.users[user]
     if draw < 0.1:
@@ -104,67 +126,78 @@ def _language(truth, user, state):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def _of_followed(truth, shelves, user, n_existing, state):  # type: ignore[no-untyped-def]
-    """One of the newest posts of somebody the user follows, or -1."""
+def _draw_followed(truth, lists, user, n_existing, state):  # type: ignore[no-untyped-def]
+    """One of the newest posts of an author the user follows, or -1."""
     start, end = truth.users[user].follows_start, truth.users[user].follows_end
     if start == end:
         return -1
     author = truth.follows[start + below(state, end - start)]
-    first = shelves.author_start[author]
-    written = count_below(shelves.by_author, first, shelves.author_start[author + 1], n_existing)
+    first = lists.author_start[author]
+    written = count_below(lists.by_author, first, lists.author_start[author + 1], n_existing)
     if written == 0:
         return -1
-    return int(shelves.by_author[first + max(written - 1 - int(2.0 * exponential(state)), 0)])
+    return int(lists.by_author[first + max(written - 1 - int(2.0 * exponential(state)), 0)])
 
 
 @JIT
-def _of_language(shelves, language, born, bucket, state):  # type: ignore[no-untyped-def]
-    """A post in a language of the time since a bucket, or just before it, drawn by its reach; -1: there is none."""
-    low, high = shelves.bucket_start[language, born], shelves.bucket_start[language, bucket + 1]
+def _draw_by_reach(lists, language, start, bucket, state):  # type: ignore[no-untyped-def]
+    """A post of a language from the buckets start .. bucket, drawn by reach.
+
+    Gives the language's last post before them when they are empty, -1 when there is none at all.
+    """
+    low, high = lists.bucket_start[language, start], lists.bucket_start[language, bucket + 1]
     if high == low:
-        return int(shelves.by_language[low - 1]) if low > shelves.bucket_start[language, 0] else -1
-    drawn = shelves.reach[low] + uniform(state) * (shelves.reach[high] - shelves.reach[low])
-    return int(shelves.by_language[low + min(count_below(shelves.reach, low + 1, high, drawn), high - low - 1)])
+        return int(lists.by_language[low - 1]) if low > lists.bucket_start[language, 0] else -1
+    reach = lists.cumulative_reach
+    drawn = reach[low] + uniform(state) * (reach[high] - reach[low])
+    return int(lists.by_language[low + min(count_below(reach, low + 1, high, drawn), high - low - 1)])
 
 
 @JIT
-def _propose(truth, shelves, recent_clicks, crowding, user, bucket, n_existing, state):  # type: ignore[no-untyped-def]
-    """One post as a candidate, whatever its fitness, or -1."""
+def _propose(truth, lists, recent, user, bucket, n_existing, state):  # type: ignore[no-untyped-def]
+    """One post that may become a candidate, or -1; the caller checks whether it may be shown."""
     kind = uniform(state)
-    if kind < 0.2:
-        post = _of_followed(truth, shelves, user, n_existing, state)
+    if kind < 0.2:  # a fifth: posts by followed authors
+        post = _draw_followed(truth, lists, user, n_existing, state)
         if post >= 0:
             return post
-    elif kind < 0.2 + crowding and recent_clicks.shape[0] > 0:
-        return int(recent_clicks[below(state, recent_clicks.shape[0])])
-    # Fresh posts are drawn from a span that ends now: the younger a post, the more spans hold it.
-    born = max(bucket - int(_SPAN * exponential(state)), 0) if kind < 0.85 else 0
-    return _of_language(shelves, _language(truth, user, state), born, bucket, state)
+    elif kind < 0.2 + recent.share and recent.posts.shape[0] > 0:  # popular posts
+        return int(recent.posts[below(state, recent.posts.shape[0])])
+    # Fresh posts come from a time window that ends now: the younger a post, the more windows contain it. The last 15%
+    # of the draws come from all posts.
+    start = max(bucket - int(_SPAN * exponential(state)), 0) if kind < 0.85 else 0
+    return _draw_by_reach(lists, _draw_language(truth, user, state), start, bucket, state)
 
 
 @JIT
-def collect(truth, shelves, recent_clicks, crowding, user, relation, now, seen, n_seen, state, candidates):  # type: ignore[no-untyped-def]
-    """Fill `candidates` with distinct posts that exist, may be shown and were not seen; gives how many there are."""
-    bucket = max(min(now // BUCKET - shelves.first_bucket, shelves.existing.shape[0] - 2), 0)
-    n_existing = shelves.existing[bucket]
-    while n_existing < truth.posts.shape[0] and truth.posts[n_existing].created_at <= now:
+def draw_candidates(truth, lists, recent, viewer, state, candidates):  # type: ignore[no-untyped-def]
+    """Fill `candidates` (M,) with distinct posts that exist, may be shown and were not seen; gives how many.
+
+    Args:
+        lists, recent, viewer: `PostLists`, `RecentClicks` and `Viewer`.
+    """
+    # Posts are in order of creation: the rows 0 .. n_existing - 1 exist now. The bucket's count is a lower bound.
+    bucket = max(min(viewer.now // BUCKET - lists.first_bucket, lists.n_created.shape[0] - 2), 0)
+    n_existing = lists.n_created[bucket]
+    while n_existing < truth.posts.shape[0] and truth.posts[n_existing].created_at <= viewer.now:
         n_existing += 1
+    # Rejection sampling with at most 20 proposals per place, so a small world gives fewer than M candidates.
     n = 0
     for _ in range(20 * candidates.shape[0]):
         if n == candidates.shape[0]:
             break
-        post = _propose(truth, shelves, recent_clicks, crowding, user, bucket, n_existing, state)
+        post = _propose(truth, lists, recent, viewer.user, bucket, n_existing, state)
         if post < 0 or post >= n_existing:
             continue
         facts = truth.posts[post]
-        if not facts.visible or relation[facts.author] == BLOCKED:
+        if not facts.visible or viewer.relation[facts.author] == BLOCKED:
             continue
-        known = False
-        for i in range(n):
-            known |= candidates[i] == post
-        for i in range(n_seen):
-            known |= seen[i] == post
-        if not known:
+        repeated = False
+        for i in range(n):  # O(M), in cache
+            repeated |= candidates[i] == post
+        for i in range(viewer.seen.shape[0]):
+            repeated |= viewer.seen[i] == post
+        if not repeated:
             candidates[n] = post
             n += 1
     return n

@@ -1,7 +1,7 @@
-"""What changes from a given day on: a new public, a topic that flips, a field that breaks.
+"""Changes from a given day on: a new group of users, a topic whose taste changes sign, a field that breaks.
 
-Takes the settings' `world.changes`, gives what the drawing of people, the choice model and the writing of tables need
-of them. It does not know how anyone reacts.
+Takes the setting `world.changes`, gives what drawing the users, the choice model and writing the tables need from it.
+It does not know how users react.
 """
 
 from __future__ import annotations
@@ -18,38 +18,40 @@ from recsys.world.population.vocabulary import COUNTRIES, TOPICS
 NEVER = np.iinfo(np.int64).max
 
 
-def floods_of(config: WorldConfig) -> list[CovariateShift]:
-    """The new publics, by day.
+def covariate_shifts(config: WorldConfig) -> list[CovariateShift]:
+    """The new groups of users, ordered by day.
 
-    Raises: ConfigError when the country is not new, or when they would leave too few of the others.
+    Raises: ConfigError when a country is not new, or when the groups would leave too few other users.
     """
-    floods = sorted((c for c in config.changes if isinstance(c, CovariateShift)), key=lambda change: change.day)
-    names = [flood.country for flood in floods]
+    shifts = sorted((c for c in config.changes if isinstance(c, CovariateShift)), key=lambda change: change.day)
+    names = [shift.country for shift in shifts]
     for name in names:
         if name in COUNTRIES or names.count(name) > 1:
-            raise ConfigError(f"world.changes: country {name} is not new; name one besides {', '.join(COUNTRIES)}")
-    if floods and sum(flood.share for flood in floods) > 0.9 - config.joining_share:
-        raise ConfigError("world.changes: floods and joining_share together must leave a tenth of the users")
-    n_others = config.n_users - sum(int(flood.share * config.n_users) for flood in floods)
-    if floods and n_others < config.n_authors:
+            raise ConfigError(f"world.changes: country {name} is not new; choose one besides {', '.join(COUNTRIES)}")
+    if shifts and sum(shift.share for shift in shifts) > 0.9 - config.joining_share:
         raise ConfigError(
-            f"world.changes: floods must leave the {config.n_authors} authors among the others, who are {n_others}; "
-            "set fewer n_authors or a smaller share"
+            "world.changes: covariate shifts and joining_share together must leave a tenth of the users; lower a share"
         )
-    return floods
+    n_others = config.n_users - sum(int(shift.share * config.n_users) for shift in shifts)
+    if shifts and n_others < config.n_authors:
+        raise ConfigError(
+            f"world.changes: covariate shifts must leave at least n_authors = {config.n_authors} other users, got "
+            f"{n_others}; set fewer n_authors or a smaller share"
+        )
+    return shifts
 
 
 def countries_of(config: WorldConfig) -> tuple[str, ...]:
-    """Names of all countries that users come from, in the order of their rows."""
-    return (*COUNTRIES, *(flood.country for flood in floods_of(config)))
+    """Names of all countries, by country row: the new ones come last."""
+    return (*COUNTRIES, *(shift.country for shift in covariate_shifts(config)))
 
 
-def flips_of(config: WorldConfig, start: int) -> Times:
-    """Microsecond from which each topic's appeal has the other sign, (T,).
+def topic_flip_times(config: WorldConfig, start: int) -> Times:
+    """Time in microseconds from which taste for each topic has the opposite sign, `NEVER` for most, (T,).
 
-    Raises: ConfigError for a topic the world does not have.
+    Raises: ConfigError for an unknown topic.
     """
-    flips = np.full(len(TOPICS), NEVER, np.int64)
+    flip_times = np.full(len(TOPICS), NEVER, np.int64)
     for change in config.changes:
         if isinstance(change, ConceptShift):
             if change.topic not in TOPICS:
@@ -57,19 +59,25 @@ def flips_of(config: WorldConfig, start: int) -> Times:
                     f"world.changes: there is no topic {change.topic!r}; the topics are {', '.join(TOPICS)}"
                 )
             row = TOPICS.index(change.topic)
-            flips[row] = min(int(flips[row]), start + change.day * DAY)
-    return flips
+            flip_times[row] = min(int(flip_times[row]), start + change.day * DAY)
+    return flip_times
 
 
-def broken(table: str, rows: pa.Table, day: int, config: WorldConfig) -> pa.Table:
-    """The rows of one table as they are written on a day, in days from the start; the truth is never broken."""
+def break_fields(table: str, rows: pa.Table, day: int, config: WorldConfig) -> pa.Table:
+    """The rows of a lake table, with the fields nulled or scaled that a change breaks on this day.
+
+    Args:
+        day: counted from the first day of the logs.
+    The truth tables never pass through here.
+    """
     for change in config.changes:
         if not isinstance(change, BrokenFeature) or day < change.day:
             continue
-        of_table, column = change.field.split(".")
-        if of_table == table:
+        broken_table, column = change.field.split(".")
+        if broken_table == table:
             place = rows.column_names.index(column)
             values = rows[column]
-            spoilt = pa.nulls(len(rows), values.type) if change.how == "missing" else pc.multiply(values, change.factor)
-            rows = rows.set_column(place, column, spoilt.cast(values.type))
+            missing = change.how == "missing"
+            changed = pa.nulls(len(rows), values.type) if missing else pc.multiply(values, change.factor)
+            rows = rows.set_column(place, column, changed.cast(values.type))
     return rows

@@ -1,9 +1,9 @@
-"""The true choice model: how likely a user is to look at a post, click it, and what follows, exactly.
+"""The true choice model: exact probabilities that a user looks at a post, clicks it, likes, shares or hides it.
 
-P(click at position k) = examination(k) x relevance, where relevance is the logistic of taste, style, quality, language,
-follow relation, medium, age, hour and session fatigue. Likes, shares, hides and dwell follow laws of their own. Takes a
-`Population` and settings, gives probabilities. Nobody outside the world may call it, except evaluation, benchmarks and
-the command line, which hold estimates against it.
+P(click at position k) = examination(k) x relevance. Relevance is the logistic of a sum over taste, style, quality,
+language, follow relation, medium, age, hour and session fatigue. Likes, shares, hides and dwell have formulas of their
+own. Takes a `Population` and settings, gives probabilities. Outside the world only evaluation, benchmarks and the
+command line may call it, to compare estimates with the truth.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from recsys.world.population.texts import FINE
 from recsys.world.population.vocabulary import LANGUAGES, TOPICS
 
 MEDIA_PEAK = (7.0, 14.0, 21.0, 9.0)
-"""Hour of the day (UTC) at which text, image, video, link are liked most."""
+"""Hour of the day (UTC) at which text, image, video, link relevance_logit most."""
 MEDIA_DWELL = (0.0, -0.6, 0.5, -0.2)
-"""Log of how much longer than average a click on text, image, video, link is looked at."""
+"""Log of the dwell on text, image, video, link, relative to the average."""
 BOT_CLICKS = 0.3
-"""P(click) of a bot, whatever the post."""
+"""P(click) of a bot, the same for every post."""
 
 POST = np.dtype(
     [
@@ -34,7 +34,7 @@ POST = np.dtype(
         ("unused", np.int8, 6),
     ]
 )  # fmt: skip
-"""Facts of a post; `popular` is the popularity policy's weight of the moment."""
+"""One record per post; `popular` is the current weight in the popularity policy, `unused` pads to 32 bytes."""
 
 USER = np.dtype(
     [
@@ -44,7 +44,7 @@ USER = np.dtype(
         ("reads", np.uint8, len(LANGUAGES)), ("bot", np.bool_), ("language", np.int8), ("unused", np.int8, 10),
     ]
 )  # fmt: skip
-"""Facts of a user."""
+"""One record per user; user u follows the authors `follows[follows_start:follows_end]` of `KernelTruth`."""
 
 TOPIC = np.dtype(
     [
@@ -55,17 +55,17 @@ TOPIC = np.dtype(
         ("flips_at", np.int64),
     ]
 )
-"""Facts of a topic; cosine and sine of its peak hour, times the strength of the rhythm."""
+"""One record per topic; `cosine` and `sine` are of its peak hour as an angle, times `daily_rhythm`."""
 
 MEDIUM = np.dtype([("cosine", np.float64), ("sine", np.float64), ("dwell", np.float64)])
-"""Facts of a medium; `dwell` is the mean seconds of a click before anything else is known."""
+"""One record per medium; `dwell` is the mean seconds after a click before user and relevance count."""
 
 
 class KernelTruth(NamedTuple):
-    """The population and the settings' strengths in the form the kernels take.
+    """The population and the strengths from the settings, in the form the kernels take.
 
-    Facts lie side by side, one record each: a kernel that meets a post or a user at random waits for memory once, and
-    few arrays have to be counted when one function calls another.
+    All facts of a post or user are in one record, so a random access waits for memory once. Few arrays also mean little
+    reference counting when one kernel calls another.
     """
 
     posts: np.ndarray
@@ -79,8 +79,9 @@ class KernelTruth(NamedTuple):
     author_style: Floats
     """(A, S)."""
     follows: Rows
-    """Author rows, ascending within each user."""
+    """Author rows, grouped by user, ascending within each user."""
     start: int
+    """First microsecond of the logs."""
     span: float
     """Microseconds over which taste drifts."""
     base_logit: float
@@ -94,18 +95,18 @@ class KernelTruth(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """What the time of a request means for everybody."""
+    """The parts of the logit that depend on time alone."""
 
     now: int
     drifted: float
-    """Share of the drift that is done, 0 to 1."""
+    """How far taste has moved from the first day's to the last day's, 0 to 1."""
     cosine: float
-    """Of the hour as an angle; `sine` likewise."""
+    """Of the time of day as an angle; `sine` likewise."""
     sine: float
 
 
 def truth_of(population: Population, config: WorldConfig) -> KernelTruth:
-    """What is true about this population in a world of these strengths."""
+    """Pack a population and the strengths from the settings for the kernels."""
     posts = np.zeros(population.n_posts, POST)
     for name in ("created_at", "quality", "author", "topic", "language", "media", "label", "visible"):
         posts[name] = getattr(population.posts, name)
@@ -146,7 +147,7 @@ def truth_of(population: Population, config: WorldConfig) -> KernelTruth:
 
 @JIT
 def moment_of(truth, now):  # type: ignore[no-untyped-def]
-    """What a time (microseconds) means for everybody."""
+    """The `Moment` of a time in microseconds."""
     drifted = min(max((now - truth.start) / truth.span, 0.0), 1.0)
     angle = (now % DAY) * (2.0 * np.pi / DAY)
     return Moment(now, drifted, np.cos(angle), np.sin(angle))
@@ -154,7 +155,7 @@ def moment_of(truth, now):  # type: ignore[no-untyped-def]
 
 @JIT
 def examination(truth, user, position):  # type: ignore[no-untyped-def]
-    """P(the user looks at position k of those that came on screen)."""
+    """P(the user looks at this position | it is on screen)."""
     if truth.users[user].bot:
         return 1.0
     return (1.0 + position) ** -truth.position_bias
@@ -162,7 +163,7 @@ def examination(truth, user, position):  # type: ignore[no-untyped-def]
 
 @JIT
 def is_following(truth, user, author):  # type: ignore[no-untyped-def]
-    """Whether the user follows the author: a search in the user's ascending list."""
+    """Whether the user follows the author, by binary search in the user's ascending list."""
     low, high = truth.users[user].follows_start, truth.users[user].follows_end
     while low < high:
         middle = (low + high) // 2
@@ -174,13 +175,15 @@ def is_following(truth, user, author):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def post_appeal(truth, post, moment):  # type: ignore[no-untyped-def]
-    """The part of a post's logit that is the same for everybody: quality, age, hour, spam."""
+def post_logit(truth, post, moment):  # type: ignore[no-untyped-def]
+    """The part of the logit that all users share: base rate, quality, age, hour, moderation label."""
     facts = truth.posts[post]
     topic, medium = truth.topics[facts.topic], truth.media[facts.media]
+    # Ageing: a = (age / pace) ** 1.5; a / (1 + a) is 0 for a new post, 1/2 at the topic's pace, and tends to 1.
     age = max(moment.now - facts.created_at, 0) / HOUR / topic.pace
     faded = age * np.sqrt(age)
     logit = truth.base_logit + facts.quality - truth.ageing * faded / (1.0 + faded)
+    # Daily rhythm: strength x cos(hour - peak hour), expanded into cosines and sines.
     logit += (topic.cosine + medium.cosine) * moment.cosine + (topic.sine + medium.sine) * moment.sine
     if facts.label != FINE:
         logit -= truth.spam_dislike
@@ -188,13 +191,15 @@ def post_appeal(truth, post, moment):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def user_appeal(truth, user, post, following, moment):  # type: ignore[no-untyped-def]
-    """The part of a post's logit that is this user's: taste, style, medium, language, follow relation."""
+def user_logit(truth, user, post, following, moment):  # type: ignore[no-untyped-def]
+    """The part of the logit that depends on the user: taste, style, medium, language, follow relation."""
     facts, person = truth.posts[post], truth.users[user]
     topic, author = facts.topic, facts.author
+    # Taste for the topic, moving linearly over the period; a concept shift changes its sign.
     logit = person.taste_start[topic] * (1.0 - moment.drifted) + person.taste_end[topic] * moment.drifted
     if moment.now >= truth.topics[topic].flips_at:
         logit = -logit
+    # Style: half the dot product of the user's and the author's S numbers.
     match = 0.0
     for s in range(truth.author_style.shape[1]):
         match += person.style[s] * truth.author_style[author, s]
@@ -207,14 +212,18 @@ def user_appeal(truth, user, post, following, moment):  # type: ignore[no-untype
 
 
 @JIT
-def appeal(truth, user, post, following, moment):  # type: ignore[no-untyped-def]
-    """Logit of relevance before fatigue."""
-    return post_appeal(truth, post, moment) + user_appeal(truth, user, post, following, moment)
+def relevance_logit(truth, user, post, following, moment):  # type: ignore[no-untyped-def]
+    """Logit of P(click | examined) before session fatigue."""
+    return post_logit(truth, post, moment) + user_logit(truth, user, post, following, moment)
 
 
 @JIT
 def relevance(truth, user, logit, n_same_topic):  # type: ignore[no-untyped-def]
-    """P(click | examined) of a post whose topic the session has shown `n_same_topic` times before."""
+    """P(click | examined), given the logit before fatigue.
+
+    Args:
+        n_same_topic: earlier posts on the same topic in this session; fatigue starts with the second.
+    """
     if truth.users[user].bot:
         return BOT_CLICKS
     return 1.0 / (1.0 + np.exp(-(logit - truth.fatigue * max(n_same_topic - 1, 0))))
@@ -222,7 +231,7 @@ def relevance(truth, user, logit, n_same_topic):  # type: ignore[no-untyped-def]
 
 @JIT
 def after_click(truth, user, post, relevant):  # type: ignore[no-untyped-def]
-    """P(like | click), P(share | click) and the mean seconds of dwell after a click."""
+    """P(like | click), P(share | click) and the mean dwell in seconds after a click."""
     facts, person = truth.posts[post], truth.users[user]
     dislike = truth.spam_dislike if facts.label != FINE else 0.0
     like = 1.0 / (1.0 + np.exp(2.3 - 3.0 * relevant - person.liking + dislike))
@@ -232,46 +241,47 @@ def after_click(truth, user, post, relevant):  # type: ignore[no-untyped-def]
 
 
 @JIT
-def hiding(truth, user, post, relevant):  # type: ignore[no-untyped-def]
+def hide_probability(truth, user, post, relevant):  # type: ignore[no-untyped-def]
     """P(hide | examined, not clicked)."""
     if truth.users[user].bot:
         return 0.0
-    unloved = (1.0 - relevant) * (1.0 - relevant)
-    hide = 0.012 * unloved * unloved
+    irrelevant = (1.0 - relevant) * (1.0 - relevant)
+    hide = 0.012 * irrelevant * irrelevant  # 0.012 (1 - relevance) ** 4
     if truth.posts[post].label != FINE:
         hide *= np.exp(3.0 * truth.spam_dislike)
     return min(hide, 1.0)
 
 
 @JIT
-def _appeal_many(truth, user, posts, now, out):  # type: ignore[no-untyped-def]
+def _fill_relevance_logits(truth, user, posts, now, out):  # type: ignore[no-untyped-def]
     moment = moment_of(truth, now)
     for i in range(posts.shape[0]):
         following = is_following(truth, user, truth.posts[posts[i]].author)
-        out[i] = appeal(truth, user, posts[i], following, moment)
+        out[i] = relevance_logit(truth, user, posts[i], following, moment)
 
 
 @JIT
-def _post_appeals(truth, now, out):  # type: ignore[no-untyped-def]
+def _fill_post_logits(truth, now, out):  # type: ignore[no-untyped-def]
     moment = moment_of(truth, now)
     for post in range(out.shape[0]):
-        out[post] = post_appeal(truth, post, moment)
+        out[post] = post_logit(truth, post, moment)
 
 
-def post_appeals(truth: KernelTruth, now: int) -> Doubles:
-    """The part of every post's logit that is the same for all users, (N,)."""
+def post_logits(truth: KernelTruth, now: int) -> Doubles:
+    """The part of every post's logit that all users share, (N,)."""
     out = np.empty(len(truth.posts))
-    _post_appeals(truth, now, out)
+    _fill_post_logits(truth, now, out)
     return out
 
 
-def appeals_of_user(truth: KernelTruth, shared: Doubles, user: int, now: int) -> Doubles:
-    """Logits before fatigue of all posts for one user, (N,): what `appeal_of` gives, by columns.
+def logits_for_user(truth: KernelTruth, shared: Doubles, user: int, now: int) -> Doubles:
+    """Logits before fatigue of all posts for one user, (N,); equals `relevance_logits`, computed by columns.
 
     Args:
-        shared: `post_appeals` at the same `now`, (N,).
+        shared: `post_logits` at the same `now`, (N,).
     """
     moment, person = moment_of(truth, now), truth.users[user]
+    # One table per attribute, then one gather per table: topics (T,), authors (A,), languages (L,), media (4,).
     of_topic = person["taste_start"] * (1.0 - moment.drifted) + person["taste_end"] * moment.drifted
     of_topic = np.where(now >= truth.topics["flips_at"], -of_topic, of_topic)
     of_author = truth.style * 0.5 * (truth.author_style @ person["style"]).astype(np.float64)
@@ -282,8 +292,8 @@ def appeals_of_user(truth: KernelTruth, shared: Doubles, user: int, now: int) ->
     return logit
 
 
-def appeal_of(truth: KernelTruth, user: int, posts: Rows, now: int) -> Doubles:
+def relevance_logits(truth: KernelTruth, user: int, posts: Rows, now: int) -> Doubles:
     """Logits before fatigue of many posts for one user at `now` (microseconds), (C,)."""
     out = np.empty(len(posts))
-    _appeal_many(truth, user, posts, now, out)
+    _fill_relevance_logits(truth, user, posts, now, out)
     return out

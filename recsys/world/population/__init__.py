@@ -1,4 +1,4 @@
-"""Who lives in the world: users, authors, their follows, and the posts they write.
+"""The users and authors of a world, whom they follow and block, and the posts they write.
 
-`public_tables` is the part that the lake may show; the rest is the hidden truth.
+`public_tables` writes the part that the lake shows; the rest is the hidden truth.
 """

@@ -1,7 +1,7 @@
-"""Who lives in the world and what they wrote, drawn from one seed.
+"""Draw all users and posts of a world from one seed.
 
-Takes the world's settings, gives arrays with everything that is true about users and posts, latent tastes included.
-Row r is the r-th id. It does not know how anyone chooses (see `choice`) nor what was logged (see `simulate`).
+Takes the world's settings, gives arrays with the whole truth about users and posts, including hidden tastes. Row r is
+the r-th id. It does not know how users choose (see `choice`) or what was logged (see `simulate`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from recsys.config import WorldConfig
 from recsys.errors import ConfigError
 from recsys.types import SECOND, Floats, Times
-from recsys.world.behaviour.changes import flips_of
+from recsys.world.behaviour.changes import topic_flip_times
 from recsys.world.population.people import Follows, Users, draw_blocks, draw_follows, draw_users
 from recsys.world.population.posts import Posts, draw_posts
 from recsys.world.population.vocabulary import TOPICS
@@ -31,13 +31,13 @@ class Population:
     follows: Follows
     blocks: Follows
     topic_pace: Floats
-    """Hours after which half of a post's ageing is done, (T,)."""
+    """Hours after which a post has lost half of what ageing takes, (T,)."""
     topic_peak: Floats
-    """Hour of the day at which a topic is liked most, (T,)."""
+    """Hour of the day (UTC) at which a topic appeals most, (T,)."""
     topic_sharing: Floats
-    """Logit of how much clicked posts of a topic are shared, around 0, (T,)."""
+    """The topic's part of the logit of P(share | click), mean 0, (T,)."""
     topic_flips_at: Times
-    """Microsecond from which taste for a topic has the other sign, (T,)."""
+    """Time in microseconds from which taste for a topic has the opposite sign, (T,)."""
 
     @property
     def n_users(self) -> int:
@@ -64,9 +64,9 @@ def start_of(config: WorldConfig) -> int:
 
 
 def draw_population(config: WorldConfig) -> Population:
-    """Draw everybody and everything; the same settings give the same arrays.
+    """Draw the population; the same settings give the same arrays.
 
-    Raises: ConfigError when a change names a topic or a country that cannot change.
+    Raises: ConfigError when a change names an unknown topic or a country that is not new.
     """
     start = start_of(config)
     streams = np.random.SeedSequence([config.seed, 1]).spawn(5)
@@ -82,5 +82,5 @@ def draw_population(config: WorldConfig) -> Population:
         topic_pace=np.exp(topics_rng.uniform(np.log(1.5), np.log(72), len(TOPICS))).astype(np.float32),
         topic_peak=topics_rng.uniform(0, 24, len(TOPICS)).astype(np.float32),
         topic_sharing=topics_rng.normal(0, 0.6, len(TOPICS)).astype(np.float32),
-        topic_flips_at=flips_of(config, start),
+        topic_flips_at=topic_flip_times(config, start),
     )

@@ -1,6 +1,6 @@
-"""Posts: who wrote what when, in what words, which repeat another, which are spam.
+"""Draw posts: author, time, topic, text, copies of other posts, spam and violations.
 
-Takes the settings and the authors, gives arrays in order of creation; row r is the r-th id. It does not know readers.
+Takes the settings and the authors, gives arrays in order of creation. Row r is the r-th id. It does not know readers.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy as np
 
 from recsys.config import WorldConfig
 from recsys.types import DAY, Doubles, Floats, Ids, Mask, Rows, Times
-from recsys.world.behaviour.calendar import draw_moments
-from recsys.world.population.people import Users, pick
-from recsys.world.population.texts import FINE, SPAM, VIOLATION, advertise, cut_short, edit, recase, write_texts
+from recsys.world.behaviour.calendar import draw_times
+from recsys.world.population.people import Users, draw_column
+from recsys.world.population.texts import FINE, SPAM, VIOLATION, cut_short, edit, prepend_phrases, recase, write_texts
 
 FIRST_POST_ID = 50_000_001
 MEDIA_SHARES = (0.35, 0.3, 0.2, 0.15)
 DAYS_BEFORE = 4
-"""Days before the first log day from which posts already exist."""
+"""The oldest posts are this many days older than the logs."""
 
 ORIGINAL, REPOST, RECASED, SHORTENED, EDITED = range(5)
 COPY_KINDS = ("original", "repost", "recased", "shortened", "edited")
@@ -41,11 +41,11 @@ class Posts:
     """Author's quality plus the post's own appeal, logit."""
     visible: Mask
     reach: Doubles
-    """How often a post is offered, relative to others of its time: its author's reach times its own luck."""
+    """Weight with which a post is offered among posts of its time: its author's reach times a log-normal factor."""
     group: Ids
-    """Id of the post that this one repeats, however it was changed on the way; its own for an original."""
+    """Id of the original that this post copies, directly or over other copies; its own id for an original."""
     copy: Rows
-    """How it repeats: row of COPY_KINDS."""
+    """Row of COPY_KINDS."""
     label: Rows
     """FINE, SPAM or VIOLATION."""
     texts: list[str]
@@ -54,27 +54,27 @@ class Posts:
 def draw_posts(
     config: WorldConfig, start: int, users: Users, rng: np.random.Generator, text_rng: np.random.Generator
 ) -> Posts:
-    """All posts of the period and of the days before it."""
+    """Draw all posts of the period and of the days before it."""
     n = config.n_posts
     n_new = round(config.new_post_share * n)
     created = np.concatenate(
         [
             np.sort(start - rng.integers(1, DAYS_BEFORE * DAY, n - n_new)),
-            start + draw_moments(n_new, config, start, rng),
+            start + draw_times(n_new, config, start, rng),
         ]
     )
     label = np.full(n, FINE, np.int32)
     draw = rng.random(n)
     label[draw < config.spam_share] = SPAM
     label[draw >= 1 - config.violation_share] = VIOLATION
-    author = _authors(users, label == SPAM, rng)
+    author = _draw_authors(users, label == SPAM, rng)
     own = rng.random(n) < 0.75
-    topic = np.where(own, users.author_topic[author], pick(users.interests[author], rng)).astype(np.int32)
+    topic = np.where(own, users.author_topic[author], draw_column(users.interests[author], rng)).astype(np.int32)
     language = users.language[author]
     texts = write_texts(topic, language, text_rng)
-    copy, source = _copies(config, label, text_rng)
-    advertise(texts, label, language, text_rng)
-    group = _repeat(copy, source, texts, topic, language, text_rng)
+    copy, source = _draw_copies(config, label, text_rng)
+    prepend_phrases(texts, label, language, text_rng)
+    group = _copy_texts(copy, source, texts, topic, language, text_rng)
     return Posts(
         id=FIRST_POST_ID + np.arange(n, dtype=np.int64),
         created_at=created.astype(np.int64),
@@ -93,8 +93,8 @@ def draw_posts(
     )
 
 
-def _authors(users: Users, spam: Mask, rng: np.random.Generator) -> Rows:
-    """Spam comes from spammers, everything else from the others; who is widely read writes more."""
+def _draw_authors(users: Users, spam: Mask, rng: np.random.Generator) -> Rows:
+    """Draw the author of each post: spammers write all spam and nothing else; authors with more reach write more."""
     productivity = users.author_reach**0.5
     author = np.empty(len(spam), np.int32)
     for of_spammers in (False, True):
@@ -105,8 +105,8 @@ def _authors(users: Users, spam: Mask, rng: np.random.Generator) -> Rows:
     return author
 
 
-def _copies(config: WorldConfig, label: Rows, rng: np.random.Generator) -> tuple[Rows, Rows]:
-    """How each post repeats, and which row it repeats: one of the hundred posts before it, -1 for originals."""
+def _draw_copies(config: WorldConfig, label: Rows, rng: np.random.Generator) -> tuple[Rows, Rows]:
+    """The kind of copy and the row that it copies, each (N,): one of the hundred posts before; -1 for originals."""
     n = len(label)
     copy, draw = np.full(n, ORIGINAL, np.int32), rng.random(n)
     copy[draw < config.duplicate_share] = REPOST
@@ -115,18 +115,20 @@ def _copies(config: WorldConfig, label: Rows, rng: np.random.Generator) -> tuple
     copy[0] = ORIGINAL
     copy[label != FINE] = ORIGINAL
     source = np.where(copy == ORIGINAL, -1, np.maximum(np.arange(n) - rng.integers(1, 100, n), 0)).astype(np.int32)
-    # Nobody repeats spam, nor a changed copy to the letter: its first in the lake would have another text.
+    # Spam is never copied. A changed copy is never reposted: its group in the lake would have two different texts.
     refused = (source >= 0) & ((label[source] != FINE) | ((copy == REPOST) & (copy[source] >= RECASED)))
     copy[refused], source[refused] = ORIGINAL, -1
     return copy, source
 
 
-def _repeat(copy: Rows, source: Rows, texts: list[str], topic: Rows, language: Rows, rng: np.random.Generator) -> Rows:
-    """Copy texts with their topic and language, in place and in order of time; gives each post's original row."""
+def _copy_texts(
+    copy: Rows, source: Rows, texts: list[str], topic: Rows, language: Rows, rng: np.random.Generator
+) -> Rows:
+    """Copy texts with topic and language in place, in order of time; gives the row of each post's original, (N,)."""
     group = np.arange(len(copy), dtype=np.int32)
     change = {REPOST: lambda text, _: text, RECASED: recase, SHORTENED: cut_short, EDITED: edit}
     for row in np.flatnonzero(copy != ORIGINAL).tolist():
-        of = int(source[row])
-        texts[row] = change[int(copy[row])](texts[of], rng)
-        topic[row], language[row], group[row] = topic[of], language[of], group[of]
+        copied = int(source[row])
+        texts[row] = change[int(copy[row])](texts[copied], rng)
+        topic[row], language[row], group[row] = topic[copied], language[copied], group[copied]
     return group

@@ -1,4 +1,4 @@
-"""The population as an outsider may know it, and beside it what only the truth knows.
+"""Write the population: the public part into the lake, the hidden part beside it.
 
 Takes a population, writes the lake's `users`, `posts`, `follows` and `blocks`, and the truth's `users` and `posts`.
 """
@@ -16,7 +16,7 @@ from recsys.config import WorldConfig
 from recsys.offline.lake.lake import Lake
 from recsys.offline.lake.schemas import MEDIA_TYPES, POST_LABELS
 from recsys.types import DAY, SECOND
-from recsys.world.behaviour.changes import broken, countries_of
+from recsys.world.behaviour.changes import break_fields, countries_of
 from recsys.world.population.population import Population
 from recsys.world.population.posts import COPY_KINDS, EDITED, RECASED, SHORTENED
 from recsys.world.population.vocabulary import LANGUAGES, TOPICS
@@ -24,10 +24,13 @@ from recsys.world.population.vocabulary import LANGUAGES, TOPICS
 _TIME = pa.timestamp("us", "UTC")
 
 
-def write_known(population: Population, config: WorldConfig, lake: Lake) -> None:
-    """Users, posts, follows and blocks by the day on which they came; tastes, bots and edited copies stay outside."""
+def write_public_tables(population: Population, config: WorldConfig, lake: Lake) -> None:
+    """Write users and posts by day of creation, follows and blocks under the day before the logs.
+
+    Tastes, bots, quality and the originals of changed copies are left out.
+    """
     users, posts = population.users, population.posts
-    known_users = pa.table(
+    public_users = pa.table(
         {
             "user_id": users.id,
             "language": _names(LANGUAGES, users.language),
@@ -35,11 +38,11 @@ def write_known(population: Population, config: WorldConfig, lake: Lake) -> None
             "created_at": pa.array(users.created_at, _TIME),
         }
     )
-    _write_by_day(lake, "users", known_users, users.created_at, population, config)
-    # A changed text does not say whose it was: to the lake such a copy is a post of its own.
+    _write_by_day(lake, "users", public_users, users.created_at, population, config)
+    # A changed text does not name its original, so in the lake such a copy is a group of its own.
     changed = np.isin(posts.copy, (RECASED, SHORTENED, EDITED))
     labels = _names(POST_LABELS, posts.label - 1)
-    known_posts = pa.table(
+    public_posts = pa.table(
         {
             "post_id": posts.id,
             "author_id": users.id[posts.author],
@@ -55,7 +58,7 @@ def write_known(population: Population, config: WorldConfig, lake: Lake) -> None
             ),
         }
     )
-    _write_by_day(lake, "posts", known_posts, posts.created_at, population, config)
+    _write_by_day(lake, "posts", public_posts, posts.created_at, population, config)
     for table, edges in (("follows", population.follows), ("blocks", population.blocks)):
         user = np.repeat(np.arange(population.n_users), np.diff(edges.start))
         columns = {
@@ -66,8 +69,8 @@ def write_known(population: Population, config: WorldConfig, lake: Lake) -> None
         lake.write(table, pa.table(columns), date_of(population.start - DAY), "world")
 
 
-def write_truth(population: Population, folder: Path) -> None:
-    """`users.parquet` and `posts.parquet`: what the lake does not say about them."""
+def write_truth_tables(population: Population, folder: Path) -> None:
+    """Write `users.parquet` and `posts.parquet`, the truth that the lake leaves out."""
     users, posts = population.users, population.posts
     truths = {
         "users": {"user_id": users.id, "bot": users.bot},
@@ -84,21 +87,21 @@ def write_truth(population: Population, folder: Path) -> None:
 
 
 def date_of(time: int) -> str:
-    """Partition of a moment in microseconds."""
+    """The date partition of a time in microseconds."""
     return datetime.fromtimestamp(time / SECOND, UTC).date().isoformat()
 
 
 def _write_by_day(
     lake: Lake, table: str, rows: pa.Table, created_at: np.ndarray, population: Population, config: WorldConfig
 ) -> None:
-    """One file per day of creation, everything from before the logs in one of the day before."""
+    """Write one file per day of creation; rows from before the logs go into the file of the day before them."""
     day = np.maximum((created_at - population.start) // DAY, -1)
     for number in np.unique(day).tolist():
-        of_day = broken(table, rows.filter(pa.array(day == number)), number, config)
+        of_day = break_fields(table, rows.filter(pa.array(day == number)), number, config)
         lake.write(table, of_day, date_of(population.start + number * DAY), "world")
 
 
 def _names(names: tuple[str, ...], rows: np.ndarray) -> pa.Array:
-    """Names of rows; -1 is null."""
+    """The name of each row; -1 gives null."""
     rows = np.asarray(rows, np.int32)
     return pa.DictionaryArray.from_arrays(pa.array(rows, pa.int32(), mask=rows < 0), pa.array(names)).cast(pa.string())

@@ -1,4 +1,4 @@
-"""Texts of posts: a pattern of the post's language filled with nouns of its topic and a name; and their copies.
+"""Write the texts of posts: a pattern of the language, filled with nouns of the topic and a name; and change copies.
 
 Takes topic, language and a generator, gives strings. It does not know who reads them.
 """
@@ -20,7 +20,7 @@ from recsys.world.population.vocabulary import (
 )
 
 FINE, SPAM, VIOLATION = range(3)
-"""What moderation says about a post."""
+"""Moderation labels."""
 
 
 def write_texts(topic: Rows, language: Rows, rng: np.random.Generator) -> list[str]:
@@ -44,8 +44,8 @@ def write_texts(topic: Rows, language: Rows, rng: np.random.Generator) -> list[s
     return texts
 
 
-def advertise(texts: list[str], label: Rows, language: Rows, rng: np.random.Generator) -> None:
-    """Give spam its sales talk and violations their rumours, in place."""
+def prepend_phrases(texts: list[str], label: Rows, language: Rows, rng: np.random.Generator) -> None:
+    """Begin spam with a sales phrase and violations with a rumour, in place."""
     for number, phrases in ((SPAM, SALES_TALK), (VIOLATION, RUMOURS)):
         rows = np.flatnonzero(label == number)
         draws = rng.integers(0, 1 << 30, (len(rows), 2))
@@ -55,7 +55,7 @@ def advertise(texts: list[str], label: Rows, language: Rows, rng: np.random.Gene
 
 
 def recase(text: str, rng: np.random.Generator) -> str:
-    """The same letters, louder or quieter."""
+    """The text in upper, lower or title case."""
     return (text.upper(), text.lower(), text.title())[rng.integers(3)]
 
 
@@ -66,7 +66,7 @@ def cut_short(text: str, rng: np.random.Generator) -> str:
 
 
 def edit(text: str, rng: np.random.Generator) -> str:
-    """One word dropped, two neighbours swapped, a remark added: most words stay."""
+    """Drop one word, swap two neighbours, append a remark; texts of up to four words only get the remark."""
     words = text.split()
     if len(words) > 4:
         del words[rng.integers(len(words))]

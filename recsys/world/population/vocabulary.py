@@ -5,7 +5,7 @@ Data only. A topic's first ten words are English, then six each of German, Frenc
 
 LANGUAGES = ("en", "de", "fr", "es")
 COUNTRIES = ("US", "GB", "DE", "AT", "FR", "BE", "ES", "MX")
-"""Two for each language, in the order of LANGUAGES."""
+"""Two per language, in the order of LANGUAGES."""
 
 _WORDS = {
     "football": "penalty striker derby goalkeeper stadium transfer midfield coach league header"
@@ -89,7 +89,7 @@ NOUNS: dict[str, tuple[tuple[str, ...], ...]] = {
     language: tuple(tuple(words.split()[start:stop]) for words in _WORDS.values())
     for language, start, stop in (("en", 0, 10), ("de", 10, 16), ("fr", 16, 22), ("es", 22, 28))
 }
-"""Language to one tuple of nouns per topic, in the order of TOPICS."""
+"""For each language one tuple of nouns per topic, in the order of TOPICS."""
 
 FIRST_NAMES: tuple[str, ...]
 LAST_NAMES: tuple[str, ...]
@@ -153,7 +153,7 @@ SALES_TALK: dict[str, tuple[str, ...]] = {
     "fr": ("Seulement aujourd'hui -{number}%, cliquez vite !", "Cadeau GRATUIT :", "Gagnez {number}00 par semaine !"),
     "es": ("¡Solo hoy {number}% menos, haz clic ya!", "Regalo GRATIS:", "¡Gana {number}00 por semana!"),
 }
-"""What spam opens with, by language."""
+"""Opening phrases of spam, by language."""
 
 RUMOURS: dict[str, tuple[str, ...]] = {
     "en": ("They are hiding the truth, hunt them down:", "Miracle cure the doctors forbid:"),
@@ -161,4 +161,4 @@ RUMOURS: dict[str, tuple[str, ...]] = {
     "fr": ("On nous cache la vérité, chassez-les :", "Remède miracle interdit :"),
     "es": ("Nos ocultan la verdad, échenlos:", "Cura milagrosa prohibida:"),
 }
-"""What posts that break the rules open with, by language."""
+"""Opening phrases of posts that break the rules, by language."""

@@ -1,4 +1,4 @@
-"""Blocks of requests as rows of the lake's tables, and beside them the truth about every impression.
+"""Turn blocks of requests into rows of the lake's tables, plus the truth about every impression.
 
 Takes what happened, gives Arrow tables by name, `truth` among them, without copying the columns. It does not know where
 they are written.
@@ -13,42 +13,38 @@ from recsys.config import WorldConfig
 from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import Ids
 from recsys.world.behaviour.policies import POLICIES
-from recsys.world.behaviour.sessions import Block, Sessions
+from recsys.world.behaviour.sessions import Block, Filled, Sessions
 from recsys.world.population.population import Population
 from recsys.world.writing.events import ActionRows, ImpressionRows, Requests, ReturnedRows, events_of
 
 _TIME = pa.timestamp("us", "UTC")
 FIRST_REQUEST_ID = 1 << 50
-"""Clients of a server over this world number their own requests and events from 1; the world's ids lie far above."""
+"""The world's ids lie far above those of live clients, who number their requests and events from 1."""
 LOG_TABLES = ("requests", "returned", "impressions", "actions")
 
 
 def log_tables(
-    population: Population, sessions: Sessions, begin: int, end: int, block: Block,
-    filled: tuple[int, int, int, int], first_request: int, config: WorldConfig,
-) -> dict[str, pa.Table]:  # fmt: skip
-    """Tables `requests`, `returned`, `impressions`, `actions` and `truth` of sessions begin .. end - 1.
+    population: Population, sessions: Sessions, block: Block, filled: Filled, first_request: int, config: WorldConfig
+) -> dict[str, pa.Table]:
+    """Tables `requests`, `returned`, `impressions`, `actions` and `truth` of a block of sessions.
 
     Args:
-        filled: requests, candidates, returned and shown posts of the block.
         first_request: requests written before; request ids continue from there, starting above `FIRST_REQUEST_ID`.
     """
-    n, n_candidates, n_returned, n_shown = filled
-    of_request = slice(int(sessions.first[begin]), int(sessions.first[end]))
-    turns = np.diff(sessions.first[begin : end + 1])
+    n_requests = np.diff(sessions.first)  # of each session, (S,)
     requests = Requests(
-        id=FIRST_REQUEST_ID + first_request + 1 + np.arange(n, dtype=np.int64),
-        user_id=population.users.id[np.repeat(sessions.user[begin:end], turns)],
-        now=sessions.now[of_request],
+        id=FIRST_REQUEST_ID + first_request + 1 + np.arange(filled.requests, dtype=np.int64),
+        user_id=population.users.id[np.repeat(sessions.user, n_requests)],
+        now=sessions.now,
     )
-    session_id = FIRST_REQUEST_ID + 1 + np.repeat(sessions.number[begin:end], turns)
-    returned, shown, acts = events_of(block, requests, n_returned, n_shown, population.posts.id, config)
+    session_id = FIRST_REQUEST_ID + 1 + np.repeat(sessions.number, n_requests)
+    rows = events_of(block, requests, filled, population.posts.id, config)
     return {
-        "requests": _requests(requests, session_id, block, population.posts.id, n_candidates),
-        "returned": _returned(returned, block),
-        "impressions": _impressions(shown),
-        "actions": _actions(acts),
-        "truth": _truth(shown, block, n_shown),
+        "requests": _requests(requests, session_id, block, population.posts.id, filled.candidates),
+        "returned": _returned(rows.returned, block),
+        "impressions": _impressions(rows.impressions),
+        "actions": _actions(rows.actions),
+        "truth": _truth(rows.impressions, block, filled.shown),
     }
 
 
@@ -82,15 +78,15 @@ def _impressions(shown: ImpressionRows) -> pa.Table:
     return pa.table(shown._asdict() | times)
 
 
-def _actions(acts: ActionRows) -> pa.Table:
-    times = {name: _times(getattr(acts, name)) for name in ("event_time", "ingest_time")}
-    kind = pa.DictionaryArray.from_arrays(pa.array(acts.type), pa.array(ACTION_TYPES)).cast(pa.string())
-    value = pa.array(acts.value, mask=np.isnan(acts.value))
-    return pa.table(acts._asdict() | times | {"type": kind, "value": value})
+def _actions(actions: ActionRows) -> pa.Table:
+    times = {name: _times(getattr(actions, name)) for name in ("event_time", "ingest_time")}
+    kind = pa.DictionaryArray.from_arrays(pa.array(actions.type), pa.array(ACTION_TYPES)).cast(pa.string())
+    value = pa.array(actions.value, mask=np.isnan(actions.value))
+    return pa.table(actions._asdict() | times | {"type": kind, "value": value})
 
 
 def _truth(shown: ImpressionRows, block: Block, n: int) -> pa.Table:
-    """Probabilities of what the user did, examination included; `dwell_s` is the mean after a click."""
+    """P(action | on screen) of the first n impressions; `dwell_s` is the mean after a click."""
     examined, relevant = block.examination[:n], block.relevance[:n]
     clicked = examined * relevant
     return pa.table(

@@ -13,7 +13,7 @@ from recsys.evaluation.metrics.off_policy import importance_weights, inverse_pro
 from recsys.lookup import lookup
 from recsys.offline.lake.lake import Lake
 from recsys.types import HOUR
-from recsys.world.behaviour.sessions import MORE
+from recsys.world.behaviour.sessions import SCROLL_ON
 from recsys.world.world import Session, World
 from recsys.world.writing.simulate import simulate
 
@@ -108,7 +108,7 @@ def values_of_orders(world, user, candidates, now, shown):
             laws = world.true_probability(who, posts, at, np.arange(N_CANDIDATES), Session(shown[i] + more))
             relevance[i, more] = laws.relevance
         seen[i] = laws.examination[:SLATE]
-    seen *= np.where(world.population.users.bot[user], 1.0, MORE)[:, None] ** positions
+    seen *= np.where(world.population.users.bot[user], 1.0, SCROLL_ON)[:, None] ** positions
     on = world.population.posts.topic[candidates][:, ORDERS]
     value = np.zeros((len(user), len(ORDERS)))
     for k in positions:

@@ -5,7 +5,7 @@ import pytest
 
 from recsys.config import WorldConfig
 from recsys.types import DAY, HOUR
-from recsys.world.behaviour.calendar import draw_moments, hourly_use
+from recsys.world.behaviour.calendar import draw_times, hourly_use
 from recsys.world.population.population import start_of
 
 OF_WEEKDAY = np.array([1, 1, 1, 1, 1.05, 1.2, 1.15])
@@ -14,7 +14,7 @@ OF_WEEKDAY = np.array([1, 1, 1, 1, 1.05, 1.2, 1.15])
 
 def moments(start, **settings):
     config = WorldConfig(start=start, **settings)
-    return draw_moments(400_000, config, start_of(config), np.random.default_rng(0))
+    return draw_times(400_000, config, start_of(config), np.random.default_rng(0))
 
 
 def assert_drawn_by(expected, counts):

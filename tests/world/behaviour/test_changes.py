@@ -65,13 +65,13 @@ def test_the_new_public_reads_its_language_and_the_others_go_on_as_they_were(sim
 
 def test_a_country_that_is_there_already_or_comes_twice_is_refused():
     for changes, name in (([FLOOD | {"country": "DE"}], "DE"), ([FLOOD | {"share": 0.1}] * 2, "BR")):
-        with pytest.raises(ConfigError, match=rf"country {name} is not new; name one besides US, GB, DE"):
+        with pytest.raises(ConfigError, match=rf"country {name} is not new; choose one besides US, GB, DE"):
             draw_population(WorldConfig.model_validate(SMALL | {"changes": changes}))
 
 
 def test_floods_must_leave_somebody_of_the_others():
     changes = [FLOOD | {"country": country, "share": 0.45} for country in ("BR", "AR")]
-    with pytest.raises(ConfigError, match="floods and joining_share together must leave a tenth of the users"):
+    with pytest.raises(ConfigError, match="covariate shifts and joining_share together must leave a tenth"):
         draw_population(WorldConfig.model_validate(SMALL | {"changes": changes}))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from recsys.config import WorldConfig
 from recsys.types import DAY, HOUR
-from recsys.world.behaviour.choice import BOT_CLICKS, appeal_of, appeals_of_user, post_appeals, truth_of
+from recsys.world.behaviour.choice import BOT_CLICKS, logits_for_user, post_logits, relevance_logits, truth_of
 from recsys.world.population.population import draw_population
 
 from ..conftest import SMALL, exposures
@@ -22,7 +22,9 @@ def logits(days=2.5, **settings):
     population = draw_population(config)
     truth = truth_of(population, config)
     posts = np.arange(population.n_posts, dtype=np.int32)
-    return np.array([appeal_of(truth, user, posts, population.start + int(days * DAY)) for user in range(0, 300, 20)])
+    return np.array(
+        [relevance_logits(truth, user, posts, population.start + int(days * DAY)) for user in range(0, 300, 20)]
+    )
 
 
 def test_the_truth_covers_the_clicks(shown):
@@ -124,7 +126,7 @@ def logged_logits(simulated, rows):
     users = [world.user_row(user) for user in rows.user_id]
     posts = world.post_rows(rows.post_id.to_numpy())
     again = [
-        appeal_of(world.truth, user, posts[i : i + 1], now)[0]
+        relevance_logits(world.truth, user, posts[i : i + 1], now)[0]
         for i, (user, now) in enumerate(zip(users, rows.now, strict=True))
     ]
     return np.log(rows.relevance / (1 - rows.relevance)).to_numpy(), np.array(again)
@@ -165,8 +167,8 @@ def test_appeal_by_columns_equals_appeal_post_by_post(small):
     posts = np.arange(world.population.n_posts, dtype=np.int32)
     for user in (0, 150, 299):
         for now in (small.written.logs_end, world.population.start + DAY // 3):
-            by_columns = appeals_of_user(world.truth, post_appeals(world.truth, now), user, now)
-            np.testing.assert_allclose(by_columns, appeal_of(world.truth, user, posts, now), atol=1e-6)
+            by_columns = logits_for_user(world.truth, post_logits(world.truth, now), user, now)
+            np.testing.assert_allclose(by_columns, relevance_logits(world.truth, user, posts, now), atol=1e-6)
 
 
 def test_taste_moves_to_other_topics_over_the_period_only_with_drift():
@@ -188,7 +190,8 @@ def test_posts_age_at_the_pace_of_their_topic_only_with_ageing():
             pace = int(population.topic_pace[population.posts.topic[post]] * HOUR)
             ages = (0, pace, 30 * DAY)
             lost = [
-                appeal_of(truth._replace(ageing=0.0), 0, row, born + age)[0] - appeal_of(truth, 0, row, born + age)[0]
+                relevance_logits(truth._replace(ageing=0.0), 0, row, born + age)[0]
+                - relevance_logits(truth, 0, row, born + age)[0]
                 for age in ages
             ]
             assert lost[:2] == pytest.approx([0, ageing / 2], abs=1e-6)

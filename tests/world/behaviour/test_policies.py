@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from recsys.world.behaviour.policies import POLICIES, RANDOM, mixture_propensities, order_by
+from recsys.world.behaviour.policies import POLICIES, RANDOM, draw_order, mixture_propensities
 from recsys.world.behaviour.random_numbers import seeded
 
 
@@ -76,7 +76,7 @@ def test_slates_are_drawn_as_often_as_their_propensity_says():
     state, keys, order = seeded(0, 0), np.empty(4), np.empty(2, np.int64)
     n, drawn = 20_000, {}
     for _ in range(n):
-        order_by(weights, 4, 2, state, order, keys)
+        draw_order(weights, 4, 2, state, order, keys)
         slate = tuple(order.tolist())
         drawn[slate] = drawn.get(slate, 0) + 1
     for slate in permutations(range(4), 2):

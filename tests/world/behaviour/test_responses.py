@@ -5,7 +5,7 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.types import DAY, SECOND
-from recsys.world.behaviour.sessions import MORE
+from recsys.world.behaviour.sessions import SCROLL_ON
 from recsys.world.world import Session
 
 COLUMNS = {
@@ -95,7 +95,7 @@ def test_positions_may_be_one_for_all_or_one_each(eager, slate, now):
         (300, [0], "user row 300 is not in this world; rows are 0 to 299"),
         (0, [5, -1], r"post rows must be integers from 0 to 1999, got \[ 5 -1\]"),
         (0, [5, 2000], r"post rows must be integers from 0 to 1999, got \[   5 2000\]"),
-        (0, [5, 1999], r"post row 1999 is not born by \d+; nobody can see it yet"),
+        (0, [5, 1999], r"post row 1999 is created after \d+; use a later moment"),
     ],
 )
 def test_a_row_that_is_not_there_is_named(eager, now, user, posts, message):
@@ -142,7 +142,7 @@ def test_responses_are_as_frequent_as_true_probabilities_say(eager, slate, now):
             if act.type == "click":
                 delayed += act.event_time - at[act.position] > 60 * SECOND
     shown = counts["impression"]
-    on_screen = MORE ** np.arange(10)
+    on_screen = SCROLL_ON ** np.arange(10)
     assert (np.abs(shown - n * on_screen) <= 4 * np.sqrt(n * on_screen * (1 - on_screen))).all()
     for kind in ("click", "like", "share", "hide"):
         p = laws[kind]

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from recsys.world.behaviour.random_numbers import seeded
-from recsys.world.behaviour.sessions import CLICKED, HIDDEN, LIKED, MORE, SHARED, act, scroll
+from recsys.world.behaviour.sessions import CLICKED, HIDDEN, LIKED, SCROLL_ON, SHARED, draw_actions, draw_depth
 
 
 def test_an_act_is_consistent_and_as_likely_as_its_laws_say():
     state, n = seeded(3, 1), 40_000
     examined, relevant, like, share, hide, dwell = 0.8, 0.5, 0.3, 0.2, 0.1, 9.0
-    seen = [act((examined, relevant, like, share, hide, dwell), state) for _ in range(n)]
+    seen = [draw_actions((examined, relevant, like, share, hide, dwell), state) for _ in range(n)]
     bits, seconds = (np.array(each) for each in zip(*seen, strict=True))
     clicked, liked, shared, hidden = ((bits & bit) > 0 for bit in (CLICKED, LIKED, SHARED, HIDDEN))
     assert ((seconds > 0) == clicked).all()
@@ -29,7 +29,7 @@ def test_an_act_is_consistent_and_as_likely_as_its_laws_say():
 
 def test_who_does_not_look_does_nothing():
     state = seeded(3, 2)
-    assert {act((0.0, 1.0, 1.0, 1.0, 1.0, 9.0), state) for _ in range(200)} == {(0, 0.0)}
+    assert {draw_actions((0.0, 1.0, 1.0, 1.0, 1.0, 9.0), state) for _ in range(200)} == {(0, 0.0)}
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +40,21 @@ def world(small):
 def test_people_scroll_on_with_one_probability_and_bots_to_the_end(world):
     state, n = seeded(3, 3), 20_000
     person, bot = (int(np.flatnonzero(world.population.users.bot == bot)[0]) for bot in (False, True))
-    depths = np.array([scroll(world.truth, person, 10, state) for _ in range(n)])
+    depths = np.array([draw_depth(world.truth, person, 10, state) for _ in range(n)])
     assert depths.min() == 1
     assert depths.max() == 10
     for k in range(1, 10):
-        p = MORE**k
+        p = SCROLL_ON**k
         assert abs((depths > k).sum() - n * p) < 4 * np.sqrt(n * p * (1 - p))
-    assert {scroll(world.truth, bot, k, state) for k in (10,) * 50} == {10}
-    assert scroll(world.truth, person, 0, state) == 0
+    assert {draw_depth(world.truth, bot, k, state) for k in (10,) * 50} == {10}
+    assert draw_depth(world.truth, person, 0, state) == 0
 
 
 def test_logged_depths_are_the_law_of_scrolling(shown):
     depth = shown[~shown.bot].groupby("request_id").size()
     n = len(depth)
     for k in range(1, 10):
-        assert abs((depth > k).sum() - n * MORE**k) < 4 * np.sqrt(n * MORE**k * (1 - MORE**k))
+        assert abs((depth > k).sum() - n * SCROLL_ON**k) < 4 * np.sqrt(n * SCROLL_ON**k * (1 - SCROLL_ON**k))
 
 
 def test_people_come_in_sessions_of_one_to_six_requests(small):
