@@ -1,7 +1,7 @@
-"""When compiled loops in numba's cache are too old.
+"""Recompile a cached numba kernel when any file that it inlines from has changed.
 
-numba trusts a cached kernel as long as the kernel's own file is unchanged, although what it inlined from others may be
-old. Here the text of all of them counts. It does not know what a kernel computes.
+numba checks only the kernel's own file, and would load a kernel with outdated code inlined from other files. Here the
+cache depends on the text of all of them. It does not know what a kernel computes.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 
-def stamp_of(files: Iterable[Path]) -> str:
-    """Changes with the text of any of these files."""
+def source_stamp(files: Iterable[Path]) -> str:
+    """SHA-256 of the text of these files."""
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def stamped(kernel: Any, stamp: str) -> Any:
-    """The same compiled function (`cache=True`), loaded from the cache only if it was saved with this stamp."""
+def with_stamp(kernel: Any, stamp: str) -> Any:
+    """The same compiled function (`cache=True`); the cache is used only if it was saved with this stamp."""
     kernel._cache._cache_file._source_stamp = stamp
     return kernel

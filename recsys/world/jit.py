@@ -1,4 +1,4 @@
-"""How the world's kernels are compiled: once, then loaded from numba's cache.
+"""Compile the world's kernels once, then load them from numba's cache.
 
 Takes a function, gives its compiled form. It does not know what the function computes.
 """
@@ -11,24 +11,25 @@ from typing import Any
 
 import numba
 
-from recsys.kernel_cache import stamp_of, stamped
+from recsys.kernel_cache import source_stamp, with_stamp
 
 
 def jit_of(folder: Path, allocates: bool = False) -> Callable[[Callable[..., Any]], Any]:
-    """A compiling decorator for functions that use each other across the files of one folder and those below.
+    """A compiling decorator for functions that call each other across the files below one folder.
 
-    The whole folder's text counts (`kernel_cache`), so an edit of the choice model reaches every kernel.
+    The cache depends on the text of all these files (`kernel_cache`), so an edit of the choice model recompiles every
+    kernel.
 
     Args:
-        allocates: whether the functions make arrays. Those that do not are compiled without reference counting:
-            handing the truth's arrays from function to function would otherwise count each of them up and down, which
-            costs more than the choice model itself. numba refuses such a function when it allocates after all.
+        allocates: whether the functions create arrays. Functions that do not are compiled without reference counting:
+            counting the truth's arrays up and down at every call costs more than the choice model itself. numba
+            refuses to compile such a function if it allocates.
     """
-    stamp = stamp_of(sorted(folder.rglob("*.py")))
+    stamp = source_stamp(sorted(folder.rglob("*.py")))
 
     def jit(function: Callable[..., Any]) -> Any:
-        njit: Any = numba.njit  # its stubs do not know _nrt
-        return stamped(njit(cache=True, nogil=True, error_model="numpy", _nrt=allocates)(function), stamp)
+        njit: Any = numba.njit  # numba's type stubs lack _nrt
+        return with_stamp(njit(cache=True, nogil=True, error_model="numpy", _nrt=allocates)(function), stamp)
 
     return jit
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import numba
 
-from recsys.kernel_cache import stamp_of, stamped
+from recsys.kernel_cache import source_stamp, with_stamp
 
 _FILES = ("search_kernel.py", "simd.py", "top_k_kernel.py")
 """Those whose functions are made of each other."""
-_STAMP = stamp_of([Path(__file__).with_name(name) for name in (*_FILES, Path(__file__).name)])
+_STAMP = source_stamp([Path(__file__).with_name(name) for name in (*_FILES, Path(__file__).name)])
 _NJIT: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
 """Sums in any order, so that they become vector instructions; every number that comes in is finite."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compiled, anew when the text of any of these files has changed."""
-    return stamped(_NJIT(function), _STAMP)
+    return with_stamp(_NJIT(function), _STAMP)
