@@ -14,7 +14,7 @@ from recsys.cli.common import ConfigOption, JsonOption, SetOption, group, print_
 from recsys.config import DEFAULT_PATH, load
 
 if TYPE_CHECKING:
-    from recsys.offline.imports.report import Imported
+    from recsys.offline.imports.report import ImportReport
     from recsys.offline.lake.lake import Lake
     from recsys.progress import Progress
 
@@ -89,7 +89,7 @@ def import_parquet(
 
 
 def _import(
-    run: Callable[[Lake, int, Progress], Imported], config: Path, overrides: list[str] | None, as_json: bool
+    run: Callable[[Lake, int, Progress], ImportReport], config: Path, overrides: list[str] | None, as_json: bool
 ) -> None:
     settings = load(config, overrides or ())
     from recsys.offline.lake.lake import Lake

@@ -1,4 +1,4 @@
-"""Which rows of a chunk break which rule.
+"""Faults: which rows of a chunk break which rule.
 
 Takes masks, gives reasons. It does not know what happens to the rows.
 """
@@ -13,30 +13,35 @@ from recsys.types import DAY, Ids, Mask, Times
 
 
 class Faults:
-    """For each row the first rule it breaks."""
+    """The first rule that each row of a chunk breaks."""
 
     def __init__(self, n_rows: int) -> None:
         self._code = np.zeros(n_rows, np.int32)
         self._reasons = [""]
 
     def add(self, reason: str, broken: Mask) -> None:
-        """Rows that broke an earlier rule keep that one."""
+        """Mark rows that break a rule, (N,); rows already marked keep their first reason."""
         self._reasons.append(reason)
         self._code[broken & (self._code == 0)] = len(self._reasons) - 1
 
-    def none(self) -> Mask:
-        """Rows that break no rule so far."""
-        none: Mask = self._code == 0
-        return none
+    def valid(self) -> Mask:
+        """Rows without a fault so far, (N,)."""
+        valid: Mask = self._code == 0
+        return valid
 
-    def each(self) -> Iterator[tuple[str, Ids]]:
-        """Every reason that occurs, with its rows."""
+    def by_reason(self) -> Iterator[tuple[str, Ids]]:
+        """Each reason that occurs, with the places of its rows."""
         for code in np.unique(self._code[self._code > 0]):
             yield self._reasons[code], np.flatnonzero(self._code == code)
 
 
-def times_are_sound(faults: Faults, time: Times, known: Mask, now: int) -> None:
-    """A moment that nobody understands, before 1970 or later than tomorrow is a fault: the lake takes none of them."""
+def check_times(faults: Faults, time: Times, known: Mask, now: int) -> None:
+    """Mark times that were not parsed, lie before 1970 or later than tomorrow: the lake refuses them.
+
+    Args:
+        known: whether each time was parsed, (N,).
+        now: wall clock, microseconds.
+    """
     faults.add("unparsable_time", ~known)
     faults.add("time_before_1970", time < 0)
     faults.add("time_in_the_future", time > now + DAY)

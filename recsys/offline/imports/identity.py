@@ -1,6 +1,6 @@
-"""Numbers for what outside logs call things: ids with a way back, and hashes that name requests and events.
+"""Identity: numbers for the names in outside logs, and the names for those numbers.
 
-Takes arrays of names or numbers, gives int64 arrays that are the same in every run. It does not know tables or files.
+Takes arrays of names, gives int64 arrays that are the same in every run. It does not know tables or files.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _DECIMAL = r"^(0|[1-9][0-9]{0,17})$"
 
 
 class Names:
-    """Ids of users and posts by name. Two names of one kind that hash to one number are told apart, never merged."""
+    """Ids of users and posts by name. Two names of one kind with the same hash are reported, never merged."""
 
     def __init__(self, table: pa.Table) -> None:
-        """`table` is the lake's `ids`: what earlier imports called their users and posts."""
-        self._taken: dict[str, dict[int, str]] = {"user": {}, "post": {}}
-        self._mine: dict[str, dict[int, str]] = {"user": {}, "post": {}}
+        """`table` is the lake's `ids`: the names recorded by earlier imports."""
+        self._recorded: dict[str, dict[int, str]] = {"user": {}, "post": {}}
+        self._new: dict[str, dict[int, str]] = {"user": {}, "post": {}}
         for kind, number, name in zip(*(table[column].to_pylist() for column in ("kind", "id", "name")), strict=True):
-            self._taken[kind][number] = name
+            self._recorded[kind][number] = name
 
-    def numbers(self, kind: str, names: pa.Array) -> tuple[Ids, Mask]:
-        """The id of each name, and where another name of this kind already has that id.
+    def ids_of(self, kind: str, names: pa.Array) -> tuple[Ids, Mask]:
+        """Number names, and find collisions: names whose number already belongs to another name of this kind.
 
         Args:
             kind: `user` or `post`.
@@ -36,26 +36,25 @@ class Names:
         """
         encoded = names.dictionary_encode()
         unique = encoded.dictionary
-        decimal = pc.match_substring_regex(unique, _DECIMAL)
-        ids = pc.if_else(decimal, unique, "0").cast(pa.int64()).to_numpy(zero_copy_only=False).copy()
+        ids, others = _parse_decimals(unique)
         collided = np.zeros(len(unique), bool)
-        for place in np.flatnonzero(~decimal.to_numpy(zero_copy_only=False)):
+        for place in others:
             name = unique[place].as_py()
             ids[place] = number = to_int64(name)
-            taken = self._mine[kind].get(number) or self._taken[kind].get(number)
+            taken = self._new[kind].get(number) or self._recorded[kind].get(number)
             if taken is None or taken == name:
-                self._mine[kind][number] = name
+                self._new[kind][number] = name
             else:
                 collided[place] = True
         places = encoded.indices.to_numpy()
         return ids[places], collided[places]
 
     def table(self) -> pa.Table:
-        """Rows of `ids` for the names seen here that are not the decimal form of their number, in order of kind, id."""
+        """Rows of `ids` for new names that are not decimal numbers themselves, in order of kind and id."""
         rows = [
             (kind, number, name)
             for kind in ("post", "user")
-            for number, name in sorted(self._mine[kind].items())
+            for number, name in sorted(self._new[kind].items())
             if str(number) != name
         ]
         columns = list(zip(*rows, strict=True)) or [(), (), ()]
@@ -66,12 +65,18 @@ class Names:
 
 
 def hash_names(names: pa.Array) -> Ids:
-    """A number per string (N,): a decimal one stands for itself, any other gets a hash. Null becomes 0."""
+    """A number per string, (N,): a decimal string is its own number, any other is hashed; null becomes 0."""
     encoded = names.fill_null("0").dictionary_encode()
     unique = encoded.dictionary
-    decimal = pc.match_substring_regex(unique, _DECIMAL)
-    ids = pc.if_else(decimal, unique, "0").cast(pa.int64()).to_numpy(zero_copy_only=False).copy()
-    for place in np.flatnonzero(~decimal.to_numpy(zero_copy_only=False)):
+    ids, others = _parse_decimals(unique)
+    for place in others:
         ids[place] = -1 - hash_text(unique[place].as_py())
     numbers: Ids = ids[encoded.indices.to_numpy()]
     return numbers
+
+
+def _parse_decimals(names: pa.Array) -> tuple[Ids, Ids]:
+    """Numbers of decimal names, 0 for the others, (N,); and the places of the others."""
+    decimal = pc.match_substring_regex(names, _DECIMAL)
+    ids = pc.if_else(decimal, names, "0").cast(pa.int64()).to_numpy(zero_copy_only=False).copy()
+    return ids, np.flatnonzero(~decimal.to_numpy(zero_copy_only=False))

@@ -1,6 +1,6 @@
-"""Text files in blocks of lines, and lines `user item item ...` in blocks of words.
+"""Read text files in blocks of lines, and lists of items, one user a line.
 
-Takes a path, gives Arrow columns with the numbers of their lines. It does not know who reads them, nor what for.
+Takes a path, gives Arrow columns with line numbers. It does not know what they are for.
 """
 
 from __future__ import annotations
@@ -19,33 +19,32 @@ BLOCK_BYTES = 1 << 23
 """Bytes read at a time."""
 
 Reject = Callable[[str, str, Ids, Sequence[str]], None]
-"""Called with a reason, the name of the file, line numbers and the text of these lines."""
-
+"""Called with a reason, the file's name, line numbers and the texts of these lines."""
 
 _CONTROL = r"[\x00-\x08\x0b-\x1f\x7f]"
 
 
 @dataclass(frozen=True, slots=True)
 class ItemLines:
-    """Lines of a user and what they took."""
+    """Lines that list a user's items."""
 
     number: Ids
     """Number of each line in the file, from 1, (L,)."""
     user: pa.Array
-    """One word a line, (L,)."""
+    """First word of each line, (L,)."""
     n_items: Ids
-    """Items of each line, which may be none, (L,)."""
+    """Number of items of each line, >= 0, (L,)."""
     item: pa.Array
-    """Items of all lines, one after the other, (n_items.sum(),)."""
+    """Items of all lines, in order, (n_items.sum(),)."""
 
 
 def read_item_lines(
     path: Path, file: str, reject: Reject, advance: Callable[[int], None]
 ) -> Iterator[tuple[ItemLines, pa.Array]]:
-    """Lines `user item item ...`, words parted by white space of any kind, and their texts, block after block.
+    """Read lines `user item item ...`, separated by any white space, and their texts, block after block.
 
-    A line of a user alone is a user without items. Empty lines, lines that are not UTF-8 and lines with control
-    characters are rejected. Arguments as of `read_lines`.
+    A line with one word is a user without items. Empty lines, lines with control characters and lines that are not
+    UTF-8 are rejected. Arguments as in `read_lines`.
     """
     for numbers, lines in read_lines(path, file, reject, advance):
         text = pc.utf8_trim_whitespace(lines)
@@ -55,6 +54,7 @@ def read_item_lines(
             bad = np.flatnonzero(broken)
             reject(reason, file, numbers[bad], lines.take(pa.array(bad)))
         good = pa.array(~(empty | control))
+        # One row per word: the first word of each line is the user, the others are items.
         words = pc.utf8_split_whitespace(text.filter(good))
         row, word = pc.list_parent_indices(words).to_numpy(), pc.list_flatten(words)
         is_user = np.diff(row, prepend=-1) > 0
@@ -71,11 +71,11 @@ def read_item_lines(
 
 
 def read_lines(path: Path, file: str, reject: Reject, advance: Callable[[int], None]) -> Iterator[tuple[Ids, pa.Array]]:
-    """Line numbers (from 1) and lines of one block after the other, (N,) each.
+    """Read line numbers (from 1) and lines, (N,) each, block after block.
 
     Args:
         file: what the quarantine calls the file.
-        reject: gets the lines that are not UTF-8; they are left out.
+        reject: gets the lines that are not UTF-8, which are skipped.
         advance: called with the number of bytes read since the last call.
     """
     n_before, rest = 0, b""
@@ -88,7 +88,7 @@ def read_lines(path: Path, file: str, reject: Reject, advance: Callable[[int], N
             lines = (rest + block).split(b"\n")
             rest = lines.pop() if block else b""
             if not block and lines[-1] == b"":
-                lines.pop()  # what follows the last line's end is no line
+                lines.pop()  # nothing follows the last line's end
             if lines:
                 numbers = np.arange(n_before + 1, n_before + len(lines) + 1)
                 yield _decoded([line.removesuffix(b"\r") for line in lines], numbers, file, reject)
@@ -98,7 +98,7 @@ def read_lines(path: Path, file: str, reject: Reject, advance: Callable[[int], N
 
 
 def utf8(values: pa.Array) -> pa.Array:
-    """Bytes as strings, null where they are not UTF-8."""
+    """Decode bytes as UTF-8, null where they are invalid."""
     try:
         return values.cast(pa.string())
     except pa.ArrowInvalid:

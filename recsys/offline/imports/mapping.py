@@ -1,4 +1,4 @@
-"""`--map` and `--types`: which column of a file is which field, and what its types are called here.
+"""Parse `--map` and `--types`: which column of a file is which field, and the file's names of event types.
 
 Takes the text of the options, gives dictionaries. It does not open files.
 """
@@ -20,13 +20,13 @@ FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "users": (("user_id",), ("language", "country", "created_at")),
     "follows": (("user_id", "author_id"), ("created_at",)),
 }  # fmt: skip
-"""Table to the fields that must be mapped and those that may be."""
+"""Required and optional fields of each table."""
 
 
 def parse_map(text: str, table: str) -> dict[str, str]:
-    """Field to column, from `field=column,field=column`.
+    """Parse `field=column,field=column` to a dictionary from field to column.
 
-    Raises: ConfigError when the table or a field does not exist, comes twice, or one that is needed is missing.
+    Raises: ConfigError when the table is unknown, or a field is unknown, repeated or required but missing.
     """
     if table not in FIELDS:
         raise ConfigError(f"--table must be one of {', '.join(FIELDS)}, got {table!r}")
@@ -44,9 +44,9 @@ def parse_map(text: str, table: str) -> dict[str, str]:
 
 
 def parse_types(text: str | None) -> dict[str, str]:
-    """What the file calls a type to what it is here, from `view=impression,purchase=click`; each type is also itself.
+    """Parse `view=impression,purchase=click` to a dictionary from the file's types to `ACTIONS`, themselves included.
 
-    Raises: ConfigError when a type does not exist here.
+    Raises: ConfigError when the type after `=` is not in `ACTIONS`.
     """
     renamed = _pairs(text, "--types", "view=impression,purchase=click") if text else {}
     for outside, inside in renamed.items():

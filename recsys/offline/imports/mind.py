@@ -1,7 +1,8 @@
 """The MIND format: `behaviors.tsv` and `news.tsv`, in one folder or in one subfolder per part.
 
-Takes a folder, fills a lake with requests, impressions, clicks, posts and users. A clicked history has no times in this
-format: its clicks get made-up ones before the first line that lists them. It does not know how the lake keeps them.
+Takes a folder, fills a lake with requests, impressions, clicks, posts and users. The format has no times for a user's
+click history, so its clicks get made-up ones, before the first line that lists them. It does not know how the lake
+stores rows.
 
 Format: Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 2020.
 """
@@ -18,10 +19,10 @@ import pyarrow.compute as pc
 
 from recsys.errors import DataError
 from recsys.hashing import hash_rows, hash_text
-from recsys.offline.imports.faults import Faults, times_are_sound
+from recsys.offline.imports.faults import Faults, check_times
 from recsys.offline.imports.identity import hash_names
 from recsys.offline.imports.lines import Reject, read_lines
-from recsys.offline.imports.report import Imported, outcome
+from recsys.offline.imports.report import ImportReport, make_report
 from recsys.offline.imports.running import Earliest, Seen
 from recsys.offline.imports.session import POST_COLUMNS, Import, importing
 from recsys.offline.imports.times import parse_mind_times
@@ -34,12 +35,28 @@ N_BEHAVIOR_COLUMNS, N_NEWS_COLUMNS = 5, 8
 BEHAVIORS, NEWS = "behaviors.tsv", "news.tsv"
 
 HISTORY_STEP = HOUR
-"""Made-up time between two clicks of a user's first history; the last lies this long before the first impression."""
+"""Made-up time between two clicks of a user's first history, and between the last one and the first impression."""
 
 
 @dataclass(frozen=True)
-class _BehaviourRows:
-    """Behaviors whose user and time are sound; every column is (N,)."""
+class _Source:
+    """A file, and where its rejected lines go."""
+
+    path: Path
+    file: str
+    """What the quarantine calls it."""
+    reject: Reject
+
+    def drop_faulty(self, faults: Faults, numbers: Ids, texts: pa.Array) -> Mask:
+        """Reject the rows with faults, with their line numbers and texts, (N,) both; the mask of the others."""
+        for reason, rows in faults.by_reason():
+            self.reject(reason, self.file, numbers[rows], texts.take(pa.array(rows)))
+        return faults.valid()
+
+
+@dataclass(frozen=True)
+class _Behaviours:
+    """Lines of `behaviors.tsv` with a valid user and time; every column is (N,)."""
 
     line: Ids
     request: Ids
@@ -50,42 +67,52 @@ class _BehaviourRows:
 
 
 @dataclass(frozen=True)
+class _Words:
+    """The words of a column, one row per word; both (M,)."""
+
+    text: pa.Array
+    row: Ids
+    """Place of the word's line among `_Behaviours`."""
+
+
+@dataclass(frozen=True)
 class _Entries:
-    """Entries of some lines that name a post; every column is (M,)."""
+    """Valid entries of a column, one per post listed; every column is (M,)."""
 
     row: Ids
-    """The line's place among `_BehaviourRows`."""
+    """Place of the entry's line among `_Behaviours`."""
     post: Ids
     clicked: Mask
     to_end: Ids
-    """How many entries of the line follow, this one included."""
+    """Number of entries from this one to the end of its line, this one included."""
 
 
-class _Known:
-    """What all lines together say of the times of histories."""
+class _HistoryTimes:
+    """What the times of history clicks depend on: collected over all lines before any history is imported."""
 
     def __init__(self) -> None:
-        self.first = Earliest()
-        """When a user was first seen."""
-        self.listed = Earliest()
-        """When a history first listed a post, by user and post."""
+        self.first_line = Earliest()
+        """Time of each user's earliest line."""
+        self.first_listed = Earliest()
+        """Time of the earliest line whose history lists a post, by user and post."""
         self.clicked = Seen()
-        """What users clicked on impressions, by user and post."""
-        self.told = Seen()
-        """Which entries of histories were brought, by user and post."""
+        """Clicks on impressions, by user and post."""
+        self.imported = Seen()
+        """History clicks imported so far, by user and post."""
 
-    def add(self, rows: _BehaviourRows, shown: _Entries, listed: _Entries) -> None:
-        self.first.add(rows.user, rows.time)
-        self.listed.add(_pair(rows, listed), rows.time[listed.row])
-        self.clicked.repeated(_pair(rows, shown)[shown.clicked])
+    def add(self, rows: _Behaviours, shown: _Entries, history: _Entries) -> None:
+        self.first_line.add(rows.user, rows.time)
+        self.first_listed.add(_user_post(rows, history), rows.time[history.row])
+        self.clicked.add(_user_post(rows, shown)[shown.clicked])
 
 
-def _pair(rows: _BehaviourRows, entries: _Entries) -> Ids:
+def _user_post(rows: _Behaviours, entries: _Entries) -> Ids:
+    """A number per (user, post) of the entries, (M,)."""
     return hash_rows(rows.user[entries.row], entries.post)
 
 
-def import_mind(folder: Path, lake: Lake, now: int, progress: Progress) -> Imported:
-    """Import a folder, or its parts in order of name when its subfolders hold them.
+def import_mind(folder: Path, lake: Lake, now: int, progress: Progress) -> ImportReport:
+    """Import a folder or, if its subfolders hold the files, these parts in order of name.
 
     Args:
         now: wall clock, microseconds.
@@ -94,25 +121,30 @@ def import_mind(folder: Path, lake: Lake, now: int, progress: Progress) -> Impor
     parts = _parts(folder)
     files = [str(part.relative_to(folder) / name) for part in parts for name in (NEWS, BEHAVIORS)]
     size = sum((part / NEWS).stat().st_size + 2 * (part / BEHAVIORS).stat().st_size for part in parts)
+
+    def source(part: Path, name: str, reject: Reject) -> _Source:
+        return _Source(part / name, str(part.relative_to(folder) / name), reject)
+
     with importing(lake, "mind", folder, now, progress, size, synthetic_times=True) as job:
         for part in parts:
-            _import_news(job, part / NEWS, str(part.relative_to(folder) / NEWS))
-        # What a history says of the time is known when all lines are: they come in no order. One pass to find it.
-        known = _Known()
+            _import_news(job, source(part, NEWS, job.reject))
+        # Lines come in no order, so the times of histories need a first pass over all of them.
+        times = _HistoryTimes()
         for part in parts:
-            file = str(part.relative_to(folder) / BEHAVIORS)
-            for rows in _behaviors(job, part, folder, _ignore):
-                known.add(rows, _shown(job, rows, file, _ignore), _listed(job, rows, file, _ignore))
+            first_pass = source(part, BEHAVIORS, _ignore)
+            for rows in _behaviours(job, first_pass):
+                times.add(rows, _parse_impressions(job, rows, first_pass), _parse_history(job, rows, first_pass))
         for part in parts:
-            file = str(part.relative_to(folder) / BEHAVIORS)
-            for rows in _behaviors(job, part, folder, job.reject):
-                _import_shown(job, rows, _shown(job, rows, file, job.reject))
-                _import_history(job, rows, _listed(job, rows, file, job.reject), known)
+            second_pass = source(part, BEHAVIORS, job.reject)
+            for rows in _behaviours(job, second_pass):
+                _import_impressions(job, rows, _parse_impressions(job, rows, second_pass))
+                _import_history(job, rows, _parse_history(job, rows, second_pass), times)
         _describe_users(job)
-    return outcome(job, files, True, history_clicks=job.counts["history_clicks"])
+    return make_report(job, files, True, history_clicks=job.counts["history_clicks"])
 
 
 def _parts(folder: Path) -> list[Path]:
+    """The folders that hold the files: `folder` or its subfolders."""
     parts = [folder]
     if not (folder / BEHAVIORS).is_file() and folder.is_dir():
         parts = sorted(below for below in folder.iterdir() if (below / BEHAVIORS).is_file()) or parts
@@ -123,12 +155,12 @@ def _parts(folder: Path) -> list[Path]:
     return parts
 
 
-def _import_news(job: Import, path: Path, file: str) -> None:
-    for numbers, lines in read_lines(path, file, job.reject, job.advance):
-        fields, numbers, lines = _columns(lines, numbers, N_NEWS_COLUMNS, file, job.reject)
+def _import_news(job: Import, source: _Source) -> None:
+    for numbers, lines in read_lines(source.path, source.file, source.reject, job.advance):
+        fields, numbers, lines = _split_columns(lines, numbers, N_NEWS_COLUMNS, source)
         faults = Faults(len(lines))
-        ids = job.numbers("post", fields[0], faults)
-        keep = _settle(faults, numbers, lines, file, job.reject)
+        ids = job.ids_of("post", fields[0], faults)
+        keep = source.drop_faulty(faults, numbers, lines)
         category, subcategory, title, abstract = (field.filter(pa.array(keep)).to_pylist() for field in fields[1:5])
         n = int(keep.sum())
         columns = {
@@ -145,57 +177,62 @@ def _import_news(job: Import, path: Path, file: str) -> None:
 
 
 def _text(title: str, abstract: str, subcategory: str) -> str:
+    """Title, abstract and, unless they contain it, subcategory."""
     text = ". ".join(part for part in (title, abstract) if part)
     return text if subcategory.lower() in text.lower() else f"{text} {subcategory}".strip()
 
 
-def _behaviors(job: Import, part: Path, folder: Path, reject: Reject) -> Iterator[_BehaviourRows]:
-    file = str(part.relative_to(folder) / BEHAVIORS)
-    salt = hash_text(f"{job.name}/{file}")
-    ids_before = Seen()
-    for numbers, lines in read_lines(part / BEHAVIORS, file, reject, job.advance):
-        fields, numbers, lines = _columns(lines, numbers, N_BEHAVIOR_COLUMNS, file, reject)
+def _behaviours(job: Import, source: _Source) -> Iterator[_Behaviours]:
+    """Valid lines of `behaviors.tsv`, block after block."""
+    salt = hash_text(f"{job.name}/{source.file}")  # impression ids are unique within a file only
+    impression_ids = Seen()
+    for numbers, lines in read_lines(source.path, source.file, source.reject, job.advance):
+        fields, numbers, lines = _split_columns(lines, numbers, N_BEHAVIOR_COLUMNS, source)
         faults = Faults(len(lines))
         faults.add("empty_impression_id", pc.equal(fields[0], "").to_numpy(zero_copy_only=False))
-        user = job.numbers("user", fields[1], faults)
+        user = job.ids_of("user", fields[1], faults)
         time, known = parse_mind_times(fields[2])
-        times_are_sound(faults, time, known, job.now)
+        check_times(faults, time, known, job.now)
         request = hash_rows(salt, hash_names(fields[0]))
-        sound = np.flatnonzero(faults.none())
+        valid = np.flatnonzero(faults.valid())
         repeated = np.zeros(len(lines), bool)
-        repeated[sound] = ids_before.repeated(request[sound])
+        repeated[valid] = impression_ids.add(request[valid])
         faults.add("duplicate_impression_id", repeated)
-        keep = _settle(faults, numbers, lines, file, reject)
+        keep = source.drop_faulty(faults, numbers, lines)
         mask = pa.array(keep)
-        yield _BehaviourRows(
+        yield _Behaviours(
             numbers[keep], request[keep], user[keep], time[keep], fields[3].filter(mask), fields[4].filter(mask)
         )
 
 
-def _shown(job: Import, rows: _BehaviourRows, file: str, reject: Reject) -> _Entries:
-    entry, row = _words(rows.shown)
-    clicked = pc.ends_with(entry, "-1").to_numpy(zero_copy_only=False)
-    faults = Faults(len(entry))
-    faults.add("impression_without_label", ~(clicked | pc.ends_with(entry, "-0").to_numpy(zero_copy_only=False)))
-    return _entries(job, rows, entry, row, pc.utf8_slice_codeunits(entry, 0, -2), clicked, faults, file, reject)
+def _parse_impressions(job: Import, rows: _Behaviours, source: _Source) -> _Entries:
+    """Entries `<post>-<0 or 1>` of the posts shown; 1 is a click."""
+    words = _split_words(rows.shown)
+    clicked = pc.ends_with(words.text, "-1").to_numpy(zero_copy_only=False)
+    faults = Faults(len(words.row))
+    faults.add("impression_without_label", ~(clicked | pc.ends_with(words.text, "-0").to_numpy(zero_copy_only=False)))
+    return _entries(job, rows, words, pc.utf8_slice_codeunits(words.text, 0, -2), clicked, faults, source)
 
 
-def _listed(job: Import, rows: _BehaviourRows, file: str, reject: Reject) -> _Entries:
-    name, row = _words(rows.history)
-    return _entries(job, rows, name, row, name, np.ones(len(row), bool), Faults(len(row)), file, reject)
+def _parse_history(job: Import, rows: _Behaviours, source: _Source) -> _Entries:
+    """Entries `<post>` of the history; all are clicks."""
+    words = _split_words(rows.history)
+    n = len(words.row)
+    return _entries(job, rows, words, words.text, np.ones(n, bool), Faults(n), source)
 
 
 def _entries(
-    job: Import, rows: _BehaviourRows, entry: pa.Array, row: Ids, name: pa.Array, clicked: Mask, faults: Faults,
-    file: str, reject: Reject,
+    job: Import, rows: _Behaviours, words: _Words, name: pa.Array, clicked: Mask, faults: Faults, source: _Source
 ) -> _Entries:  # fmt: skip
-    post = job.numbers("post", name, faults)
-    keep = _settle(faults, rows.line[row], entry, file, reject)
-    to_end = np.cumsum(np.bincount(row, minlength=len(rows.line)))[row] - np.arange(len(row))
-    return _Entries(row[keep], post[keep], clicked[keep], to_end[keep])
+    """Entries without faults; `name`, `clicked` and `faults` are of each word, (M,)."""
+    post = job.ids_of("post", name, faults)
+    keep = source.drop_faulty(faults, rows.line[words.row], words.text)
+    line_end = np.cumsum(np.bincount(words.row, minlength=len(rows.line)))[words.row]
+    to_end = line_end - np.arange(len(words.row))
+    return _Entries(words.row[keep], post[keep], clicked[keep], to_end[keep])
 
 
-def _import_shown(job: Import, rows: _BehaviourRows, shown: _Entries) -> None:
+def _import_impressions(job: Import, rows: _Behaviours, shown: _Entries) -> None:
     request, user, time = rows.request[shown.row], rows.user[shown.row], rows.time[shown.row]
     clicked = shown.clicked
     job.add(request, user, shown.post, 0, time)
@@ -211,50 +248,49 @@ def _import_shown(job: Import, rows: _BehaviourRows, shown: _Entries) -> None:
     job.users.add(rows.user, rows.time)
 
 
-def _import_history(job: Import, rows: _BehaviourRows, listed: _Entries, known: _Known) -> None:
-    """Each post of a history once per user, where the earliest line lists it; none that an impression accounts for.
+def _import_history(job: Import, rows: _Behaviours, history: _Entries, times: _HistoryTimes) -> None:
+    """Import each post of a user's histories once, at the earliest line that lists it.
 
-    A later history repeats what was clicked on impressions meanwhile. As a click before all of them it would tell the
-    label of those impressions.
+    Posts that the user clicked on an impression are skipped: a later history repeats them, and a history click before
+    the impression would give its label away.
     """
-    pair = _pair(rows, listed)
-    time = rows.time[listed.row]
-    earliest = np.flatnonzero((known.listed.of(pair, 0) == time) & ~known.clicked.contains(pair))
-    new = earliest[~known.told.repeated(pair[earliest])]
-    user, post, time = rows.user[listed.row[new]], listed.post[new], time[new]
-    # Clicked between two lines: just before the later one. Lines are told apart by seconds, entries by microseconds.
-    step = np.where(time == known.first.of(user, 0), HISTORY_STEP, 1)
-    time = np.maximum(time - listed.to_end[new] * step, 0)
+    # 1. Entries of the earliest line, without clicks on impressions and without repeats.
+    pair = _user_post(rows, history)
+    time = rows.time[history.row]
+    earliest = np.flatnonzero((times.first_listed.of(pair, 0) == time) & ~times.clicked.contains(pair))
+    new = earliest[~times.imported.add(pair[earliest])]
+    user, post, time = rows.user[history.row[new]], history.post[new], time[new]
+    # 2. Made-up times, counted back from the line: hours on the user's first line; on later ones microseconds, so that
+    # the clicks lie after the line before (times of lines are whole seconds).
+    step = np.where(time == times.first_line.of(user, 0), HISTORY_STEP, 1)
+    time = np.maximum(time - history.to_end[new] * step, 0)
     job.add(hash_rows(user, post, hash_text("history")), user, post, CLICK, time)
     job.counts["history_clicks"] += len(new)
 
 
-def _columns(lines: pa.Array, numbers: Ids, n: int, file: str, reject: Reject) -> tuple[list[pa.Array], Ids, pa.Array]:
-    """The tab-separated columns of the lines that have `n` of them, with their numbers and texts."""
+def _split_columns(lines: pa.Array, numbers: Ids, n: int, source: _Source) -> tuple[list[pa.Array], Ids, pa.Array]:
+    """Split lines at tabs and reject those without `n` columns.
+
+    Returns: the columns, line numbers and texts of the others, (N,) each.
+    """
     split = pc.split_pattern(lines, "\t")
-    whole = pc.equal(pc.list_value_length(split), n).to_numpy(zero_copy_only=False)
-    bad = np.flatnonzero(~whole)
-    reject("wrong_number_of_columns", file, numbers[bad], lines.take(pa.array(bad)))
-    split = split.filter(pa.array(whole))
-    return [pc.list_element(split, place) for place in range(n)], numbers[whole], lines.filter(pa.array(whole))
+    complete = pc.equal(pc.list_value_length(split), n).to_numpy(zero_copy_only=False)
+    bad = np.flatnonzero(~complete)
+    source.reject("wrong_number_of_columns", source.file, numbers[bad], lines.take(pa.array(bad)))
+    split = split.filter(pa.array(complete))
+    return [pc.list_element(split, place) for place in range(n)], numbers[complete], lines.filter(pa.array(complete))
 
 
-def _words(lists: pa.Array) -> tuple[pa.Array, Ids]:
-    """The words of each text and the row each stands in."""
-    split = pc.split_pattern(lists, " ")
+def _split_words(texts: pa.Array) -> _Words:
+    """Split texts, (N,), at spaces."""
+    split = pc.split_pattern(texts, " ")
     words, row = pc.list_flatten(split), pc.list_parent_indices(split).to_numpy()
-    there = pc.not_equal(words, "")
-    return words.filter(there), row[there.to_numpy(zero_copy_only=False)]
-
-
-def _settle(faults: Faults, numbers: Ids, texts: pa.Array, file: str, reject: Reject) -> Mask:
-    for reason, rows in faults.each():
-        reject(reason, file, numbers[rows], texts.take(pa.array(rows)))
-    return faults.none()
+    not_empty = pc.not_equal(words, "")
+    return _Words(words.filter(not_empty), row[not_empty.to_numpy(zero_copy_only=False)])
 
 
 def _describe_users(job: Import) -> None:
-    """The format says nothing of a user but when they were seen."""
+    """Describe every user without properties: the format has none."""
     ids = job.users.ids()
     kinds = {"language": pa.string(), "country": pa.string(), "created_at": pa.timestamp("us", tz="UTC")}
     rows = pa.table({name: pa.nulls(len(ids), kind) for name, kind in kinds.items()})
@@ -262,4 +298,4 @@ def _describe_users(job: Import) -> None:
 
 
 def _ignore(reason: str, file: str, lines: Ids, texts: Sequence[str]) -> None:
-    """The first pass sets nothing aside: the second one comes by the same lines."""
+    """Reject nothing: the second pass meets the same lines and rejects them."""

@@ -1,4 +1,4 @@
-"""What an import says of itself when it is done.
+"""The report of a finished import.
 
 Takes the session of an import, gives counts. It does not know formats.
 """
@@ -15,23 +15,23 @@ from recsys.offline.imports.session import Import
 
 
 @dataclass
-class Imported:
-    """What an import brought."""
+class ImportReport:
+    """Counts of what an import brought."""
 
     rows: dict[str, int]
     """Of `impressions` and `actions`."""
     clicks: int
-    """On posts that were shown, where the format says what was shown; else all clicks."""
+    """Clicks on impressions if the format has impressions, else all clicks."""
     users: int
     posts: int
     """Described or mentioned."""
     id_only_posts: int
-    """Mentioned, and described nowhere in the lake."""
+    """Mentioned, but described nowhere in the lake."""
     quarantined: dict[str, int]
     synthetic_times: bool
-    """Whether the format has no times, or not for all it brings, and they were made up."""
+    """Whether some or all times were made up because the format lacks them."""
     files: list[str]
-    """What was read."""
+    """Files that were read."""
     more: dict[str, int] = field(default_factory=dict)
     """Counts that only this format has."""
 
@@ -40,12 +40,12 @@ class Imported:
         return {**shown, **self.more}
 
 
-def outcome(job: Import, files: Sequence[str], synthetic_times: bool, **more: int) -> Imported:
-    """The report of an import that ended."""
+def make_report(job: Import, files: Sequence[str], synthetic_times: bool, **more: int) -> ImportReport:
+    """Make the report of a finished import; `more` are counts of the format."""
     described, _ = job.described["posts"].rows()
     mentioned = job.posts.ids()
     users, _ = job.described["users"].rows()
-    return Imported(
+    return ImportReport(
         rows={"impressions": job.counts["impressions"], "actions": job.counts["actions"]},
         clicks=job.counts["clicks"] - job.counts["history_clicks"],
         users=len(np.union1d(job.users.ids(), users)),

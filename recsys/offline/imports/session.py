@@ -1,8 +1,8 @@
 """One import on its way into the lake: what all formats share.
 
-Takes checked columns from a format, gives files in the lake, a quarantine and the counts of the report. Files are
-named after the source, so importing it again replaces what it brought, and removes what it no longer brings. It does
-not know formats.
+Takes checked columns from a format, gives files in the lake, a quarantine and the counts of the report. Files are named
+after the source, so importing it again replaces its files and deletes those it no longer needs. It does not know
+formats.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from recsys.types import DAY, Ids, Mask, Times
 _TIME = pa.timestamp("us", tz="UTC")
 _YEAR = 365 * DAY
 _QUARANTINE_BYTES = 1 << 26
-"""Rejected lines kept in memory before a part of the quarantine is written."""
+"""Bytes of rejected lines buffered before they are written."""
 
 POST_COLUMNS = ("author_id", "topic", "language", "media", "text", "created_at", "visible")
 USER_COLUMNS = ("language", "country", "created_at")
 
 
 class Import:
-    """What one source brings, as it comes."""
+    """One import: collects rows and counts, and writes them."""
 
     def __init__(
         self, lake: Lake, partitions: Partitions, now: int, report: Report, total_bytes: int
@@ -56,12 +56,12 @@ class Import:
         self._report, self._done, self._total = report, 0, total_bytes
 
     def advance(self, n_bytes: int) -> None:
-        """So much more of the source was read."""
+        """Report that so many more bytes of the source were read."""
         self._done += n_bytes
         self._report(min(self._done, self._total), self._total)
 
     def reject(self, reason: str, file: str, lines: Ids, texts: Sequence[str] | pa.Array) -> None:
-        """Set lines of the source aside."""
+        """Quarantine lines of the source, (N,) each."""
         if not len(lines):
             return
         self.quarantined[reason] += len(lines)
@@ -75,27 +75,27 @@ class Import:
         if sum(rows.nbytes for rows in self._rejected) > _QUARANTINE_BYTES:
             self._write_rejected()
 
-    def numbers(self, kind: str, names: pa.Array, faults: Faults) -> Ids:
-        """Ids of users or posts by name, (N,); a name that cannot be one is a fault of its row and gets 0."""
+    def ids_of(self, kind: str, names: pa.Array, faults: Faults) -> Ids:
+        """Ids of users or posts by name, (N,); an invalid name is a fault of its row and gets 0."""
         text = names.fill_null("")
         length = pc.utf8_length(text).to_numpy()
         faults.add(f"empty_{kind}_id", length == 0)
         faults.add(f"{kind}_id_too_long", length > MAX_ID_CHARACTERS)
         ids = np.zeros(len(text), np.int64)
-        sound = np.flatnonzero(faults.none())
-        ids[sound], collided = self.names.numbers(kind, text.take(pa.array(sound)))
-        faults.add(f"{kind}_id_hash_collision", _spread(collided, sound, len(text)))
+        valid = np.flatnonzero(faults.valid())
+        ids[valid], collided = self.names.ids_of(kind, text.take(pa.array(valid)))
+        faults.add(f"{kind}_id_hash_collision", _expand(collided, valid, len(text)))
         return ids
 
     def add(
         self, request: Ids, user: Ids, post: Ids, code: Ids | int, time: Times, *,
         ingest: Times | None = None, position: pa.Array | None = None, value: pa.Array | None = None,
     ) -> None:  # fmt: skip
-        """Impressions and actions of known users on known posts; every column is (N,).
+        """Add impressions and actions; every column is (N,).
 
         Args:
-            code: places in `ACTIONS`, or one for all.
-            ingest: when it arrived; without it, when it happened.
+            code: place in `ACTIONS`, of each row or one for all.
+            ingest: when it arrived; None takes `time`.
         """
         code = np.broadcast_to(np.asarray(code, np.int64), request.shape)
         ingest = time if ingest is None else ingest
@@ -126,19 +126,20 @@ class Import:
         self.users.add(user, time)
 
     def close(self) -> None:
-        """Write what is known of posts, users and names, then remove what an earlier import of this source left."""
+        """Write posts, users and names, then delete the stale files of an earlier import of this source."""
         times = self.posts.times()
         start = int(times.min()) if len(times) else 0
         self._write_described("posts", "post_id", self.posts, start)
         self._write_described("users", "user_id", self.users, start)
         names = self.names.table()
-        # Names have no moment; one wrong time in the source shall not decide where they lie.
+        # Names have no time of their own, so they go to one fixed date.
         self.partitions.add("ids", names, np.zeros(len(names), np.int64))
         self.partitions.write()
         self._write_rejected()
         self.partitions.remove_stale()
 
     def _write_described(self, table: str, key: str, seen: Earliest, missing: int) -> None:
+        """Write descriptions; a missing `created_at` is the first time the logs mention the id, or `missing`."""
         ids, rows = self.described[table].rows()
         if rows is None:
             return
@@ -158,18 +159,19 @@ def importing(
     lake: Lake, kind: str, source: Path, now: int, progress: Progress, total_bytes: int, *,
     synthetic_times: bool, table: str | None = None,
 ) -> Iterator[Import]:  # fmt: skip
-    """An import of `source`: the lake is incomplete until the block ends. A DataError takes back what it wrote.
+    """Import `source` within a `with` block: the lake is incomplete until it ends. A DataError undoes the import.
 
     Args:
         kind: name of the format.
-        now: wall clock, microseconds; times later than a day after it are not believed.
-        table: what the rows are, where the format does not say: one file may be imported as several.
-    Raises: DataError when the lake is a world's.
+        now: wall clock, microseconds; times over a day later are refused.
+        synthetic_times: whether the format lacks some times, so that they are made up.
+        table: of the rows, if the format does not fix it: one file may be imported as several tables.
+    Raises: DataError when the lake holds a simulated world.
     """
     resolved = str(source.resolve())
     digest = hashlib.sha256(resolved.encode()).hexdigest()[:8]
     name = "-".join(["import", kind, *([table] if table else []), digest])
-    before, torn = _prepare(lake, name, progress)
+    before, interrupted = _prepare(lake, name, progress)
     partitions = Partitions(lake, name)
     synthetic_times |= bool(before.get("synthetic_times"))
     note = {"origin": "import", "source": name, "path": resolved, "synthetic_times": synthetic_times}
@@ -180,10 +182,12 @@ def importing(
             yield job
             job.close()
     except DataError:
-        # What an earlier import brought may be half gone, and nobody can bring it back: then the whole source goes.
-        if torn or partitions.lost_any():
+        # Files of an earlier import may be lost for good. A half is worse than nothing, so the whole source goes.
+        if interrupted or partitions.replaced_any():
             partitions.remove_all()
-            progress.say(f"what earlier imports of {resolved} had brought is removed; import it again once it is sound")
+            progress.say(
+                f"all rows of {resolved} were removed, also those of earlier imports; import it again once it is fixed"
+            )
         else:
             partitions.remove_written()
         lake.finish(before)
@@ -192,9 +196,10 @@ def importing(
 
 
 def _prepare(lake: Lake, name: str, progress: Progress) -> tuple[dict[str, Any], bool]:
-    """What was noted about the lake before, and whether an import of this source was interrupted.
+    """Check that the lake may be filled, and delete what an interrupted import of another source left.
 
-    Raises: DataError when nothing may be imported into the lake.
+    Returns: the facts recorded about the lake before, and whether an import of this source was interrupted.
+    Raises: DataError when the lake may not be filled.
     """
     unfinished = lake.unfinished()
     elsewhere = "import into another folder with --set data_dir=FOLDER"
@@ -210,9 +215,7 @@ def _prepare(lake: Lake, name: str, progress: Progress) -> tuple[dict[str, Any],
         return before, True
     if not other.startswith("import-"):
         raise DataError(f"an import into {lake.url} was interrupted and left no name; {elsewhere}")
-    progress.say(
-        f"the import of {unfinished.get('path')} into {lake.url} was interrupted: what it brought is removed first"
-    )
+    progress.say(f"the import of {unfinished.get('path')} into {lake.url} was interrupted: its rows are removed first")
     Partitions(lake, other).remove_all()
     return before, False
 
@@ -221,8 +224,8 @@ def _times(values: Times) -> pa.Array:
     return pa.array(values, pa.int64()).cast(_TIME)
 
 
-def _spread(mask: Mask, places: Ids, n: int) -> Mask:
-    """The mask of some rows as a mask of all."""
+def _expand(mask: Mask, places: Ids, n: int) -> Mask:
+    """A mask of the rows at `places` as a mask of all `n` rows."""
     full = np.zeros(n, bool)
     full[places] = mask
     return full

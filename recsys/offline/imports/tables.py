@@ -1,6 +1,6 @@
-"""Rows of a CSV or Parquet file whose columns were mapped to fields: events, or descriptions of posts and users.
+"""Rows of a CSV or Parquet file with mapped columns: events, or descriptions of posts and users.
 
-Takes a file and a mapping, fills a lake. It does not know how files are read, nor how the lake keeps rows.
+Takes a file and a mapping, fills a lake. It does not know how files are read or how the lake stores rows.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.hashing import hash_rows, hash_text
-from recsys.offline.imports.faults import Faults, times_are_sound
+from recsys.offline.imports.faults import Faults, check_times
 from recsys.offline.imports.identity import hash_names
 from recsys.offline.imports.lines import utf8
-from recsys.offline.imports.report import Imported, outcome
+from recsys.offline.imports.report import ImportReport, make_report
 from recsys.offline.imports.session import POST_COLUMNS, USER_COLUMNS, Import, importing
 from recsys.offline.imports.tabular import Chunk, CsvFile, ParquetFile, TableFile
 from recsys.offline.imports.times import parse_times
@@ -30,43 +30,41 @@ _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 _SMALL = r"^\d{1,4}(\.0+)?$"
 LEAST_VALUE = TABLES["actions"].ranges["value"].at_least or 0.0
 SUSPICIOUS_SHARE = 0.1
-"""More of the events than this in 1970 are told: their times may be no such numbers."""
+"""Share of events in 1970 above which the user is warned: their times may not be seconds."""
 _DESCRIBES_A_POST = ("author_id", "topic", "language", "media", "text", "created_at")
 
 
 def import_csv(
     path: Path, columns: dict[str, str], types: dict[str, str], table: str, lake: Lake, now: int, progress: Progress
-) -> Imported:
+) -> ImportReport:
     """Import a CSV file with a header.
 
     Args:
-        columns: field to column (`mapping.parse_map`).
-        types: what the file calls a type to what it is here (`mapping.parse_types`).
-        table: what the rows are: events, posts, users or follows.
+        columns: from field to column (`mapping.parse_map`).
+        types: from the file's event types to ours (`mapping.parse_types`).
+        table: of the rows: events, posts, users or follows.
         now: wall clock, microseconds.
-    Raises: ConfigError when a column is missing, DataError when the file is, or the lake may not be filled.
+    Raises: ConfigError when a column is missing, DataError when the file is missing or the lake may not be filled.
     """
     return _import(CsvFile(path, columns), "csv", columns, types, table, lake, now, progress)
 
 
 def import_parquet(
     path: Path, columns: dict[str, str], types: dict[str, str], table: str, lake: Lake, now: int, progress: Progress
-) -> Imported:
-    """As `import_csv`, of a Parquet file."""
+) -> ImportReport:
+    """Import a Parquet file; arguments as in `import_csv`."""
     return _import(ParquetFile(path, columns), "parquet", columns, types, table, lake, now, progress)
 
 
 def _import(
     file: TableFile, kind: str, columns: dict[str, str], types: dict[str, str], table: str,
     lake: Lake, now: int, progress: Progress,
-) -> Imported:  # fmt: skip
+) -> ImportReport:  # fmt: skip
     if table == "events" and "type" not in columns:
         progress.say("--map names no type: every row is a click")
     size = file.path.stat().st_size
     rejected: list[tuple[str, Ids]] = []
-    with (
-        importing(lake, kind, file.path, now, progress, size, synthetic_times=False, table=table) as job,
-    ):
+    with importing(lake, kind, file.path, now, progress, size, synthetic_times=False, table=table) as job:
         for chunk in file.chunks(lambda reason, records: rejected.append((reason, records)), job.advance):
             rows = _MappedRows(job, chunk)
             if table == "events":
@@ -75,7 +73,7 @@ def _import(
                 rows.follows()
             else:
                 rows.describe(table)
-            rejected.extend((reason, chunk.record[bad]) for reason, bad in rows.faults.each())
+            rejected.extend((reason, chunk.record[bad]) for reason, bad in rows.faults.by_reason())
         _reject(job, file, rejected)
     n_events = job.counts["impressions"] + job.counts["actions"]
     if job.counts["of_1970"] > n_events * SUSPICIOUS_SHARE:
@@ -83,22 +81,22 @@ def _import(
             f"{job.counts['of_1970']} of {n_events} events are of 1970: a number counts seconds, milli-, micro- or "
             "nanoseconds since then; write a date such as 20200101 as 2020-01-01"
         )
-    return outcome(job, [file.path.name], False)
+    return make_report(job, [file.path.name], False)
 
 
 def _reject(job: Import, file: TableFile, rejected: list[tuple[str, Ids]]) -> None:
-    """The text of rejected records is read again: keeping all texts for the few that are needed would cost more."""
+    """Quarantine records. Their texts are read again: few are needed, and keeping all would cost more memory."""
     records = np.concatenate([np.empty(0, np.int64), *(records for _, records in rejected)])
     if not len(records):
         return
     reasons = np.repeat([reason for reason, _ in rejected], [len(records) for _, records in rejected])
     order = np.argsort(records, kind="stable")
-    for (_, line, text), reason in zip(file.texts(records[order]), reasons[order], strict=True):
+    for (_, line, text), reason in zip(file.read_texts(records[order]), reasons[order], strict=True):
         job.reject(str(reason), file.path.name, np.array([line]), [text])
 
 
 class _MappedRows:
-    """One chunk on its way: fields as text, faults as they are found."""
+    """One chunk of records: fields as text, and the faults found so far."""
 
     def __init__(self, job: Import, chunk: Chunk) -> None:
         self._job, self._chunk = job, chunk
@@ -107,9 +105,9 @@ class _MappedRows:
         self._text = {name: self._as_text(column) for name, column in chunk.columns.items()}
 
     def events(self, types: dict[str, str]) -> None:
-        """Impressions and actions, and what the rows say of their posts."""
-        user = self._job.numbers("user", self._text["user_id"], self.faults)
-        post = self._job.numbers("post", self._text["post_id"], self.faults)
+        """Add the impressions and actions, and the descriptions of their posts."""
+        user = self._job.ids_of("user", self._text["user_id"], self.faults)
+        post = self._job.ids_of("post", self._text["post_id"], self.faults)
         time, _ = self._time("event_time")
         arrived, given = self._time("ingest_time", optional=True)
         created = self._created()
@@ -119,17 +117,17 @@ class _MappedRows:
             self.faults.add("unknown_type", place < 0)
             code = np.array([ACTIONS.index(name) for name in types.values()])[place]
         value = self._number("value", _NUMBER, pa.float32(), "value_not_a_number")
-        # An impression has no value in the lake, so a bad one does no harm there.
+        # Impressions have no value in the lake, so a bad one is ignored.
         refused = pc.less(value, pa.scalar(LEAST_VALUE, pa.float32())).fill_null(False)
         self.faults.add("value_out_of_range", refused.to_numpy(zero_copy_only=False) & (code > 0))
         position = self._number("position", _SMALL, pa.int16(), "position_not_a_number")
         author = self._author()
-        keep = self.faults.none()
+        keep = self.faults.valid()
         mask = pa.array(keep)
-        # Without a request id a user's actions on a post belong to that user's impressions of it.
+        # Without a request id, a user's actions on a post belong to that user's impressions of the post.
         request = hash_rows(user, post)
         if "request_id" in self._text:
-            # Many logs number the requests of each user from 1: a name of a request says nothing without its user.
+            # Many logs number each user's requests from 1, so the hash includes the user.
             name = self._text["request_id"]
             named = hash_rows(user, hash_names(name), hash_text("request"))
             request = np.where(name.is_valid().to_numpy(zero_copy_only=False), named, request)
@@ -140,9 +138,9 @@ class _MappedRows:
         self._describe_posts(post, time, author, created)
 
     def describe(self, table: str) -> None:
-        """Descriptions of posts or users; of several the last one stands."""
+        """Add descriptions of posts or users; the last one of an id counts."""
         kind = table.removesuffix("s")
-        ids = self._job.numbers(kind, self._text[f"{kind}_id"], self.faults)
+        ids = self._job.ids_of(kind, self._text[f"{kind}_id"], self.faults)
         created = self._created()
         if table == "posts":
             if "media" in self._text:
@@ -151,17 +149,17 @@ class _MappedRows:
                 self.faults.add("unknown_media", unknown.to_numpy(zero_copy_only=False))
             self._describe_posts(ids, np.zeros(self._n, np.int64), self._author(), created, all_rows=True)
             return
-        keep = self.faults.none()
+        keep = self.faults.valid()
         columns = {name: self._text.get(name, pa.nulls(self._n, pa.string())) for name in ("language", "country")}
         rows = pa.table({**columns, "created_at": created}).select(USER_COLUMNS).filter(pa.array(keep))
         self._job.described["users"].add(ids[keep], np.zeros(int(keep.sum()), np.int64), rows)
 
     def follows(self) -> None:
-        """Who follows whom."""
-        user = self._job.numbers("user", self._text["user_id"], self.faults)
-        author = self._job.numbers("user", self._text["author_id"], self.faults)
+        """Add follows."""
+        user = self._job.ids_of("user", self._text["user_id"], self.faults)
+        author = self._job.ids_of("user", self._text["author_id"], self.faults)
         created = self._created()
-        keep = self.faults.none()
+        keep = self.faults.valid()
         created = created.fill_null(pa.scalar(0, _TIME)).filter(pa.array(keep))
         rows = pa.table({"user_id": pa.array(user[keep]), "author_id": pa.array(author[keep]), "created_at": created})
         self._job.partitions.add("follows", rows, created.cast(pa.int64()).to_numpy())
@@ -170,25 +168,26 @@ class _MappedRows:
     def _describe_posts(
         self, post: Ids, order: Times, author: pa.Array, created: pa.Array, all_rows: bool = False
     ) -> None:
+        """Add descriptions of posts; the one with the highest `order` counts. Rows that say nothing are skipped."""
         if not all_rows and not set(_DESCRIBES_A_POST) & set(self._text):
             return
         columns = {name: self._text.get(name, pa.nulls(self._n, pa.string())) for name in _DESCRIBES_A_POST}
         columns |= {"author_id": author, "created_at": created, "visible": pa.array([True] * self._n, pa.bool_())}
-        keep = self.faults.none()
+        keep = self.faults.valid()
         if not all_rows:
             keep &= np.any([columns[name].is_valid().to_numpy(zero_copy_only=False) for name in _DESCRIBES_A_POST], 0)
         rows = pa.table(columns).select(POST_COLUMNS).filter(pa.array(keep))
         self._job.described["posts"].add(post[keep], order[keep], rows)
 
     def _as_text(self, column: pa.Array) -> pa.Array:
-        """Values as strings, null where empty. Bytes that are not UTF-8 are a fault."""
+        """Values as strings, null where empty; bytes that are not UTF-8 are a fault."""
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
             text = utf8(column)
             broken = pc.and_(column.is_valid(), pc.invert(text.is_valid()))
             self.faults.add("invalid_utf8", broken.to_numpy(zero_copy_only=False))
         elif pa.types.is_floating(column.type):
-            column = pc.if_else(pc.is_nan(column), None, column)  # how pandas writes a gap
-            whole = pc.equal(column, pc.floor(column))  # pandas makes 7 into 7.0 where a column has gaps
+            column = pc.if_else(pc.is_nan(column), None, column)  # pandas writes a missing value as NaN
+            whole = pc.equal(column, pc.floor(column))  # pandas writes 7 as 7.0 if the column has missing values
             is_id = pc.and_(whole, pc.less(pc.abs(column), 2.0**53)).fill_null(False)
             number = pc.if_else(is_id, column, 0.0).cast(pa.int64()).cast(pa.string())
             text = pc.if_else(is_id, number, column.cast(pa.string()))
@@ -197,7 +196,7 @@ class _MappedRows:
         return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
     def _time(self, field: str, optional: bool = False, oldest: int | None = None) -> tuple[Times, Mask]:
-        """Microseconds, none before `oldest`, and where the row gives a moment at all."""
+        """Microseconds, raised to `oldest`, and whether the row gives a time; (N,) both."""
         if field not in self._text:
             return np.zeros(self._n, np.int64), np.zeros(self._n, bool)
         text, column = self._text[field], self._chunk.columns[field]
@@ -205,30 +204,31 @@ class _MappedRows:
         time, known = parse_times(column if has_own_type else text)
         time = time if oldest is None else np.maximum(time, oldest)
         given = text.is_valid().to_numpy(zero_copy_only=False)
-        times_are_sound(self.faults, time, known | (~given if optional else False), self._job.now)
+        check_times(self.faults, time, known | (~given if optional else False), self._job.now)
         return time, given
 
     def _created(self) -> pa.Array:
-        """What is older than 1970 is of 1970, the oldest that a lake knows: a film of 1954 is no mistake."""
+        """Creation times, null where missing. Times before 1970 become 1970, the oldest that a lake allows."""
         time, given = self._time("created_at", optional=True, oldest=0)
         return pa.array(time, mask=~given).cast(_TIME)
 
     def _author(self) -> pa.Array:
-        """Authors are numbered among users; a post may have none."""
+        """Author ids, null for posts without one; authors are numbered as users."""
         if "author_id" not in self._text:
             return pa.nulls(self._n, pa.int64())
         name = self._text["author_id"]
         given = np.flatnonzero(name.is_valid().to_numpy(zero_copy_only=False))
         faults = Faults(len(given))
         ids = np.zeros(self._n, np.int64)
-        ids[given] = self._job.numbers("user", name.take(pa.array(given)), faults)
-        for reason, rows in faults.each():
+        ids[given] = self._job.ids_of("user", name.take(pa.array(given)), faults)
+        for reason, rows in faults.by_reason():
             broken = np.zeros(self._n, bool)
             broken[given[rows]] = True
             self.faults.add(reason.replace("user", "author", 1), broken)
         return pa.array(ids, mask=name.is_null().to_numpy(zero_copy_only=False))
 
     def _number(self, field: str, pattern: str, kind: pa.DataType, reason: str) -> pa.Array:
+        """Parse a field as numbers, null where missing; text that does not match `pattern` is a fault."""
         if field not in self._text:
             return pa.nulls(self._n, kind)
         text = pc.utf8_trim_whitespace(self._text[field])

@@ -1,10 +1,11 @@
-"""CSV and Parquet files in chunks of mapped columns, and the text of single records for the quarantine.
+"""Read CSV and Parquet files in chunks of mapped columns, and single records as text for the quarantine.
 
-Takes a path and which column is which field, gives Arrow columns with record numbers. It does not know what fields
-mean. A record is a line of a CSV unless a quoted value holds line ends; the header is record 1. Parquet counts from 1.
+Takes a path and the column of each field, gives Arrow columns with record numbers. It does not know what fields mean.
+A CSV record is a line, or several if a quoted value contains line ends; the header is record 1. Parquet rows count
+from 1.
 
-A quote that never closes would take all that follows into its value. So a record of several lines is one only when it
-has as many values as the header and is not too long; otherwise its first line is rejected and the next begins anew.
+A quote that never closes would swallow the rest of the file. So several lines are one record only if it has as many
+values as the header and is not too long. Otherwise the first line is rejected, and reading goes on at the second.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from recsys.types import Ids
 
 CSV_BLOCK_BYTES = 1 << 24
 QUOTED_BYTES = 1 << 16
-"""The longest record of several lines."""
+"""Longest record of several lines."""
 PARQUET_ROWS = 1 << 17
-"""Rows of Parquet read at a time."""
+"""Parquet rows read at a time."""
 
 RejectRecords = Callable[[str, Ids], None]
 """Called with a reason and record numbers."""
@@ -38,14 +39,14 @@ RejectRecords = Callable[[str, Ids], None]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some records; every column is (N,), by field. CSV columns are bytes, Parquet columns as the file has them."""
+    """Some records, with columns by field, (N,) each. CSV columns are bytes, Parquet columns have the file's types."""
 
     record: Ids
     columns: dict[str, pa.Array]
 
 
 _Piece = tuple[Literal["lines", "record", "open"], bytes]
-"""Lines that are a record each, one record, or one line with a quote that does not close."""
+"""Lines of one record each, one record of one or more lines, or one line with an unclosed quote."""
 
 
 class TableFile(Protocol):
@@ -54,14 +55,14 @@ class TableFile(Protocol):
     path: Path
 
     def chunks(self, reject: RejectRecords, advance: Callable[[int], None]) -> Iterator[Chunk]:
-        """All records in order; `reject` gets those that are no rows, `advance` the bytes read since the last call."""
+        """All records in order; `reject` gets malformed ones, `advance` the bytes read since the last call."""
 
-    def texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
-        """Record number, line and text of these records, which are in ascending order."""
+    def read_texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
+        """Record number, line and text of these records, given in ascending order."""
 
 
 class CsvFile:
-    """Comma-separated values with a header, UTF-8, quoted as RFC 4180 has it."""
+    """Comma-separated values in UTF-8 with a header, quoted as in RFC 4180."""
 
     def __init__(self, path: Path, columns: dict[str, str]) -> None:
         """Raises: DataError when there is no such file or header, ConfigError when the header lacks a column."""
@@ -78,7 +79,7 @@ class CsvFile:
 
     def chunks(self, reject: RejectRecords, advance: Callable[[int], None]) -> Iterator[Chunk]:
         skipped: list[int] = []
-        stream = _Repaired(self._pieces(), self._n_columns)
+        stream = _RepairedCsv(self._pieces(), self._n_columns)
 
         def skip(row: pacsv.InvalidRow) -> str:
             skipped.append(row.number)
@@ -88,14 +89,15 @@ class CsvFile:
         try:
             reader = pacsv.open_csv(
                 pa.PythonFile(stream, mode="r"),
-                # One thread: several do not say which row is invalid.
+                # One thread: with several, invalid rows have no number.
                 pacsv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
-                # An empty line counts as a row, or the numbers of those behind it would be wrong.
+                # An empty line counts as a row; otherwise the numbers after it would be wrong.
                 pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=skip),
                 pacsv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.binary())),
             )
-            last = 1
+            last = 1  # number of the last record so far; the header is 1
             for batch in reader:
+                # Records of this batch: consecutive numbers without those of skipped rows.
                 invalid = np.array([number for number in skipped if number > last], np.int64)
                 numbers = np.setdiff1d(np.arange(last + 1, last + 1 + len(batch) + len(invalid)), invalid)[: len(batch)]
                 last = int(numbers[-1]) if len(numbers) else last
@@ -111,7 +113,7 @@ class CsvFile:
             ) from None
         _reject_skipped(np.array(skipped, np.int64), stream.open_quotes, reject)
 
-    def texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
+    def read_texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
         number, line = 1, 1
         for kind, data in self._pieces():
             n_lines = data.count(b"\n")
@@ -156,11 +158,11 @@ class ParquetFile:
             advance(size * len(batch) // n_rows)
             yield Chunk(
                 np.arange(last + 1, last + 1 + len(batch)),
-                {field: _plain(batch.column(name)) for field, name in self._columns.items()},
+                {field: _decode_dictionary(batch.column(name)) for field, name in self._columns.items()},
             )
             last += len(batch)
 
-    def texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
+    def read_texts(self, records: Ids) -> Iterator[tuple[int, int, str]]:
         last = 0
         for batch in self._batches(self._file.schema_arrow.names):
             here = records[(records > last) & (records <= last + len(batch))]
@@ -185,18 +187,18 @@ def _check_columns(path: Path, columns: dict[str, str], present: list[str]) -> N
             )
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    """The values themselves where the file keeps them as a dictionary."""
+def _decode_dictionary(column: pa.Array) -> pa.Array:
+    """Plain values of a dictionary-encoded column; other columns unchanged."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-class _Repaired(io.RawIOBase):
-    """The bytes of a CSV file; in place of a line whose quote does not close stands one that is certainly no row."""
+class _RepairedCsv(io.RawIOBase):
+    """The bytes of a CSV file, with each line that has an unclosed quote replaced by an invalid row."""
 
     def __init__(self, pieces: Iterator[_Piece], n_columns: int) -> None:
         self.open_quotes: set[int] = set()
-        """Records that were replaced, as far as was read."""
-        self._pieces, self._no_row = pieces, b"," * n_columns + b"\n"
+        """Numbers of the records replaced so far."""
+        self._pieces, self._invalid_row = pieces, b"," * n_columns + b"\n"  # one column too many
         self._n_records, self._rest = 0, bytearray()
 
     def readable(self) -> bool:
@@ -210,7 +212,7 @@ class _Repaired(io.RawIOBase):
             self._n_records += data.count(b"\n") if kind == "lines" else 1
             if kind == "open":
                 self.open_quotes.add(self._n_records)
-                data = self._no_row
+                data = self._invalid_row
             self._rest += data
         size = len(self._rest) if size < 0 else size
         taken = bytes(self._rest[:size])
@@ -225,11 +227,14 @@ def _reject_skipped(records: Ids, open_quotes: set[int], reject: RejectRecords) 
 
 
 def _pieces(stream: io.BufferedReader, n_columns: int) -> Iterator[_Piece]:
-    """A CSV file in pieces that end where a record ends, each with the end of its last line."""
+    """Cut a CSV file into pieces that end where a record ends, line end included.
+
+    Most lines have no quotes and go through in large pieces; only lines with quotes are parsed.
+    """
     value = rb'(?>"[^"]*+(?:""[^"]*+)*+"[ \t]*+|[^",\n][^,\n]*+|)'
     whole = re.compile(rb"%s(?:,%s){%d}\r?\n" % (value, value, n_columns - 1))
     in_line = value.replace(rb'[^"]', rb'[^"\n]')
-    sound = re.compile(rb"(?:%s(?:,%s)*+\r?\n)*+" % (in_line, in_line))
+    closed_lines = re.compile(rb"(?:%s(?:,%s)*+\r?\n)*+" % (in_line, in_line))
     rest, at_end = stream.read(3).removeprefix(b"\xef\xbb\xbf"), False
     while not at_end:
         block = stream.read(CSV_BLOCK_BYTES)
@@ -238,16 +243,19 @@ def _pieces(stream: io.BufferedReader, n_columns: int) -> Iterator[_Piece]:
         if at_end and data and not data.endswith(b"\n"):
             data += b"\n"
         while (quote := data.find(b'"', place)) >= 0:
+            # 1. Lines before the one with the next quote.
             start = max(data.rfind(b"\n", 0, quote) + 1, place)
             if start > place:
                 yield "lines", data[place:start]
-            place = sound.match(data, start).end()  # type: ignore[union-attr] # it also matches nothing
+            # 2. Lines whose quotes close within the line.
+            place = closed_lines.match(data, start).end()  # type: ignore[union-attr] # matches the empty string too
             if place > start:
                 yield "lines", data[start:place]
                 continue
+            # 3. A line that is not well quoted, or a quote that goes on: one line, a record of several, or unclosed.
             end = data.find(b"\n", quote) + 1
             if not end:
-                break
+                break  # the line goes on in the next block
             if not _ends_inside_quotes(data[start : end - 1].removesuffix(b"\r")):
                 yield "record", data[start:end]
             elif found := whole.match(data, start, start + QUOTED_BYTES):
@@ -267,7 +275,7 @@ def _pieces(stream: io.BufferedReader, n_columns: int) -> Iterator[_Piece]:
 
 
 def _ends_inside_quotes(line: bytes) -> bool:
-    """Whether a quoted value goes on behind this line. A quote opens a value only where the value begins."""
+    """Whether a quoted value continues after this line. A quote opens a value only at the start of the value."""
     place, inside = 0, False
     while b'"' in line[place:] or inside:
         if not inside:
@@ -282,7 +290,7 @@ def _ends_inside_quotes(line: bytes) -> bool:
             closing = line.find(b'"', closing + 2)
         if closing < 0:
             return True
-        # What follows the closing quote belongs to the value as it stands, up to the next comma.
+        # Text after the closing quote, up to the next comma, belongs to the value.
         comma = line.find(b",", closing + 1)
         inside, place = False, comma + 1 if comma >= 0 else len(line)
     return inside

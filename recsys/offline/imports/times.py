@@ -1,6 +1,6 @@
-"""Moments as outside logs write them, to microseconds since 1970 UTC.
+"""Parse times of outside logs to microseconds since 1970 UTC.
 
-Takes Arrow columns, gives numpy arrays and a mask of what was understood. It does not know which moments make sense.
+Takes Arrow columns, gives numpy arrays and a mask of what was parsed. It does not know which times are plausible.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _MIND = (
 _NUMBER = r"^[+-]?\d{1,18}(\.\d+)?$"
 _PER_UNIT = {"s": SECOND, "ms": 1000, "us": 1}
 _FIRST_MS, _FIRST_US, _FIRST_NS = 1e11, 1e14, 1e17
-"""From here on a number counts milliseconds, microseconds, nanoseconds: 1e11 s are the year 5138, 1e11 ms are 1973."""
+"""Numbers from here on are milliseconds, microseconds, nanoseconds: 1e11 s is the year 5138, 1e11 ms is 1973."""
 
 
 def parse_times(values: pa.Array) -> tuple[Times, Mask]:
-    """ISO 8601 (UTC where it names no zone), numbers since 1970 (unit by size) and Arrow's own times and dates.
+    """Parse ISO 8601 (UTC without a zone), numbers since 1970 (unit by size), and Arrow times and dates.
 
-    Returns: microseconds, 0 where not understood, and what was understood, both (N,). Null is not understood.
+    Returns: microseconds, 0 where not parsed, and whether each was parsed, both (N,). Null is not parsed.
     """
     kind = values.type
     known = values.is_valid().to_numpy(zero_copy_only=False)
@@ -53,16 +53,16 @@ def parse_times(values: pa.Array) -> tuple[Times, Mask]:
 
 
 def parse_mind_times(values: pa.Array) -> tuple[Times, Mask]:
-    """As `parse_times`, of `11/11/2019 9:05:58 AM`."""
+    """Parse times such as `11/11/2019 9:05:58 AM`; returns as `parse_times`."""
     field = _fields(values, _MIND)
     hour = field["hour"] % 12 + 12 * (field["half"] == 1)
     known = (field["hour"] >= 1) & (field["hour"] <= 12)
-    return _civil(field, hour, known)
+    return _to_microseconds(field, hour, known)
 
 
 def _iso(text: pa.Array) -> tuple[Times, Mask]:
     field = _fields(text, _ISO)
-    time, known = _civil(field, field["hour"], field["zone_minute"] < 60)
+    time, known = _to_microseconds(field, field["hour"], field["zone_minute"] < 60)
     offset = field["sign"] * (field["zone_hour"] * HOUR + field["zone_minute"] * (HOUR // 60))
     return np.where(known, time + field["fraction"] - offset, 0), known
 
@@ -75,7 +75,7 @@ def _since_1970(number: Doubles) -> tuple[Times, Mask]:
 
 
 def _fields(text: pa.Array, pattern: str) -> dict[str, Ids]:
-    """The named groups as numbers, -1 in `day` where the pattern does not match; a group that took no part is 0."""
+    """Match a pattern and give its named groups as numbers, 0 for unused groups; `day` is -1 without a match."""
     found = pc.extract_regex(text, pattern)
     numbers = {}
     for place, group in enumerate(found.type):
@@ -92,8 +92,8 @@ def _fields(text: pa.Array, pattern: str) -> dict[str, Ids]:
     return numbers
 
 
-def _civil(field: dict[str, Ids], hour: Ids, known: Mask) -> tuple[Times, Mask]:
-    """Date and time of day to microseconds; 30 February and 25 o'clock are not known."""
+def _to_microseconds(field: dict[str, Ids], hour: Ids, known: Mask) -> tuple[Times, Mask]:
+    """Convert date and time of day to microseconds; impossible ones such as 30 February are not parsed."""
     month = ((field["year"] - 1970) * 12 + field["month"] - 1).astype("M8[M]")
     day = month.astype("M8[D]") + (field["day"] - 1)
     known = (

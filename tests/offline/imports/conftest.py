@@ -1,4 +1,4 @@
-"""Short ways to write outside files, import them and look at what arrived."""
+"""Write outside files, import them and read the lake."""
 
 from __future__ import annotations
 

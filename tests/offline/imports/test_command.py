@@ -54,7 +54,7 @@ def test_the_sample_imports_and_its_broken_lines_are_counted(recsys, sample):
     assert "made up" in err
 
 
-def test_the_sample_can_be_learned_from(recsys, sample, tmp_path):
+def test_the_sample_can_be_trained_on(recsys, sample, tmp_path):
     recsys("import", "mind", sample)
     import numpy as np
 
@@ -84,7 +84,7 @@ def test_the_same_arguments_make_the_same_sample(sample, tmp_path):
         assert (tmp_path / "other" / name).read_bytes() != (sample / name).read_bytes()
 
 
-def test_progress_that_no_terminal_shows_is_a_line_per_stage(recsys, sample):
+def test_without_a_terminal_progress_is_a_line_per_stage(recsys, sample):
     _, out, err = recsys("import", "mind", sample, "--json")
     assert out.count("\n") == 1
     assert "\r" not in err
@@ -95,13 +95,13 @@ def test_progress_that_no_terminal_shows_is_a_line_per_stage(recsys, sample):
 
 
 @pytest.mark.parametrize("kind", ["mind", "interactions", "sequences"])
-def test_a_folder_without_the_files_is_one_sentence(recsys, tmp_path, kind):
+def test_a_folder_without_the_files_is_a_one_line_error(recsys, tmp_path, kind):
     code, out, err = recsys("import", kind, tmp_path / "nowhere", "--json")
     assert (code, out) == (1, "")
     assert err.strip().splitlines()[-1].startswith(f"error: {tmp_path / 'nowhere'} has no ")
 
 
-def test_a_wrong_mapping_is_wrong_usage(recsys, tmp_path):
+def test_a_wrong_mapping_is_a_usage_error(recsys, tmp_path):
     path = tmp_path / "events.csv"
     path.write_text("u,p,t\n1,2,2026-01-05\n")
     assert recsys("import", "csv", path)[0] == 2

@@ -1,4 +1,4 @@
-"""Names become numbers that stay, that differ, and that lead back."""
+"""Names become stable, distinct numbers, and the names can be looked up."""
 
 import numpy as np
 import pyarrow as pa
@@ -16,16 +16,16 @@ def names():
     return Names(TABLES["ids"].schema.empty_table())
 
 
-def test_names_become_the_numbers_that_they_are_everywhere(names):
+def test_names_get_the_same_numbers_as_everywhere_else(names):
     given = ["7", "N1", "007", "-5", "0", "N1", "123456789012345678", "9223372036854775807", "9223372036854775808"]
-    ids, collided = names.numbers("post", pa.array(given))
+    ids, collided = names.ids_of("post", pa.array(given))
     assert ids.tolist() == [to_int64(name) for name in given]
     assert not collided.any()
 
 
-def test_only_names_that_are_no_numbers_are_kept_for_the_way_back(names):
-    names.numbers("post", pa.array(["7", "N1", "-5"]))
-    names.numbers("user", pa.array(["N1", "007"]))
+def test_only_names_that_are_not_decimal_are_recorded(names):
+    names.ids_of("post", pa.array(["7", "N1", "-5"]))
+    names.ids_of("user", pa.array(["N1", "007"]))
     kept = {(row["kind"], row["id"]): row["name"] for row in names.table().to_pylist()}
     assert kept == {
         ("post", to_int64("N1")): "N1",
@@ -34,21 +34,21 @@ def test_only_names_that_are_no_numbers_are_kept_for_the_way_back(names):
     }
 
 
-def test_a_second_name_with_the_same_number_is_told(names, monkeypatch):
+def test_a_second_name_with_the_same_number_is_reported(names, monkeypatch):
     monkeypatch.setattr(identity, "to_int64", lambda name: -1)
-    assert names.numbers("post", pa.array(["a", "a", "b"]))[1].tolist() == [False, False, True]
-    assert names.numbers("post", pa.array(["b", "a"]))[1].tolist() == [True, False]
-    assert names.numbers("user", pa.array(["b"]))[1].tolist() == [False]
+    assert names.ids_of("post", pa.array(["a", "a", "b"]))[1].tolist() == [False, False, True]
+    assert names.ids_of("post", pa.array(["b", "a"]))[1].tolist() == [True, False]
+    assert names.ids_of("user", pa.array(["b"]))[1].tolist() == [False]
     assert names.table().num_rows == 2
 
 
-def test_names_of_earlier_imports_count(monkeypatch):
+def test_names_of_earlier_imports_collide_too(monkeypatch):
     monkeypatch.setattr(identity, "to_int64", lambda name: -1)
     names = Names(pa.table({"kind": ["post"], "id": [-1], "name": ["a"]}))
-    assert names.numbers("post", pa.array(["b", "a"]))[1].tolist() == [True, False]
+    assert names.ids_of("post", pa.array(["b", "a"]))[1].tolist() == [True, False]
 
 
-def test_hashes_tell_rows_apart_and_are_never_negative():
+def test_row_hashes_differ_and_are_never_negative():
     a, b = (column.ravel() for column in np.meshgrid(np.arange(-50, 50), np.arange(-50, 50)))
     mixed = hash_rows(a, b)
     assert len(np.unique(mixed)) == len(a)

@@ -1,4 +1,4 @@
-"""MIND folders: who saw what, clicked what and had clicked before."""
+"""MIND folders: impressions, clicks and click histories."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def mind(folder):
     return folder(news__tsv=NEWS, behaviors__tsv=BEHAVIORS)
 
 
-def test_the_report_counts_what_came(mind, bring):
+def test_the_report_counts_the_imported_rows(mind, bring):
     report = bring("mind", mind).as_json()
     assert report == {
         "rows": {"impressions": 6, "actions": 6},
@@ -48,7 +48,7 @@ def test_the_report_counts_what_came(mind, bring):
     }
 
 
-def test_what_was_shown_becomes_impressions_and_clicks_of_one_request(mind, bring, lake):
+def test_a_line_becomes_impressions_and_clicks_of_one_request(mind, bring, lake):
     bring("mind", mind)
     assert rows(lake, "impressions", "event_time", "user_id", "post_id") == sorted(
         [(NINE, U1, N1), (NINE, U1, N2), (NINE, U1, N3), (THREE, U2, N3), (THREE, U2, N1), (EIGHT, U1, N3)]
@@ -62,7 +62,7 @@ def test_what_was_shown_becomes_impressions_and_clicks_of_one_request(mind, brin
     assert len(set(rows(lake, "impressions", "event_id") + rows(lake, "actions", "event_id"))) == 12
 
 
-def test_a_request_knows_its_user_its_time_and_all_that_was_shown(mind, bring, lake):
+def test_a_request_has_its_user_time_and_candidates(mind, bring, lake):
     bring("mind", mind)
     found = lake.read("requests")
     requests = dict(zip(found["request_id"].to_pylist(), found["candidates"].to_pylist(), strict=True))
@@ -72,7 +72,7 @@ def test_a_request_knows_its_user_its_time_and_all_that_was_shown(mind, bring, l
     assert set(requests) == set(rows(lake, "impressions", "request_id"))
 
 
-def test_a_history_comes_once_in_order_before_the_first_impression(mind, bring, lake):
+def test_a_history_is_imported_once_in_order_before_the_first_impression(mind, bring, lake):
     bring("mind", mind)
     shown = set(rows(lake, "requests", "request_id"))
     clicks = rows(lake, "actions", "event_time", "post_id", "user_id", "request_id")
@@ -83,14 +83,14 @@ def test_a_history_comes_once_in_order_before_the_first_impression(mind, bring, 
 
 
 def history_of(lake):
-    """(time, post) of clicks that no request shows."""
+    """(time, post) of clicks outside of requests."""
     shown = set(rows(lake, "requests", "request_id"))
     clicks = rows(lake, "actions", "event_time", "post_id", "request_id")
     return [(time, post) for time, post, request in clicks if request not in shown]
 
 
-def test_a_history_does_not_tell_before_an_impression_what_was_clicked_on_it(folder, bring, lake):
-    """In either order of lines, and where another part holds the later history."""
+def test_a_history_does_not_reveal_clicks_on_impressions(folder, bring, lake):
+    """In both orders of lines, and with the later history in another part."""
     first = line(1, history="N4", entries="N1-1 N2-0")
     later = line(2, time="11/12/2019 9:00:00 AM", history="N4 N1", entries="N3-0")
     for place, parts in enumerate([[first + later], [later + first], [first, later], [later, first]]):
@@ -103,7 +103,7 @@ def test_a_history_does_not_tell_before_an_impression_what_was_clicked_on_it(fol
         assert rows(into, "actions", "post_id", "event_time") == sorted([(N1, NINE), (N4, NINE - HOUR)])
 
 
-def test_what_a_history_gained_since_the_users_earlier_line_lies_between_the_two(folder, bring, lake):
+def test_clicks_added_to_a_history_lie_between_the_two_lines(folder, bring, lake):
     lines = [
         line(2, time="11/11/2019 9:00:01 AM", history="N4 N3 N5", entries="N2-0"),
         line(1, history="N4", entries="N1-0"),
@@ -113,14 +113,14 @@ def test_what_a_history_gained_since_the_users_earlier_line_lies_between_the_two
     assert history_of(lake) == [(NINE - HOUR, N4), (NINE + 999_998, N3), (NINE + 999_999, N5)]
 
 
-def test_a_long_history_of_an_early_user_does_not_begin_before_1970(folder, bring, lake):
+def test_a_long_history_does_not_start_before_1970(folder, bring, lake):
     entry = line(1, time="1/1/1970 2:00:00 AM", history="N1 N2 N3", entries="N5-0")
     bring("mind", folder(news__tsv=NEWS, behaviors__tsv=entry))
     assert history_of(lake) == sorted([(0, N1), (0, N2), (HOUR, N3)])
     assert not lake.quarantined
 
 
-def test_posts_are_described_by_the_news_and_as_old_as_they_are_known(mind, bring, lake):
+def test_posts_are_described_by_the_news_and_created_when_first_mentioned(mind, bring, lake):
     bring("mind", mind)
     assert rows(lake, "posts", "text", "topic", "post_id", "language", "created_at") == sorted(
         [
@@ -132,7 +132,7 @@ def test_posts_are_described_by_the_news_and_as_old_as_they_are_known(mind, brin
     assert lake.read("posts")["author_id"].null_count == 3
 
 
-def test_users_are_as_old_as_they_are_known_and_names_lead_back(mind, bring, lake):
+def test_users_are_created_when_first_seen_and_names_are_recorded(mind, bring, lake):
     bring("mind", mind)
     assert rows(lake, "users", "user_id", "created_at") == sorted([(U1, EIGHT - 3 * HOUR), (U2, THREE)])
     assert rows(lake, "ids", "kind", "id", "name") == sorted(
@@ -141,7 +141,7 @@ def test_users_are_as_old_as_they_are_known_and_names_lead_back(mind, bring, lak
     )
 
 
-def test_bad_lines_are_set_aside_with_reason_and_place_and_the_rest_comes(folder, bring, lake):
+def test_bad_lines_are_quarantined_with_reason_and_line_and_the_rest_is_imported(folder, bring, lake):
     lines = [
         line(1),
         "2\tU1\t11/11/2019 9:00:00 AM\tN1-1\n",
@@ -191,7 +191,7 @@ def test_bad_lines_are_set_aside_with_reason_and_place_and_the_rest_comes(folder
     assert ("impression_without_label", "behaviors.tsv", 6, "N2") in found
 
 
-def test_parts_in_subfolders_come_in_order_of_name_and_keep_their_requests_apart(folder, bring, lake):
+def test_parts_in_subfolders_are_imported_by_name_with_separate_requests(folder, bring, lake):
     folder("source/B_dev", news__tsv=NEWS.replace("golf", "tennis"), behaviors__tsv=line(1, user="U2", history="N4"))
     folder("source/A_train", news__tsv=NEWS, behaviors__tsv=line(1))
     path = folder("source/C_empty").parent
@@ -210,7 +210,7 @@ def test_a_missing_file_is_named(folder, bring, lake, missing):
     assert lake.unfinished() is None
 
 
-def test_lines_may_end_as_on_windows_and_the_last_need_not_end(folder, bring, lake):
+def test_windows_line_ends_and_a_missing_last_line_end_are_accepted(folder, bring, lake):
     text = BEHAVIORS.replace("\n", "\r\n").rstrip()
     report = bring("mind", folder(news__tsv="\ufeff" + NEWS.replace("\n", "\r\n"), behaviors__tsv=text))
     assert report.quarantined == {}
@@ -218,7 +218,7 @@ def test_lines_may_end_as_on_windows_and_the_last_need_not_end(folder, bring, la
     assert N1 in rows(lake, "posts", "post_id")
 
 
-def test_small_blocks_give_the_same_rows_as_one_large_one(mind, bring, lake, monkeypatch, tmp_path):
+def test_small_blocks_give_the_same_rows_as_a_large_one(mind, bring, lake, monkeypatch, tmp_path):
     from recsys.offline.imports import lines
     from recsys.offline.lake.lake import Lake
 

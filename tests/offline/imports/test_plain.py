@@ -1,4 +1,4 @@
-"""Lists of items: every item is a click, at a time that the data alone decide."""
+"""Lists of items: every item is a click, at a made-up time that depends only on the data."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_every_interaction_is_a_click_and_no_impression_is_invented(folder, brin
     assert lake.info()["synthetic_times"] is True
 
 
-def test_the_test_comes_after_all_of_training_and_everything_within_the_period(folder, bring, lake):
+def test_test_clicks_come_after_all_training_clicks_within_the_period(folder, bring, lake):
     bring("interactions", folder(train__txt=TRAIN, test__txt=TEST))
     assert set(clicks(lake)[-2:]) == {(0, 9), (1, 1)}
     times = rows(lake, "actions", "event_time")
@@ -68,7 +68,7 @@ def test_interactions_of_all_users_spread_over_the_whole_period(folder, bring, l
         assert len(of_day) > 25
 
 
-def test_an_item_in_both_files_or_twice_on_a_line_is_a_click_each_time(folder, bring, lake):
+def test_an_item_in_both_files_or_twice_in_a_line_is_two_clicks(folder, bring, lake):
     bring("interactions", folder(train__txt="0 1 1\n", test__txt="0 1\n"))
     assert clicks(lake) == [(0, 1)] * 3
     assert len(set(rows(lake, "actions", "event_id"))) == 3
@@ -79,7 +79,7 @@ def test_the_same_item_at_the_same_place_of_two_lines_of_a_user_is_two_clicks(fo
     assert len(set(rows(lake, "actions", "event_id"))) == 4
 
 
-def test_an_empty_or_unreadable_line_is_set_aside(folder, bring, lake):
+def test_empty_and_unreadable_lines_are_quarantined(folder, bring, lake):
     text = "0 1\n\n7 \x00\n 2\u00a03 \n" + "4 " + "y" * 201 + " 5\n"
     report = bring("interactions", folder(train__txt=text))
     assert report.quarantined == {"control_character": 1, "empty_line": 1, "post_id_too_long": 1}
@@ -92,7 +92,7 @@ def test_an_empty_or_unreadable_line_is_set_aside(folder, bring, lake):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("interactions", "train__txt"), ("sequences", "sequences__txt")])
-def test_a_user_without_items_is_a_user(folder, bring, lake, kind, name):
+def test_a_user_without_items_counts_as_a_user(folder, bring, lake, kind, name):
     report = bring(kind, folder(**{name: "0 1\n7\n2 3\n"}))
     assert (report.users, report.clicks, report.quarantined) == (3, 2, {})
 
@@ -122,12 +122,12 @@ def test_sequences_keep_the_order_of_each_user(folder, bring, lake):
     assert times[-1] < END
 
 
-def test_users_of_sequences_begin_at_moments_of_their_own(folder, bring, lake):
+def test_users_of_sequences_start_at_different_times(folder, bring, lake):
     bring("sequences", folder(sequences__txt="".join(f"{user} 1 2\n" for user in range(30))))
     assert len(set(rows(lake, "actions", "event_time"))) == 60
 
 
-def test_a_second_line_of_a_user_has_no_place_in_the_order(folder, bring, lake):
+def test_a_second_line_of_a_user_is_quarantined(folder, bring, lake):
     report = bring("sequences", folder(sequences__txt="1 2 3\n2 3\n1 4\n"))
     assert report.quarantined == {"user_on_two_lines": 1}
     assert set_aside(lake) == [("user_on_two_lines", "sequences.txt", 3, "1 4")]

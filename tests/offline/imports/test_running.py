@@ -1,4 +1,4 @@
-"""What came by in chunks is known as if it had come at once."""
+"""Adding in chunks gives the same state as adding all at once."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ def columns(chunk):
 
 
 @given(CHUNKS)
-def test_the_earliest_moment_of_each_id_is_known(chunks):
+def test_earliest_gives_the_earliest_time_of_each_id(chunks):
     earliest, expected = Earliest(), {}
     for chunk in chunks:
         earliest.add(*columns(chunk))
@@ -27,7 +27,7 @@ def test_the_earliest_moment_of_each_id_is_known(chunks):
 
 
 @given(CHUNKS)
-def test_a_value_is_repeated_from_its_second_time_on(chunks):
+def test_seen_reports_a_value_from_its_second_time_on(chunks):
     seen, before = Seen(), set()
     for chunk in chunks:
         values, _ = columns(chunk)
@@ -35,12 +35,12 @@ def test_a_value_is_repeated_from_its_second_time_on(chunks):
         for value in values.tolist():
             repeated.append(value in before)
             before.add(value)
-        assert seen.repeated(values).tolist() == repeated
+        assert seen.add(values).tolist() == repeated
         assert seen.contains(np.arange(-6, 7)).tolist() == [value in before for value in range(-6, 7)]
 
 
 @given(CHUNKS)
-def test_the_latest_row_of_each_id_stands_and_of_equals_the_last(chunks):
+def test_latest_keeps_the_latest_row_and_the_last_among_equals(chunks):
     latest, expected, number = Latest(), {}, 0
     for chunk in chunks:
         ids, times = columns(chunk)

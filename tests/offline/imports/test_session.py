@@ -1,4 +1,4 @@
-"""What all imports share: again is the same, less is less, and half is told."""
+"""What all imports share: repeated, changed, interrupted and failed imports."""
 
 import pytest
 
@@ -33,7 +33,7 @@ LESS = {
 
 @pytest.fixture
 def source(folder, bring):
-    """`source(kind, **files)` writes the files over what was there and imports them."""
+    """`source(kind, **files)` writes the files over older ones and imports them."""
 
     def run(kind, into=None, below="source", **files):
         path = folder(below, **files)
@@ -56,7 +56,7 @@ def test_the_same_source_again_gives_the_same_files(source, lake, kind):
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_a_source_that_has_shrunk_leaves_nothing_of_what_it_had(source, lake, kind, tmp_path):
+def test_a_source_that_shrank_leaves_no_old_rows(source, lake, kind, tmp_path):
     source(kind, **SOURCES[kind])
     source(kind, **LESS[kind])
     fresh = Lake(str(tmp_path / "fresh"))
@@ -67,7 +67,7 @@ def test_a_source_that_has_shrunk_leaves_nothing_of_what_it_had(source, lake, ki
 
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("again", [False, True])
-def test_a_killed_import_is_told_and_a_rerun_gives_the_whole(source, lake, kind, again, monkeypatch, tmp_path):
+def test_a_killed_import_is_reported_and_a_rerun_completes_it(source, lake, kind, again, monkeypatch, tmp_path):
     whole = Lake(str(tmp_path / "whole"))
     source(kind, into=whole, **SOURCES[kind])
     if again:
@@ -90,7 +90,7 @@ def test_a_killed_import_is_told_and_a_rerun_gives_the_whole(source, lake, kind,
     assert contents(lake) == contents(whole)
 
 
-def test_no_file_goes_before_the_new_ones_are_there(source, lake, monkeypatch):
+def test_old_files_are_deleted_after_the_new_ones_are_written(source, lake, monkeypatch):
     source("csv", **SOURCES["csv"])
     before = set(rows(lake, "actions", "post_id"))
     monkeypatch.setattr(partitions.Partitions, "write", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -108,7 +108,7 @@ def test_a_second_source_adds_to_the_first(source, lake):
     assert (info["origin"], info["format"], info["synthetic_times"]) == ("import", "csv", True)
 
 
-def test_a_worlds_lake_is_left_alone(source, lake):
+def test_importing_into_a_worlds_lake_is_refused(source, lake):
     lake.begin()
     with pytest.raises(DataError, match=r"interrupted simulation; .* --set data_dir=FOLDER"):
         source("csv", **SOURCES["csv"])
@@ -127,7 +127,7 @@ def killed(*_):
     raise KeyboardInterrupt
 
 
-def test_another_source_removes_what_an_interrupted_import_left_and_says_so(source, lake, monkeypatch, capsys):
+def test_another_source_removes_the_rows_of_an_interrupted_import_and_says_so(source, lake, monkeypatch, capsys):
     source("interactions", **SOURCES["interactions"])
     before = contents(lake)
     with monkeypatch.context() as broken:
@@ -137,21 +137,21 @@ def test_another_source_removes_what_an_interrupted_import_left_and_says_so(sour
     assert len(contents(lake)) > len(before)
     source("csv", below="second", **LESS["csv"])
     assert "first/events.csv" in (said := " ".join(capsys.readouterr().err.split()))
-    assert "was interrupted: what it brought is removed first" in said
+    assert "was interrupted: its rows are removed first" in said
     left = [name for name in contents(lake) if "import-csv-" in name]
     assert len(left) == 2
     assert lake.info()["synthetic_times"] is True
     assert before.keys() < contents(lake).keys()
 
 
-def test_an_interrupted_import_without_a_name_is_not_guessed_about(source, lake):
+def test_an_interrupted_import_without_a_name_is_refused(source, lake):
     lake.begin({"origin": "import"})
     with pytest.raises(DataError, match="left no name"):
         source("csv", **SOURCES["csv"])
 
 
 @pytest.mark.parametrize("buffer", [1 << 28, 1])
-def test_an_import_that_cannot_succeed_leaves_the_lake_as_it_was(source, lake, monkeypatch, buffer):
+def test_a_failed_import_leaves_the_lake_as_it_was(source, lake, monkeypatch, buffer):
     monkeypatch.setattr(partitions, "BUFFER_BYTES", buffer)
     source("interactions", **SOURCES["interactions"])
     before = contents(lake)
@@ -163,7 +163,7 @@ def test_an_import_that_cannot_succeed_leaves_the_lake_as_it_was(source, lake, m
     source("csv", below="other", **SOURCES["csv"])
 
 
-def test_a_failed_rerun_keeps_what_the_first_run_brought(source, lake, monkeypatch):
+def test_a_failed_rerun_keeps_the_rows_of_the_first_run(source, lake, monkeypatch):
     source("csv", **SOURCES["csv"])
     before = contents(lake)
     monkeypatch.setattr(Import, "close", fails)
@@ -172,7 +172,7 @@ def test_a_failed_rerun_keeps_what_the_first_run_brought(source, lake, monkeypat
     assert contents(lake) == before
 
 
-def test_a_failed_rerun_that_replaced_files_takes_the_source_out_and_says_so(source, lake, monkeypatch, capsys):
+def test_a_failed_rerun_that_replaced_files_removes_the_source_and_says_so(source, lake, monkeypatch, capsys):
     source("interactions", **SOURCES["interactions"])
     before = contents(lake)
     source("csv", below="other", **SOURCES["csv"])
@@ -182,10 +182,10 @@ def test_a_failed_rerun_that_replaced_files_takes_the_source_out_and_says_so(sou
         source("csv", below="other", **LESS["csv"])
     assert contents(lake).keys() == before.keys()
     assert lake.info()["origin"] == "import"
-    assert "other/events.csv had brought is removed" in " ".join(capsys.readouterr().err.split())
+    assert "other/events.csv were removed, also those of earlier imports" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_rerun_that_fails_after_old_files_went_takes_the_source_out(source, lake, monkeypatch):
+def test_a_rerun_that_fails_after_deleting_old_files_removes_the_source(source, lake, monkeypatch):
     source("csv", **SOURCES["csv"])
     real = partitions.Partitions.remove_stale
     monkeypatch.setattr(partitions.Partitions, "remove_stale", lambda self: (real(self), fails()))
@@ -195,7 +195,7 @@ def test_a_rerun_that_fails_after_old_files_went_takes_the_source_out(source, la
     assert lake.unfinished() is None
 
 
-def test_a_failed_run_after_a_killed_one_takes_the_source_out(source, lake, monkeypatch):
+def test_a_failed_run_after_a_killed_one_removes_the_source(source, lake, monkeypatch):
     source("interactions", **SOURCES["interactions"])
     before = contents(lake)
     with monkeypatch.context() as broken:
@@ -208,7 +208,7 @@ def test_a_failed_run_after_a_killed_one_takes_the_source_out(source, lake, monk
     assert contents(lake) == before
 
 
-def test_two_names_with_one_number_are_never_one(source, lake, monkeypatch):
+def test_two_names_with_one_hash_are_never_merged(source, lake, monkeypatch):
     real = identity.to_int64
     monkeypatch.setattr(identity, "to_int64", lambda name: -7 if name in "ab" else real(name))
     report = source("csv", events__csv="u,p,t\n1,a,2026-01-05\n2,b,2026-01-06\na,3,2026-01-06\n1,a,2026-01-07\n")
@@ -234,7 +234,7 @@ def test_a_small_buffer_gives_more_files_with_the_same_rows(source, lake, monkey
     assert len(other.read("impressions")) == 2
 
 
-def test_much_that_is_wrong_is_set_aside_in_parts_and_forgotten_again(source, lake, monkeypatch):
+def test_many_rejected_lines_are_written_in_parts_and_deleted_by_a_rerun(source, lake, monkeypatch):
     from recsys.offline.imports import session
 
     monkeypatch.setattr(session, "_QUARANTINE_BYTES", 1)
@@ -245,7 +245,7 @@ def test_much_that_is_wrong_is_set_aside_in_parts_and_forgotten_again(source, la
     assert set_aside(lake) == []
 
 
-def test_files_that_were_merged_are_replaced_and_removed_too(source, lake, folder):
+def test_files_inside_merged_files_are_replaced_and_deleted_too(source, lake, folder):
     source("csv", **SOURCES["csv"])
     source("csv", below="other", events__csv="u,p,t\n7,7,2026-01-05\n8,8,2026-01-06\n")
     before = rows(lake, "actions", "user_id", "post_id")

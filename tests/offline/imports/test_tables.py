@@ -71,7 +71,7 @@ def test_without_a_request_id_a_click_joins_the_impression_of_the_same_user_and_
     assert (request, 3) not in rows(lake, "impressions", "request_id", "post_id")
 
 
-def test_a_mapped_request_id_is_kept_and_an_empty_one_is_made(csv, bring, lake):
+def test_a_mapped_request_id_is_used_and_an_empty_one_replaced(csv, bring, lake):
     path = csv("u,p,t,k,r,pos\n1,2,2026-01-05,impression,55,3\n1,2,2026-01-05,click,55,\n1,4,2026-01-05,click,,\n")
     bring("csv", path, EVENTS + ",request_id=r,position=pos")
     [(request, position)] = rows(lake, "impressions", "request_id", "position")
@@ -103,13 +103,13 @@ def test_the_same_post_seen_twice_is_two_events(csv, bring, lake):
     assert len(set(rows(lake, "actions", "event_id"))) == 3
 
 
-def test_without_a_type_every_row_is_a_click_and_that_is_said(csv, bring, lake, capsys):
+def test_without_a_type_every_row_is_a_click_and_the_user_is_told(csv, bring, lake, capsys):
     bring("csv", csv("u,p,t\n1,2,2026-01-05\n1,3,2026-01-05\n"), "user_id=u,post_id=p,event_time=t")
     assert rows(lake, "actions", "type") == ["click", "click"]
     assert "every row is a click" in capsys.readouterr().err
 
 
-def test_types_are_renamed_and_unknown_ones_set_aside(csv, bring, lake):
+def test_types_are_renamed_and_unknown_ones_quarantined(csv, bring, lake):
     path = csv(
         HEAD
         + "1,2,2026-01-05,view\n1,2,2026-01-05,purchase\n1,2,2026-01-05,like\n1,2,2026-01-05,poke\n1,2,2026-01-05,\n"
@@ -121,13 +121,13 @@ def test_types_are_renamed_and_unknown_ones_set_aside(csv, bring, lake):
 
 
 @pytest.mark.parametrize("time", ["1767614400", "1767614400000", "1767614400000000", "2026-01-05T13:00:00+01:00"])
-def test_times_come_in_three_units_and_in_iso(csv, bring, lake, time):
+def test_times_are_numbers_in_three_units_or_iso(csv, bring, lake, time):
     bring("csv", csv(HEAD + f"1,2,{time},click\n"), EVENTS)
     assert rows(lake, "actions", "event_time") == [NOON]
     assert "date=2026-01-05" in lake.files("actions")[0]
 
 
-def test_values_and_arrival_are_taken_where_they_are_given(csv, bring, lake):
+def test_values_and_arrival_times_are_imported_if_given(csv, bring, lake):
     path = csv("u,p,t,k,v,a\n1,2,2026-01-05,dwell,2.5,2026-01-06\n1,3,2026-01-05,dwell,,\n")
     bring("csv", path, EVENTS + ",value=v,ingest_time=a")
     found = lake.read("actions").sort_by("post_id")
@@ -158,7 +158,7 @@ def test_the_latest_row_describes_a_post(csv, bring, lake):
     assert ("user", to_int64("ann"), "ann") in rows(lake, "ids", "kind", "id", "name")
 
 
-def test_bad_rows_are_set_aside_with_the_line_they_stand_on(csv, bring, lake):
+def test_bad_rows_are_quarantined_with_their_line(csv, bring, lake):
     text = (
         b"u,p,t,k,v,n\n"
         b'1,2,2026-01-05,dwell,1,"two\n\nlines"\n'
@@ -212,8 +212,8 @@ def test_bad_rows_keep_their_lines_over_many_blocks(csv, bring, lake, monkeypatc
 @pytest.mark.parametrize("block", [64, 1 << 24])
 @pytest.mark.parametrize("closes", ["", '8,9,2026-01-05,click,"closed"\n', '8,9,2026-01-05,click,a "word"\n'])
 @pytest.mark.parametrize("broken", ['1,"2,2026-01-05,click,\n', '1,2,2026-01-05,click,"note\n'])
-def test_a_quote_that_never_closes_costs_its_own_line(csv, bring, lake, monkeypatch, broken, closes, block):
-    """Whether the file ends before another quote or not, in the middle of a line or at its end."""
+def test_a_quote_that_never_closes_costs_only_its_line(csv, bring, lake, monkeypatch, broken, closes, block):
+    """Also if another quote follows, and whether the quote is inside the line or at its end."""
     monkeypatch.setattr(tabular, "CSV_BLOCK_BYTES", block)
     quoted = '6,2,2026-01-05,click,"two\nlines, ""both"" good"\n'
     rest = "".join(f"{number},2,2026-01-05,click,\n" for number in range(10, 40))
@@ -227,7 +227,7 @@ def test_a_quote_that_never_closes_costs_its_own_line(csv, bring, lake, monkeypa
     ]
 
 
-def test_a_record_of_many_lines_ends_somewhere(csv, bring, lake, monkeypatch):
+def test_a_record_of_many_lines_is_limited_in_length(csv, bring, lake, monkeypatch):
     monkeypatch.setattr(tabular, "QUOTED_BYTES", 100)
     text = HEAD + '1,2,2026-01-05,"click\n' + "1,2,2026-01-05,click\n" * 20 + '"\n'
     report = bring("csv", csv(text), EVENTS)
@@ -235,7 +235,7 @@ def test_a_record_of_many_lines_ends_somewhere(csv, bring, lake, monkeypatch):
     assert report.quarantined == {"quote_not_closed": 2}
 
 
-def test_a_line_longer_than_what_is_read_at_once_is_told_and_leaves_nothing(csv, bring, lake, monkeypatch):
+def test_a_line_longer_than_a_block_raises_and_leaves_nothing(csv, bring, lake, monkeypatch):
     monkeypatch.setattr(tabular, "CSV_BLOCK_BYTES", 64)
     path = csv(HEAD + "1,2,2026-01-05,click\n" * 20 + "x" * 500 + "\n")
     with pytest.raises(DataError, match="no record may be longer than 64 bytes"):
@@ -244,7 +244,7 @@ def test_a_line_longer_than_what_is_read_at_once_is_told_and_leaves_nothing(csv,
     assert lake.unfinished() is None
 
 
-def test_what_the_lake_would_refuse_is_set_aside_by_the_import(csv, bring, lake):
+def test_rows_that_the_lake_would_refuse_are_quarantined_by_the_import(csv, bring, lake):
     path = csv(
         "u,p,t,k,v,a\n1,2,1960-01-05,click,,\n1,2,2026-01-05,dwell,-5,\n1,2,2026-01-05,click,,1969-12-31\n"
         "1,3,2026-01-05,impression,-1,\n1,4,1970-01-01,click,0,\n"
@@ -266,14 +266,14 @@ def test_a_post_older_than_1970_keeps_its_description(csv, bring, lake):
     assert not lake.quarantined
 
 
-def test_numbers_that_are_dates_are_told(csv, bring, lake, capsys):
+def test_times_that_look_like_dates_written_as_numbers_cause_a_warning(csv, bring, lake, capsys):
     bring("csv", csv(HEAD + "1,2,20200101,click\n" + "1,2,2026-01-05,click\n" * 3), EVENTS)
     assert "1 of 4 events are of 1970" in " ".join(capsys.readouterr().err.split())
     bring("csv", csv(HEAD + "1,2,2026-01-05,click\n" * 3), EVENTS)
     assert "of 1970" not in capsys.readouterr().err
 
 
-def test_names_lie_at_one_date_whatever_the_times_are(csv, bring, lake):
+def test_names_are_stored_at_one_date_whatever_the_times_are(csv, bring, lake):
     bring("csv", csv(HEAD + "a,b,1970-03-01,click\na,b,2026-01-05,click\n"), EVENTS)
     assert [path.split("/")[-2] for path in lake.files("ids")] == ["date=1970-01-01"]
 
@@ -299,19 +299,19 @@ def test_one_file_imported_as_two_tables_keeps_both(csv, bring, lake):
         ("user_id=u,post_id=p,event_time=t,type=z", None, "events", "no column 'z'; its columns are u, p, t, k"),
     ],
 )
-def test_a_wrong_mapping_is_wrong_usage(csv, bring, lake, columns, types, table, says):
+def test_a_wrong_mapping_raises_a_config_error(csv, bring, lake, columns, types, table, says):
     with pytest.raises(ConfigError, match=says):
         bring("csv", csv(HEAD), columns, types, table)
     assert lake.unfinished() is None
 
 
-def test_a_column_that_comes_twice_is_ambiguous(csv, bring):
+def test_a_column_name_that_occurs_twice_is_refused(csv, bring):
     with pytest.raises(ConfigError, match="twice column 'u'"):
         bring("csv", csv("u,p,t,k,u\n"), EVENTS)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_missing_or_empty_file_is_told(csv, bring, kind, tmp_path):
+def test_a_missing_or_empty_file_raises(csv, bring, kind, tmp_path):
     with pytest.raises(DataError, match="there is no file"):
         bring(kind, tmp_path / "none", EVENTS)
     with pytest.raises(DataError, match=r"is empty|is not a Parquet file"):
@@ -327,7 +327,7 @@ def test_descriptions_of_posts_join_the_events_of_another_file(csv, bring, lake)
     assert set_aside(lake) == [("unknown_media", "posts.csv", 4, "9,other,film,")]
 
 
-def test_users_and_follows_are_tables_of_their_own(csv, bring, lake):
+def test_users_and_follows_can_be_imported_as_tables(csv, bring, lake):
     report = bring("csv", csv("who,c\nalice,SE\n7,\n", "users.csv"), "user_id=who,country=c", table="users")
     assert report.users == 2
     assert dict(rows(lake, "users", "user_id", "country")) == {ALICE: "SE", 7: None}
@@ -340,7 +340,7 @@ def test_users_and_follows_are_tables_of_their_own(csv, bring, lake):
     assert rows(lake, "follows", "user_id", "author_id", "created_at") == [(ALICE, 7, moment("2026-01-05"))]
 
 
-def test_parquet_brings_its_own_types(tmp_path, bring, lake):
+def test_parquet_types_are_used(tmp_path, bring, lake):
     noon = datetime(2026, 1, 5, 12)
     table = pa.table(
         {
@@ -361,7 +361,7 @@ def test_parquet_brings_its_own_types(tmp_path, bring, lake):
     assert '"u": null, "p": 7.0' in text
 
 
-def test_a_gap_in_a_column_of_numbers_is_no_id_and_no_value(tmp_path, bring, lake):
+def test_a_missing_value_in_a_column_of_numbers_is_null(tmp_path, bring, lake):
     nan = float("nan")
     columns = {"u": [7.0, nan, 8.0], "p": [12.0, 13.0, 14.0], "t": [1767614400.0] * 3, "v": [nan, 1.0, 2.0]}
     table = pa.table({name: pa.array(values, pa.float64()) for name, values in columns.items()})
@@ -385,7 +385,7 @@ def test_parquet_in_batches_keeps_its_row_numbers(tmp_path, bring, lake, monkeyp
     assert all(f'"u": {line},' in text for _, _, line, text in set_aside(lake))
 
 
-def test_a_column_of_lists_is_no_field(tmp_path, bring):
+def test_a_column_of_lists_is_refused_as_a_field(tmp_path, bring):
     pq.write_table(pa.table({"u": [[1]], "p": [1], "t": [1], "k": ["click"]}), tmp_path / "events.parquet")
     with pytest.raises(ConfigError, match="one value per row"):
         bring("parquet", tmp_path / "events.parquet", EVENTS)

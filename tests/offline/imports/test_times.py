@@ -1,4 +1,4 @@
-"""Moments as others write them are understood, or said not to be."""
+"""Times of outside logs are parsed, or reported as not parsed."""
 
 from datetime import date, datetime
 
@@ -48,11 +48,11 @@ def test_numbers_count_seconds_milliseconds_or_microseconds_by_their_size():
     ["", "yesterday", "2019-02-30", "2019-13-01", "2019-00-10", "2019-11-11T24:00:00", "2019-11-11T09:60:00",
      "2019-11-11T09:05:58+02:75", "11/11/2019", "2019-11-11T09:05:58 home", "nan", "12:30", "99999999999999999999"],
 )  # fmt: skip
-def test_what_is_no_moment_is_not_understood(text):
+def test_text_that_is_not_a_time_is_not_parsed(text):
     assert parsed(text) == [None]
 
 
-def test_types_of_arrow_keep_their_meaning():
+def test_arrow_times_and_dates_are_converted():
     noon = datetime(2019, 11, 11, 12)
     for unit in ("s", "ms", "us", "ns"):
         assert parsed(noon, kind=pa.timestamp(unit)) == [1573473600 * 1_000_000]
@@ -66,12 +66,12 @@ def test_types_of_arrow_keep_their_meaning():
     [("11/11/2019 9:05:58 AM", 9), ("11/11/2019 9:05:58 PM", 21), ("11/11/2019 12:05:58 AM", 0),
      ("11/11/2019 12:05:58 PM", 12)],
 )  # fmt: skip
-def test_the_clock_of_mind_has_twelve_hours(text, hour):
+def test_mind_times_use_a_twelve_hour_clock(text, hour):
     times, known = parse_mind_times(pa.array([text]))
     assert known.all()
     assert times[0] == NINE + (hour - 9) * 3600 * 1_000_000
 
 
 @pytest.mark.parametrize("text", ["11/11/2019 13:05:58 PM", "11/11/2019 0:05:58 AM", "2/30/2019 9:05:58 AM", "", "x"])
-def test_the_clock_of_mind_refuses_what_it_cannot_show(text):
+def test_impossible_mind_times_are_not_parsed(text):
     assert not parse_mind_times(pa.array([text]))[1].any()
