@@ -1,13 +1,13 @@
-"""What a request reads about its user and its candidates, in one round trip each, and what it writes when answered.
+"""The online store: what a request reads about its user and its candidates, and what its answer writes.
 
-Takes outside user ids and dense post rows, gives dense rows and counters decayed to `now`. `RedisStore` reads Redis,
-`SnapshotStore` gives the same numbers from memory. Neither knows features: counters become columns in
-`features.assemble`.
+Takes outside user ids and dense post rows, gives dense rows and counters decayed to `now`. `RedisStore` reads Redis, in
+one round trip for the user and one for the candidates; `SnapshotStore` gives the same numbers from memory. Neither
+knows features: `features.assemble` makes columns of the counters.
 
-Every read fetches the pointer to the current generation in the same atomic command as the rows, so a batch load is
-noticed by the very next read, and no read mixes two generations. No damage reads as a small number: rows are checked
-before they are computed with (`rows`), and a key without an answer is only taken for unknown when Redis says that it
-does not exist, because MGET answers the same for a key of another type.
+Every read fetches the pointer to the current generation in the same atomic command as the rows. So the next read
+notices a batch load, and no read mixes two generations. Damage never reads as a small number: rows are validated before
+use, and a key without an answer counts as absent only when Redis confirms that it does not exist, because MGET gives
+the same answer for a key of another type.
 """
 
 from __future__ import annotations
@@ -41,15 +41,16 @@ from recsys.types import Doubles, Ids, Rows
 
 __all__ = ["CountsRead", "OnlineStore", "RedisStore", "SnapshotStore", "UserRead"]
 
-_NOTHING: Rows = np.empty(0, np.int32)
+_NO_POSTS: Rows = np.empty(0, np.int32)
 _ATTEMPTS = 5
+"""Reads before an error, when a batch load replaces the rows again and again."""
 _MEMBER_BYTES = 8
-"""Of a post in a sorted set (`trending.to_members`)."""
+"""Bytes of a post in a sorted set (`trending.to_members`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserRead:
-    """What is known about a user before candidates are; posts the catalogue does not know are dropped."""
+    """What a request reads about its user first. Posts outside the catalogue are dropped."""
 
     history: Rows
     """Clicked posts, newest first, at most `history_size`."""
@@ -62,7 +63,7 @@ class UserRead:
     erased_at: int | None
     """When this user was last erased, microseconds; None when never."""
     row: UserColumns | None = None
-    """The user's counters as read together with `history`; `read_counts` takes them from here. None in memory."""
+    """The user's row, read together with `history`, for `read_counts`. None from `SnapshotStore`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +77,22 @@ class CountsRead:
 
 
 class OnlineStore(Protocol):
-    """Any user id may be asked for, also one the catalogue does not know; post rows are >= 0."""
+    """What a request reads. User ids may be outside the catalogue; post rows are >= 0."""
 
     @property
     def catalogue(self) -> Catalogue:
-        """What its rows mean."""
+        """Gives dense rows their meaning."""
         ...
 
     def read_user(self, user_id: int, language: int, now: int) -> UserRead: ...
 
     def read_counts(self, user_id: int, post_row: Rows, now: int, row: UserColumns | None = None) -> CountsRead:
-        """`row`: the user's row where `read_user` has read it; None reads it here."""
+        """`row`: the user's row from `read_user`; None reads it here."""
         ...
 
 
 class _Found(NamedTuple):
-    """Rows of one entity, as `rows.unpack` takes them."""
+    """Rows of one entity, as `unpack` takes them."""
 
     names: Names
     values: Sequence[bytes | None]
@@ -109,7 +110,7 @@ class RedisStore:
         self._topic_key = keys.topic_keys(catalogue)
 
     def read_user(self, user_id: int, language: int, now: int) -> UserRead:
-        """Raises: DependencyError when Redis does not answer, DataError when nothing is loaded or a row is not ours."""
+        """Raises: DependencyError when Redis does not answer, DataError when nothing is loaded or a row is invalid."""
         name = self.catalogue.languages[language] if language >= 0 else None
         sent = keys.returned(user_id)
         generation = self._generation or current(self.client)
@@ -141,16 +142,19 @@ class RedisStore:
 
     def read_counts(self, user_id: int, post_row: Rows, now: int, row: UserColumns | None = None) -> CountsRead:
         """Raises: as `read_user`."""
+        # 1. Distinct authors and topics of the C candidates, and each candidate's place among them, (C,).
         catalogue = self.catalogue
         author, of_author = _distinct(catalogue.author[post_row])
         topic, of_topic = _distinct(catalogue.likely_topic[post_row] + 1)
         author_id, topic_key = np.asarray(catalogue.author_id[author]), self._topic_key[topic]
         post_id = np.asarray(catalogue.post_id[post_row])
+        # 2. Read all rows in one round trip.
         wanted = [(TOPIC, topic_key), (AUTHOR, author_id), (POST, post_id)]
         if row is None:
             wanted.append((USER, np.array([user_id])))
         (topics, authors, posts, *users), watermark = self._rows(wanted)
         user = unpack_users(*users[0]) if row is None else row
+        # 3. Counters of each candidate, decayed to `now`, (C, A, H); the user's own (1, A, H).
         of_post, of_user = np.arange(len(post_id)), np.zeros(1, np.int32)
         counts = {
             TOPIC.name: _counts(unpack(TOPIC, *topics), TOPIC, np.arange(len(topic_key)), of_topic, now),
@@ -158,6 +162,7 @@ class RedisStore:
             POST.name: decay.read(unpack(POST, *posts), POST, of_post, now),
             USER.name: decay.read(user.states, USER, of_user, now),
         }
+        # 4. The user's entries for the topic and the author of each candidate, found by key, (C, A, H).
         for entity, entries, key, of_key in (
             (USER_TOPIC, user.topics, topic_key, of_topic),
             (USER_AUTHOR, user.authors, author_id, of_author),
@@ -166,7 +171,7 @@ class RedisStore:
         return CountsRead(counts, watermark)
 
     def record_returned(self, record: Returned) -> None:
-        """Remember what this user was sent and put the record on the stream, all or nothing, in one round trip.
+        """Store what this user was sent and append the record to the stream, in one transaction and one round trip.
 
         Raises: DependencyError when Redis does not answer.
         """
@@ -184,7 +189,7 @@ class RedisStore:
         send_together(self.client, commands)
 
     def _rows(self, wanted: Sequence[tuple[Entity, Ids]]) -> tuple[list[_Found], str]:
-        """Rows of one moment, and the stream id they reflect; again when the generation or a key changed meanwhile."""
+        """Rows read at one moment, and the stream id they reflect. Reads again when the generation or a key changed."""
         generation = self._generation or current(self.client)
         for _ in range(_ATTEMPTS):
             packed = [generation.packed_rows(entity.name, ids) for entity, ids in wanted]
@@ -206,13 +211,14 @@ class RedisStore:
     ) -> bool:
         """Whether the keys that got no answer do not exist; False when one was written after the answer.
 
-        A second round trip over these keys alone: asking for all of them in the first would make every read slower.
-        Raises: DataError when one exists and is of another type.
+        Takes a second round trip, over these keys only: checking all keys in the first would slow down every read.
+        Raises: DataError when one exists and has another type.
         """
         absent = [place for place, value in enumerate(values) if value is None]
         if not absent:
             return True
         missing: list[tuple[str, Ids]] = []
+        # Ids of the absent keys, by entity.
         place, start = np.array(absent), 0
         for entity, ids in wanted:
             here = place[(place >= start) & (place < start + len(ids))]
@@ -240,7 +246,7 @@ class RedisStore:
 
 
 class SnapshotStore:
-    """The same answers from a `Snapshot` in memory, as right after it was loaded."""
+    """Answers from a `Snapshot` in memory: the same as Redis gives right after loading it."""
 
     def __init__(
         self,
@@ -254,7 +260,7 @@ class SnapshotStore:
         self.snapshot = snapshot
         self.config = config
         self._returned = returned or {}
-        # Any origin gives the same order.
+        # The order does not depend on the origin.
         origin = int(snapshot.click_time.max(initial=0))
         ranked = trending.rank(catalogue, snapshot.click_post, snapshot.click_time, origin, config.trending_size)
         self._trending = {language: post_row for language, (post_row, _) in ranked.items()}
@@ -264,9 +270,9 @@ class SnapshotStore:
         start, stop = np.searchsorted(self.snapshot.click_user, [user_row, user_row + 1])
         clicked = self.snapshot.click_post[start:stop][: self.config.history_size]
         return UserRead(
-            history=clicked if user_row >= 0 else _NOTHING,
-            returned=self._returned.get(user_id, _NOTHING),
-            trending=self._trending.get(language, _NOTHING),
+            history=clicked if user_row >= 0 else _NO_POSTS,
+            returned=self._returned.get(user_id, _NO_POSTS),
+            trending=self._trending.get(language, _NO_POSTS),
             watermark="",
             erased_at=None,
         )
@@ -282,14 +288,14 @@ class SnapshotStore:
 
 
 def _distinct(rows: Rows) -> tuple[Rows, Rows]:
-    """The different rows >= 0, and each row's place among them, -1 for row -1."""
+    """The distinct rows >= 0, and each row's place among them, -1 for row -1."""
     distinct, place = np.unique(rows, return_inverse=True)
     unknown = int(len(distinct) > 0 and distinct[0] < 0)
     return distinct[unknown:], (place - unknown).astype(np.int32)
 
 
 def _counts(states: States, entity: Entity, rows: Rows | Ids, place: Rows, now: int) -> Doubles:
-    """Counts of `rows`, each decayed once and then repeated: `place` is into `rows`, -1 for zeros."""
+    """Counts of `rows`, each decayed once, then repeated by `place` (into `rows`, -1 for zeros): (C, A, H)."""
     return np.asarray(decay.read(states, entity, np.append(rows, -1), now)[place])
 
 
@@ -301,7 +307,7 @@ def _post_ids(key: bytes, members: Sequence[bytes]) -> Ids:
 
 
 def _watermark(generation: keys.Generation, applied: bytes | None) -> str:
-    """Empty for a load that no record was applied to."""
+    """The applied stream id; empty when a load had no records to apply."""
     found = parse_stream_id(generation.applied, applied)
     return "" if found == "0-0" else found
 

@@ -98,7 +98,7 @@ def random_log(catalogue: Catalogue) -> Callable[[int, int], list[Event]]:
 
 @pytest.fixture(scope="session")
 def snapshot_of(catalogue: Catalogue) -> Callable[[Sequence[Event]], Snapshot]:
-    """What the batch build makes of these events."""
+    """The snapshot that the batch build makes of these events."""
 
     def build(events: Sequence[Event]) -> Snapshot:
         events = sorted(events, key=lambda event: (event.ingest_time, event.event_id))

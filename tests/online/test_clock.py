@@ -1,4 +1,4 @@
-"""The clock: wall time, or a world's time that everybody agrees on."""
+"""The clock: wall time, or the time of the logs that all processes agree on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from recsys.types import SECOND
 from .conftest import START
 
 
-def test_without_a_world_it_is_wall_time() -> None:
+def test_without_logs_the_clock_is_wall_time() -> None:
     before = time.time_ns() // 1000
     assert before <= Clock().now() <= time.time_ns() // 1000
 
 
-def test_a_world_starts_at_the_end_of_its_logs_and_goes_on_after_a_restart(
+def test_the_clock_starts_at_the_end_of_the_logs_and_continues_after_a_restart(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall = [1_000 * SECOND]
@@ -32,7 +32,7 @@ def test_a_world_starts_at_the_end_of_its_logs_and_goes_on_after_a_restart(
     assert Clock(None, START).now() == START
 
 
-def test_logs_that_end_later_move_it_ahead_and_logs_that_end_earlier_do_not_turn_it_back(
+def test_later_logs_move_the_clock_ahead_and_earlier_logs_do_not_turn_it_back(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall = [1_000 * SECOND]
@@ -45,7 +45,7 @@ def test_logs_that_end_later_move_it_ahead_and_logs_that_end_earlier_do_not_turn
     assert Clock(client, START).now() == START + 3601 * SECOND + 1
 
 
-def test_it_never_runs_backwards_when_the_wall_clock_is_set_back(
+def test_the_clock_never_runs_backwards_when_the_wall_clock_is_set_back(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall = [1_000 * SECOND]

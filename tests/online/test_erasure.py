@@ -1,4 +1,4 @@
-"""An erased person is gone from Redis at once, does not come back with old records, may come back as somebody new."""
+"""Erasure: a person leaves Redis at once, does not come back with old records, may come back as a new person."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def erase_online(client, stream, user=GONE, now=ERASED_AT):
     return remove_rows(client, user), remove_returned(client, user, until), remove_records(stream, user, until)[0]
 
 
-def test_a_tombstone_says_who_and_until_when_and_its_version_grows(client):
+def test_a_tombstone_stores_user_and_moment_and_raises_the_version(client):
     assert read_erased(client).version == 0
     assert len(read_erased(client).user_id) == 0
     for user, now in ((9, 50), (-7, 40), (9, 70)):
@@ -142,7 +142,7 @@ def test_rows_of_every_generation_and_what_was_sent_go_at_once_others_stay(loade
     assert loaded.zcard(keys.returned(OTHER)) == 3
 
 
-def test_who_cannot_know_which_generations_there_are_says_so_before_anything_is_removed(loaded, stream, sink):
+def test_an_invalid_newest_number_is_an_error_before_anything_is_removed(loaded, stream, sink):
     append(stream, [event(1, GONE, START)])
     applied_all(sink)
     loaded.set(keys.NEWEST, "the last")
@@ -166,7 +166,7 @@ def test_records_go_from_the_stream_and_others_keep_their_ids(client, stream, mo
     assert remove_records(stream, GONE, ERASED_AT, before[-1].id)[0] == 2
 
 
-def test_dead_letters_go_also_where_only_their_user_can_be_read(client):
+def test_dead_letters_of_which_only_the_user_can_be_read_are_removed_too(client):
     torn = encode_returned(sent(1, GONE, START))[:-5]
     letters = [(EVENT, encode_event(event(1, GONE, START))), (EVENT, encode_event(event(1, GONE, START))[:30]),
                (RETURNED, torn), (EVENT, encode_event(event(1, OTHER, START))), (RETURNED, b"\xff"), (b"?", b"x"),
@@ -276,7 +276,7 @@ def test_erased_with_events_unapplied_neither_store_has_them_and_others_lose_not
         assert not changed, f"{table}: rows of others"
 
 
-def test_a_batch_of_the_lake_that_was_begun_is_finished_without_the_person(loaded, stream, lake, monkeypatch):
+def test_an_interrupted_batch_of_the_lake_is_finished_without_the_person(loaded, stream, lake, monkeypatch):
     records = [event(1, OTHER, START), event(2, OTHER, START, "impression"), event(3, GONE, START)]
     append(stream, records)
     write = lake.write
@@ -298,7 +298,7 @@ def test_a_batch_of_the_lake_that_was_begun_is_finished_without_the_person(loade
     assert read_position(lake).writing is None
 
 
-def test_an_absent_redis_is_one_sentence(config):
+def test_an_absent_redis_gives_one_clear_error(config):
     absent = redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0))
     for work in (
         lambda: mark_erased(absent, 1, 2),

@@ -1,4 +1,4 @@
-"""Loading beside a stream that goes on: counters never go back, nothing is lost, nobody who was erased comes back."""
+"""Loading beside a running stream: counters never go back, nothing is lost, erased people stay erased."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Setup:
         self.store = RedisStore(client, catalogue, self.config)
 
     def load(self, n: int, now: int = NOW, erased: Erased | None = None, **options: object) -> None:
-        """From a snapshot of the first n events."""
+        """Load a snapshot of the first n events."""
         watermark = self.ids[n - 1] if n else ""
         snapshot = self.snapshot_of(self.events[:n])
         reach = SnapshotReach(watermark, now, erased)
@@ -89,7 +89,7 @@ def test_a_load_ends_with_everything_that_is_on_the_stream(setup: Setup, n: int)
     assert setup.store.read_counts(1, np.array([0], np.int32), NOW).watermark == setup.ids[-1]
 
 
-def test_what_was_returned_counts_in_the_replay_where_it_is_the_exposure(
+def test_the_replay_counts_returned_posts_when_impressions_are_implied(
     setup: Setup, returned_record: Callable[..., Returned]
 ) -> None:
     setup.stream.append_returned(returned_record(1, 77, [100, 107]))
@@ -99,7 +99,7 @@ def test_what_was_returned_counts_in_the_replay_where_it_is_the_exposure(
     assert setup.user(77) is None
 
 
-def test_a_reader_never_sees_a_counter_go_back_while_stores_are_loaded_and_the_stream_goes_on(setup: Setup) -> None:
+def test_counters_never_go_back_during_loads(setup: Setup) -> None:
     setup.load(100)
     user_id, posts = int(setup.events[0].user_id), np.array([0], np.int32)
     stop, faults, seen = threading.Event(), [], []
@@ -136,10 +136,8 @@ def test_a_reader_never_sees_a_counter_go_back_while_stores_are_loaded_and_the_s
     assert seen[-1] > seen[0]
 
 
-def test_an_answer_that_gets_lost_in_the_replay_does_not_cost_the_load(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of the third write: it is carried out, and the connection breaks before its answer."""
+def test_a_load_survives_a_lost_answer_in_its_replay(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third write is carried out, and the connection breaks before its answer."""
     wait, asked = transaction.PendingWrite.wait, []
 
     def losing(self: transaction.PendingWrite) -> bool:
@@ -173,7 +171,7 @@ def test_the_switch_waits_for_a_consumer_that_was_faster(setup: Setup, monkeypat
     setup.assert_counts(setup.events + after)
 
 
-def test_a_load_goes_on_where_records_that_the_old_rows_hold_were_deleted(setup: Setup) -> None:
+def test_a_load_succeeds_when_records_of_the_old_rows_were_deleted(setup: Setup) -> None:
     setup.load(0)
     setup.client.xdel(keys.STREAM, *setup.ids[480:])
     setup.load(300)
@@ -188,13 +186,13 @@ def test_nothing_that_a_load_still_needs_is_trimmed_while_it_works(setup: Setup)
     assert retention.trim(setup.client, setup.ids[-1]) > 0
 
 
-def test_a_load_that_cannot_be_given_a_number_names_the_key(setup: Setup) -> None:
+def test_a_load_names_the_key_when_the_newest_number_is_invalid(setup: Setup) -> None:
     setup.client.set(keys.NEWEST, "the last")
     with pytest.raises(DataError, match="online key recsys:newest must hold a whole number, found 'the last'; "):
         setup.load(200)
 
 
-def test_a_load_whose_records_went_all_the_same_is_refused_and_changes_nothing(setup: Setup) -> None:
+def test_a_load_that_lost_its_hold_is_refused_and_changes_nothing(setup: Setup) -> None:
     setup.load(500)
 
     def lose(done: int, total: int) -> None:
@@ -217,7 +215,7 @@ def test_rows_idle_for_forty_half_lives_are_left_out(setup: Setup, days: int, pr
     assert setup.user(5) is not None
 
 
-def test_a_switch_that_is_sent_twice_has_switched(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_switch_may_be_sent_twice(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     send, sent = load.send, []
 
     def twice(client: redis.Redis, *command: object) -> object:
@@ -235,7 +233,7 @@ def test_a_switch_that_is_sent_twice_has_switched(setup: Setup, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("key", [keys.CURRENT, keys.Generation(1).applied])
-def test_a_load_repairs_a_pointer_or_position_that_cannot_be(setup: Setup, key: bytes) -> None:
+def test_a_load_repairs_an_invalid_pointer_or_position(setup: Setup, key: bytes) -> None:
     setup.load(100)
     setup.client.set(key, "the first")
     setup.load(200)
@@ -269,7 +267,7 @@ def test_a_user_erased_after_the_replay_is_not_in_the_new_rows(setup: Setup, mon
     assert setup.user(4) is not None
 
 
-def test_who_came_back_after_an_erasure_that_the_snapshot_respects_keeps_what_is_new(setup: Setup) -> None:
+def test_a_person_who_came_back_keeps_new_events_when_the_snapshot_respects_the_erasure(setup: Setup) -> None:
     mark_erased(setup.client, 5, START - DAY)
     setup.load(200, erased=read_erased(setup.client))
     setup.assert_counts(setup.events)

@@ -59,9 +59,7 @@ def test_each_user_gets_back_the_newest_of_what_they_were_sent_once(
     assert client.zcard(keys.returned(5)) == config.returned_size
 
 
-def test_of_erased_people_only_what_they_were_sent_since_is_remembered(
-    client: redis.Redis, config: OnlineConfig
-) -> None:
+def test_erased_people_keep_only_posts_sent_after_the_erasure(client: redis.Redis, config: OnlineConfig) -> None:
     mark_erased(client, 5, START + 1)
     rows = pa.table(
         {
@@ -84,13 +82,13 @@ def test_a_post_that_was_sent_twice_has_its_later_time_and_takes_one_place(
     assert remembered(client, 5) == {post: START + 10 * post + 1 for post in range(1, size + 1)}
 
 
-def test_a_load_does_not_set_back_what_the_server_wrote_since(client: redis.Redis, config: OnlineConfig) -> None:
+def test_a_load_keeps_later_times_written_by_the_server(client: redis.Redis, config: OnlineConfig) -> None:
     load_returned(client, sent([(5, 100, START + 7)]), config)
     load_returned(client, sent([(5, 100, START), (5, 107, START + 1)]), config)
     assert remembered(client, 5) == {100: START + 7, 107: START + 1}
 
 
-def test_no_transaction_holds_redis_up_for_more_than_its_share(
+def test_no_transaction_exceeds_the_limit_of_members(
     client: redis.Redis, config: OnlineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config.model_copy(update={"returned_size": 400})

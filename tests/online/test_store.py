@@ -67,7 +67,7 @@ def test_redis_and_memory_give_the_same_numbers_after_a_load(
     assert {name: bool(value.any()) for name, value in counts.counts.items()} == dict.fromkeys(counts.counts, True)
 
 
-def test_the_fast_reading_gives_bit_for_bit_what_plain_commands_and_whole_rows_give(
+def test_packed_reads_equal_plain_commands_bit_for_bit(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
     load_snapshot(client, catalogue, snapshot_of(random_log(3, 2000)), config, SnapshotReach("", NOW))
@@ -230,7 +230,7 @@ def test_a_load_whose_watermark_was_trimmed_away_is_refused(
         load_snapshot(client, catalogue, snapshot, config, SnapshotReach("", NOW))
 
 
-def test_what_was_returned_is_remembered_newest_first_bounded_and_on_the_stream(
+def test_returned_posts_are_stored_newest_first_bounded_and_on_the_stream(
     client: redis.Redis,
     catalogue: Catalogue,
     config: OnlineConfig,
@@ -259,7 +259,7 @@ def test_a_store_without_its_server_says_so(catalogue: Catalogue, config: Online
         RedisStore(away, catalogue, config).read_user(1, 0, NOW)
 
 
-def test_clear_leaves_nothing_of_ours_and_everything_else(
+def test_clear_removes_every_key_of_the_project_and_no_other(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
     load_snapshot(client, catalogue, snapshot_of(random_log(0, 100)), config, SnapshotReach("", NOW))

@@ -51,7 +51,7 @@ def posts(catalogue: Catalogue) -> Rows:
 
 
 def key_of(entity: str, catalogue: Catalogue) -> bytes:
-    """Of a row that every read of `posts` for `USER_ID` needs."""
+    """Key of a row that every read of `posts` for `USER_ID` needs."""
     row = catalogue.post_rows([POST_ID])
     number = {
         "post": np.array([POST_ID]),
@@ -72,7 +72,7 @@ def damage(client: redis.Redis, key: bytes, word: int, value: float | int) -> No
 
 
 @pytest.mark.parametrize("entity", ["post", "author", "topic", "user"])
-def test_a_row_of_another_type_is_not_taken_for_unknown(
+def test_a_row_of_the_wrong_type_does_not_read_as_absent(
     client: redis.Redis, catalogue: Catalogue, store: RedisStore, posts: Rows, entity: str
 ) -> None:
     key = key_of(entity, catalogue)
@@ -98,7 +98,7 @@ def test_a_row_of_another_type_is_not_taken_for_unknown(
         (GENERATION.applied, "string"),
     ],
 )
-def test_anything_else_of_another_type_is_refused_too(
+def test_any_other_key_of_the_wrong_type_is_refused(
     client: redis.Redis, store: RedisStore, posts: Rows, key: bytes, expected: str
 ) -> None:
     store.read_user(USER_ID, -1, NOW)
@@ -120,7 +120,7 @@ def test_anything_else_of_another_type_is_refused_too(
         (GENERATION.applied, None, "must hold a stream id, found nothing"),
     ],
 )
-def test_a_pointer_that_cannot_be_is_refused(
+def test_an_invalid_pointer_is_refused(
     client: redis.Redis, store: RedisStore, posts: Rows, key: bytes, value: str | None, rule: str
 ) -> None:
     store.read_user(USER_ID, -1, NOW)
@@ -133,13 +133,13 @@ def test_a_pointer_that_cannot_be_is_refused(
             read()
 
 
-def test_a_member_that_is_no_post_is_refused(client: redis.Redis, store: RedisStore) -> None:
+def test_a_set_member_of_the_wrong_length_is_refused(client: redis.Redis, store: RedisStore) -> None:
     client.zadd(keys.returned(USER_ID), {"107": 1.0})
     with pytest.raises(DataError, match=r"recsys:returned:1 must hold members of 8 bytes, found '107'"):
         store.read_user(USER_ID, -1, NOW)
 
 
-def test_a_row_written_between_the_answer_and_the_question_is_read(
+def test_a_row_written_after_the_mget_and_before_the_check_is_read(
     client: redis.Redis, catalogue: Catalogue, store: RedisStore, posts: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = store.read_counts(USER_ID, posts, NOW)
@@ -227,7 +227,7 @@ TOPIC_WIDTH = 2 + int(np.prod(USER_TOPIC.shape))
         (-1, LATEST, "must list clicks newest first"),
     ],
 )
-def test_a_user_whose_parts_do_not_fit_is_refused(
+def test_a_user_row_whose_entry_counts_do_not_fit_is_refused(
     client: redis.Redis,
     catalogue: Catalogue,
     store: RedisStore,
@@ -256,7 +256,7 @@ def test_a_number_of_entries_that_overflows_to_the_right_length_is_refused(
         store.read_counts(USER_ID, posts, NOW)
 
 
-def test_a_server_that_hangs_is_given_up_in_time_and_read_again_when_it_goes_on(
+def test_a_hanging_server_times_out_and_is_read_again_when_it_answers(
     tmp_path: Path, catalogue: Catalogue, config: OnlineConfig, snapshot: Snapshot, posts: Rows
 ) -> None:
     config = config.model_copy(update={"timeout_s": 1.0})

@@ -141,7 +141,7 @@ def stop(socket_path: Path) -> None:
         except redis.TimeoutError:
             log.warning("the redis-server at %s did not stop within %.0f s", socket_path, STOP_TIMEOUT_S)
         except redis.ConnectionError:
-            # The end of the connection is the end of the process; the socket file goes with it.
+            # The connection ends when the process ends.
             socket_path.unlink(missing_ok=True)
         except redis.RedisError as error:
             log.warning("the redis-server at %s refused to stop: %s", socket_path, error)

@@ -123,8 +123,7 @@ class OnlineSink:
         """Where the last step ended; the next read checks whether that still holds."""
 
     def step(self, block_ms: int = 0) -> int:
-        """Apply what is waiting: one batch, or up to `_MAX_BATCHES` when the first is full. Waits up to `block_ms` when
-        nothing is.
+        """Apply one batch, or up to `_MAX_BATCHES` when the first is full; waits up to `block_ms` for a record.
 
         Returns: records dealt with; 0 when there was none or a race was lost.
         Raises: DataError when no generation was loaded or a stored value is invalid; DependencyError or

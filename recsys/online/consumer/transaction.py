@@ -122,7 +122,7 @@ place, and the same records would be counted again, without end. The second writ
 more:
 
 - A row that was found is overwritten; it is a string, because every command that made it sets one. A new row is set
-  where no key is. Row lengths need no check: whoever changes a row moves the position. Existence does: a row may have
+  where no key is. Row lengths need no check: every change of a row moves the position. Existence does: a row may have
   expired, and patches of nothing would make a wrong row. Found and new rows are counted apart, because one missing and
   one extra would cancel out.
 - Trending sets are sorted sets, and gains are finite and not negative, so no score becomes NaN.

@@ -226,7 +226,7 @@ def merge_into_patches(old, own, topics, authors, clicks, constants, out):  # ty
         out.begin[u] = first
         # A row that became shorter is written again, whole: SETRANGE overwrites and extends, but cuts nothing off.
         for whole in range(old.size[u] == 0, 2):
-            # 1. Begin the row anew.
+            # 1. Reset the cursor to the beginning of the row.
             cursor[_NEXT], cursor[_PATCH], cursor[_LENGTH], cursor[_N_PATCHES] = first, -1, 0, 0
             cursor[_WHOLE], cursor[_LAST_PATCH], cursor[_LAST_END] = whole, -1, 0
             # 2. Header: fingerprint, t, v (A*H); three counts follow from the merges below.

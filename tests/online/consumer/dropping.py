@@ -1,4 +1,4 @@
-"""A way to Redis that loses answers: commands arrive and are carried out, and now and then nobody hears of it.
+"""A proxy to Redis that loses answers: commands are carried out, but some answers never arrive.
 
 Takes the path of a server's socket and a path of its own, gives an `online.url`. What a client sees is a connection
 that breaks while it waits, as when a network fails or a server dies between doing and telling. Answers to commands of

@@ -1,4 +1,4 @@
-"""What counts among the records of the stream, and for which rows."""
+"""Which events of the stream count, and for which rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_an_event_counts_from_the_earlier_of_its_two_times(catalogue: Catalogue)
     assert list(columns(catalogue, [event, ahead]).time) == [START - 5, START]
 
 
-def test_exposures_come_from_impressions_or_from_what_was_returned_never_both(
+def test_exposures_come_from_impressions_or_from_returned_posts_never_both(
     catalogue: Catalogue, returned_record: Callable[..., Returned]
 ) -> None:
     shown = Event("impression", 1, 1, 1, 100, START, START)
@@ -42,7 +42,7 @@ def test_exposures_come_from_impressions_or_from_what_was_returned_never_both(
     assert list(implied.time) == [START, START + 3, START + 3]
 
 
-def test_a_post_nobody_knows_counts_under_no_author_and_the_missing_topic(catalogue: Catalogue) -> None:
+def test_an_unknown_post_counts_for_no_author_and_the_missing_topic(catalogue: Catalogue) -> None:
     unknown = columns(catalogue, [Event("click", 1, 1, 1, 10**9, START, START)])
     assert (list(unknown.has_author), list(unknown.topic_key), list(unknown.post_row)) == ([False], [0], [-1])
     posts, authors, topics, users = group_by_row(unknown)

@@ -1,4 +1,4 @@
-"""Batch and stream give the same state: any events, in any order of delivery, repeated, split between them anywhere."""
+"""Batch and stream give the same state, for any events, order of delivery, repeats and split between them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_any_delivery_split_anywhere_gives_the_state_of_the_batch(
     before_load: int,
     in_batch: int,
 ) -> None:
-    """Some are delivered before the load; of these some are in the lake it is made from and it replays the others."""
+    """Some events come before the load: part of them is in its lake, the load replays the rest."""
     events, order = delivery
     client = server.client
     client.flushall()

@@ -1,5 +1,5 @@
-"""What survives when processes are killed: consumers at any moment, Redis in the middle of it, appends under way. And
-what survives when answers of Redis get lost, so that nobody knows what was done."""
+"""Nothing is lost or counted twice when consumers, Redis and appending clients are killed, or when answers of Redis get
+lost."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ class Producers:
     def __init__(self, stream: RedisStream) -> None:
         self.stream = stream
         self.appended = 0
-        """Batches that Redis answered for."""
+        """Batches that Redis confirmed."""
         self.failed = 0
-        """Appends that were given up and sent again."""
+        """Appends that failed and were sent again."""
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
 
@@ -134,7 +134,7 @@ def wait_until(done: Callable[[], bool], what: str) -> None:
 
 
 def answers(done: Callable[[], bool]) -> bool:
-    """Whether it is done; no while Redis is away."""
+    """Whether it is done; False while Redis is away."""
     try:
         return done()
     except (DependencyError, OSError):
@@ -142,7 +142,7 @@ def answers(done: Callable[[], bool]) -> bool:
 
 
 def publish(data_dir: Path, catalogue: Catalogue) -> None:
-    """A release of nothing but this catalogue, in use."""
+    """Put a release with only this catalogue into use."""
     with release.staging(data_dir / "releases") as folder:
         catalogue.save(folder / "catalogue")
         made = release.publish(folder, config={}, metrics={}, logs_end=START)
@@ -153,7 +153,7 @@ def assert_both_stores_hold(
     client: redis.Redis, lake: Lake, catalogue: Catalogue, config: OnlineConfig, events: list[Event],
     expected: Snapshot,
 ) -> None:  # fmt: skip
-    """Each event once, and every count as the batch makes it."""
+    """Each event is stored once, and every count equals the batch build's."""
     counted, _ = read_events(lake, catalogue, OfflineConfig())
     assert len(counted) == len(events)
     assert len(lake.read("impressions", ["event_id"])) + len(lake.read("actions", ["event_id"])) == len(events)
@@ -217,7 +217,7 @@ def test_killed_consumers_and_a_killed_redis_lose_nothing_and_count_nothing_twic
         assert_both_stores_hold(connection.client, lake, catalogue, config, events, snapshot_of(events))
 
 
-def test_answers_that_get_lost_lose_nothing_and_count_nothing_twice(
+def test_lost_answers_lose_nothing_and_count_nothing_twice(
     tmp_path: Path, catalogue: Catalogue, snapshot_of: Callable[..., Snapshot]
 ) -> None:
     seed = int.from_bytes(os.urandom(4))

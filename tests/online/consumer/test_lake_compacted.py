@@ -1,4 +1,4 @@
-"""Files of the stream may be merged at any moment: what a killed writer repeats takes the place of what it wrote."""
+"""Stream files may be merged at any moment: a batch that a killed writer repeats replaces its first files."""
 
 from __future__ import annotations
 

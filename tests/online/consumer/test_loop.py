@@ -1,4 +1,4 @@
-"""The consumer: both stores follow the stream, each record once in effect, whatever is killed when."""
+"""The consumer: both stores follow the stream, each record once in effect, whenever a process is killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SnapshotOf = Callable[[Sequence[Event]], Snapshot]
 
 
 class Setup:
-    """An online store that was loaded with the first events and has the others on its stream."""
+    """An online store loaded with the first events; the others are on its stream."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Do something before the next write, after the reads that it rests on."""
+    """Act once between the reads and the write of the next batch."""
     write, done = transaction.write, []
 
     def slow(*arguments: object) -> transaction.PendingWrite:
@@ -199,7 +199,7 @@ def test_a_client_that_sends_its_write_twice_has_it_applied_once(setup: Setup, m
     setup.assert_counts(setup.events)
 
 
-def test_poison_goes_to_the_dead_letters_once_and_stops_nothing(setup: Setup) -> None:
+def test_an_unreadable_record_becomes_one_dead_letter_and_stops_nothing(setup: Setup) -> None:
     setup.stream.append(setup.events[200:210])
     setup.client.xadd(keys.STREAM, {"e": b"poison"})
     setup.client.xadd(keys.STREAM, {"two": b"fields", "at": b"once"})
@@ -234,7 +234,7 @@ def test_an_event_that_makes_applying_fail_is_set_aside_alone_with_its_reason(
     assert read_lag(setup.client, setup.stream).dead_letters == 1
 
 
-def test_a_fault_of_the_program_does_not_empty_the_stream_into_the_dead_letters(
+def test_a_program_error_does_not_turn_the_stream_into_dead_letters(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object) -> object:
@@ -250,7 +250,7 @@ def test_a_fault_of_the_program_does_not_empty_the_stream_into_the_dead_letters(
     setup.assert_counts([*setup.events[:200], *setup.events[220:]])
 
 
-def test_an_error_that_passes_sets_nothing_aside(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passing_error_makes_no_dead_letter(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     count, failed = changes.counted_events, []
 
     def failing(*arguments: object) -> object:
@@ -278,7 +278,7 @@ def test_a_key_of_another_type_stops_the_sink_and_keeps_what_it_holds(setup: Set
     assert everything(setup.client) == before
 
 
-def test_events_up_to_the_erasure_of_their_user_are_passed_over_and_later_ones_count(setup: Setup) -> None:
+def test_events_up_to_the_erasure_of_their_user_are_ignored_and_later_ones_count(setup: Setup) -> None:
     middle = setup.events[350].ingest_time
     mark_erased(setup.client, 5, middle)
     setup.stream.append(setup.events[200:])
@@ -290,7 +290,7 @@ def test_events_up_to_the_erasure_of_their_user_are_passed_over_and_later_ones_c
     setup.assert_counts(setup.events[:200] + left)
 
 
-def test_a_user_erased_between_read_and_write_is_passed_over_when_it_is_done_again(
+def test_a_user_erased_between_read_and_write_is_left_out_of_the_retry(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = keys.Generation(1).rows("user", np.array([5]))[0]
@@ -306,7 +306,7 @@ def test_a_user_erased_between_read_and_write_is_passed_over_when_it_is_done_aga
     assert not setup.client.exists(name)
 
 
-def test_gaps_in_the_stream_are_passed_over(setup: Setup) -> None:
+def test_gaps_in_the_stream_do_no_harm(setup: Setup) -> None:
     setup.stream.append(setup.events[200:264])
     setup.drain()
     setup.stream.append(setup.events[264:])
@@ -317,7 +317,7 @@ def test_gaps_in_the_stream_are_passed_over(setup: Setup) -> None:
     setup.assert_counts([event for n, event in enumerate(setup.events) if n - 200 not in {*range(100, 110), 299}])
 
 
-def test_a_row_of_another_definition_stops_the_sink_with_the_remedy(setup: Setup) -> None:
+def test_a_row_of_another_feature_definition_stops_the_sink_with_a_remedy(setup: Setup) -> None:
     name = keys.Generation(1).rows("post", np.array([setup.events[200].post_id]))[0]
     setup.client.set(name, b"\x01" * 136)
     setup.stream.append(setup.events[200:201])
@@ -333,7 +333,7 @@ def test_rows_written_by_the_stream_expire(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("entity", ["post", "author", "topic", "user"])
-def test_a_row_lives_anew_from_its_first_event_of_a_day(setup: Setup, entity: str) -> None:
+def test_the_first_event_of_a_day_renews_the_lifetime_of_a_row(setup: Setup, entity: str) -> None:
     post = 107  # of author 10 and a topic
     row = setup.catalogue.post_rows([post])
     key = {
@@ -455,7 +455,7 @@ def test_a_reader_keeps_the_lake_for_as_long_as_it_reads(
         assert setup.client.exists(keys.LAKE_LOCK)
 
 
-def test_a_batch_that_was_begun_is_written_without_the_records_that_were_erased_since(
+def test_an_interrupted_batch_is_written_without_records_erased_since(
     setup: Setup, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup.stream.append(setup.events[:50])
@@ -506,7 +506,7 @@ def test_running_feeds_both_stores_and_stopping_leaves_nothing_behind(
     assert lake_ids(lake) == [event.event_id for event in setup.events[200:]]
 
 
-def test_stopping_brings_all_that_is_left_into_the_lake(setup: Setup, lake: Lake, consumer: Consumer) -> None:
+def test_stopping_writes_pending_records_to_the_lake(setup: Setup, lake: Lake, consumer: Consumer) -> None:
     setup.stream.append(setup.events[200:])
     consumer.lake.batch_records = 40
     stop = threading.Event()
@@ -515,7 +515,7 @@ def test_stopping_brings_all_that_is_left_into_the_lake(setup: Setup, lake: Lake
     assert lake_ids(lake) == [event.event_id for event in setup.events[200:]]
 
 
-def test_running_outlives_a_failing_redis_and_says_why_it_waited(
+def test_the_consumer_survives_a_failing_redis_and_logs_why_it_waits(
     setup: Setup, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = threading.Event()
@@ -544,7 +544,7 @@ def test_running_outlives_a_failing_redis_and_says_why_it_waited(
 
 
 class Waits(threading.Event):
-    """Notes how long each thread wants to wait, and lets nobody; set once both sinks did so ten times."""
+    """Records how long each thread wants to wait, without waiting; set after ten waits of both sinks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -559,7 +559,7 @@ class Waits(threading.Event):
         return super().wait(0.001)
 
 
-def test_after_an_outage_the_online_sink_goes_on_within_half_a_second_and_the_lake_within_five(
+def test_after_an_outage_the_online_sink_resumes_within_half_a_second_and_the_lake_sink_within_five(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object, **__: object) -> int:
@@ -623,7 +623,7 @@ def test_lag_is_the_wait_of_the_oldest_record(setup: Setup, consumer: Consumer) 
         (keys.CURRENT, "must hold a whole number"),
     ],
 )
-def test_a_lag_that_cannot_be_told_names_the_key(setup: Setup, key: bytes, rule: str) -> None:
+def test_a_lag_that_cannot_be_read_names_the_key(setup: Setup, key: bytes, rule: str) -> None:
     setup.client.set(key, b"\xff")
     with pytest.raises(DataError, match=f"online key {key.decode()} {rule}"):
         read_lag(setup.client, setup.stream)
@@ -640,7 +640,7 @@ def test_only_records_that_both_stores_have_and_that_are_old_are_trimmed(setup: 
     assert len(setup.stream.read("", 10)) == 1
 
 
-def test_what_is_held_is_not_trimmed_until_it_is_let_go(setup: Setup, consumer: Consumer) -> None:
+def test_held_records_are_not_trimmed(setup: Setup, consumer: Consumer) -> None:
     for age in (4, 3, 2):
         setup.client.xadd(keys.STREAM, {"e": b""}, id=f"{int((time.time() - age * 3600) * 1000)}-0")
     setup.drain()
@@ -659,7 +659,7 @@ def test_what_is_held_is_not_trimmed_until_it_is_let_go(setup: Setup, consumer: 
         pass
 
 
-def test_the_hold_of_a_process_that_died_ends_and_that_of_a_living_one_does_not(
+def test_the_hold_of_a_dead_process_expires_and_that_of_a_living_one_does_not(
     setup: Setup, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup.client.xadd(keys.STREAM, {"e": b""}, id=f"{int((time.time() - 9999) * 1000)}-0")
@@ -676,7 +676,7 @@ def test_the_hold_of_a_process_that_died_ends_and_that_of_a_living_one_does_not(
     assert consumer.trim() == 1
 
 
-def test_falling_behind_is_told_when_it_starts_doubles_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_lag_is_logged_when_it_starts_doubles_and_ends(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     told = LagLog()
     for seconds in (3.0, 11.0, 12.0, 21.0, 23.0, 9.0, 1.0, None, 11.0):
@@ -687,7 +687,7 @@ def test_falling_behind_is_told_when_it_starts_doubles_and_ends(caplog: pytest.L
     ]  # fmt: skip
 
 
-def test_a_lag_that_cannot_be_told_is_told_again_when_it_can_be(
+def test_the_lag_is_logged_again_after_a_failed_read(
     setup: Setup, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     read, odd = consumer._read_lag, [ZeroDivisionError("nobody foresaw it")]
@@ -715,7 +715,7 @@ def test_a_lag_that_cannot_be_told_is_told_again_when_it_can_be(
     assert "ZeroDivisionError: nobody foresaw it" in caplog.text
 
 
-def test_running_tells_that_it_is_behind(
+def test_a_running_consumer_logs_its_lag(
     setup: Setup, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(consumer_module, "_LAG_EVERY_S", 0.02)

@@ -1,4 +1,4 @@
-"""One writer of the lake at a time, whatever takes long, is erased meanwhile, or cannot be written."""
+"""The lake sink: one writer at a time, also with slow writes, erasures in between and failing records."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def stream(client: redis.Redis, config: OnlineConfig) -> RedisStream:
 
 @pytest.fixture
 def events(random_log: Callable[[int, int], list[Event]], stream: RedisStream) -> list[Event]:
-    """What is on the stream: 100 events of three days."""
+    """The stream: 100 events of three days."""
     log = random_log(3, 100)
     stream.append(log)
     return log
@@ -49,7 +49,7 @@ def sink(client: redis.Redis, stream: RedisStream, lake: Lake) -> LakeSink:
 
 @pytest.fixture
 def other(client: redis.Redis, stream: RedisStream, lake: Lake) -> LakeSink:
-    """Another process's, which makes other batches."""
+    """The sink of another process, with another batch size."""
     return LakeSink(client, stream, Lake(lake.url), batch_records=30)
 
 
@@ -58,7 +58,7 @@ def ids(lake: Lake) -> list[int]:
 
 
 def while_writing(lake: Lake, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> list[object]:
-    """Do something once, after the first file is written; gives a list that gets what came of it."""
+    """Act once, after the first file is written; gives a list that receives the result."""
     write, done = lake.write, list[object]()
 
     def acting(*arguments: object) -> None:
@@ -171,7 +171,7 @@ def test_a_record_that_makes_writing_fail_is_left_out_alone_and_named(
     assert all("ZeroDivisionError: cannot be written" in message for message in said)
 
 
-def test_a_fault_of_the_program_leaves_nothing_out(
+def test_a_program_error_leaves_no_record_out(
     sink: LakeSink, lake: Lake, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -184,7 +184,7 @@ def test_a_fault_of_the_program_leaves_nothing_out(
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), ZeroDivisionError()])
-def test_an_error_that_passes_leaves_nothing_out(
+def test_a_passing_error_leaves_no_record_out(
     sink: LakeSink, lake: Lake, events: list[Event], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     write, failed = lake.write, list[bool]()
@@ -206,7 +206,7 @@ def test_an_error_that_passes_leaves_nothing_out(
 # Waiting for the lake.
 
 
-def test_a_writer_that_comes_back_at_once_lets_in_who_waits(
+def test_a_writer_lets_waiting_processes_in(
     sink: LakeSink, other: LakeSink, stream: RedisStream, events: list[Event]
 ) -> None:
     sink.client.set(keys.LAKE_LOCK, b"of somebody", px=60_000)
@@ -231,7 +231,7 @@ def test_a_writer_that_comes_back_at_once_lets_in_who_waits(
     assert sink.step() == 1, "who has got the lake does not want it any longer"
 
 
-def test_who_waited_in_vain_is_told_for_how_long(
+def test_a_lock_timeout_names_the_seconds_waited(
     sink: LakeSink, other: LakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_lake, "WAIT_S", 0.2)
@@ -243,12 +243,12 @@ def test_who_waited_in_vain_is_told_for_how_long(
         pass
 
 
-def test_a_reader_that_lost_the_lake_is_told(sink: LakeSink) -> None:
+def test_a_reader_that_lost_the_lake_gets_an_error(sink: LakeSink) -> None:
     with pytest.raises(DependencyError, match="run it again"), sink.held():
         sink.client.set(keys.LAKE_LOCK, b"of somebody")
 
 
-def test_a_smaller_batch_that_was_begun_is_finished_and_all_that_follows_is_written_before_the_lake_is_read(
+def test_holding_the_lake_finishes_an_interrupted_batch_and_writes_all_later_records(
     sink: LakeSink, other: LakeSink, lake: Lake, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed() -> None:
@@ -262,7 +262,7 @@ def test_a_smaller_batch_that_was_begun_is_finished_and_all_that_follows_is_writ
         assert ids(lake) == [event.event_id for event in events]
 
 
-def test_an_absent_redis_is_one_sentence(config: OnlineConfig, lake: Lake) -> None:
+def test_an_absent_redis_gives_one_clear_error(config: OnlineConfig, lake: Lake) -> None:
     absent = redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0))
     sink = LakeSink(absent, RedisStream(absent, config), lake)
     with pytest.raises(DependencyError, match="does not answer"):

@@ -1,4 +1,4 @@
-"""The online sink beside trouble: erasures, lost races, keys that hold what they must not, a newer catalogue."""
+"""The online sink under erasures, lost races, keys with invalid values, and a newer catalogue."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_sink_that_loses_every_race_says_so(
 
 
 @pytest.mark.parametrize("entity", ["post", "user"])
-def test_a_row_that_went_does_not_make_up_for_a_key_that_came(
+def test_a_missing_row_and_an_extra_key_do_not_cancel_out(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink, monkeypatch: pytest.MonkeyPatch, entity: str
 ) -> None:
     stream.append([event(1, 1, 100)])
@@ -134,7 +134,7 @@ def test_a_row_that_went_does_not_make_up_for_a_key_that_came(
         (keys.ERASED_VERSION, b"1.5"),
     ],
 )
-def test_a_value_that_cannot_be_is_named_and_no_record_pays_for_it(
+def test_an_invalid_value_is_named_and_makes_no_dead_letter(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink, key: bytes, garbage: bytes
 ) -> None:
     stream.append([event(1), event(2)])
@@ -161,7 +161,7 @@ def test_a_value_that_cannot_be_is_named_and_no_record_pays_for_it(
         (GENERATION.trending(None), ("SET", b"none"), "must hold the Redis type zset, found string; "),
     ],
 )
-def test_what_cannot_be_written_behind_the_rows_stops_the_sink_before_them_and_is_named(
+def test_a_key_that_cannot_be_written_is_named_before_any_row_is_written(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink, key: bytes, spoil: tuple[object, ...], rule: str
 ) -> None:
     stream.append([event(1), event(2)])
@@ -185,7 +185,7 @@ def test_what_cannot_be_written_behind_the_rows_stops_the_sink_before_them_and_i
     assert client.get(keys.DEAD_LETTERS_EVER) == b"1"
 
 
-def test_a_key_that_only_dead_letters_need_stops_no_batch_without_them(
+def test_a_broken_dead_letter_key_stops_only_batches_with_dead_letters(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink
 ) -> None:
     client.set(keys.DEAD_LETTERS_EVER, b"many")
@@ -194,7 +194,7 @@ def test_a_key_that_only_dead_letters_need_stops_no_batch_without_them(
 
 
 @pytest.mark.parametrize(("user", "until"), [(b"7", b"yesterday"), (b"Ann", b"7"), (b"7", b"%d" % 2**63)])
-def test_a_tombstone_that_cannot_be_is_named_and_no_record_pays_for_it(
+def test_an_invalid_tombstone_is_named_and_makes_no_dead_letter(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink, user: bytes, until: bytes
 ) -> None:
     mark_erased(client, 3, START)
@@ -217,7 +217,7 @@ def test_tombstones_hold_although_their_version_was_lost(
     assert not client.exists(*GENERATION.rows("user", np.array([1])))
 
 
-def test_a_stream_of_another_type_is_named_by_whoever_reads_it(
+def test_every_reader_names_a_stream_key_of_the_wrong_type(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink
 ) -> None:
     client.set(keys.STREAM, "someone's text")
@@ -230,7 +230,7 @@ def test_a_stream_of_another_type_is_named_by_whoever_reads_it(
             read()
 
 
-def test_events_refused_because_the_stream_has_no_ids_left_are_appended_when_it_has(
+def test_events_refused_because_the_stream_has_no_ids_left_are_appended_later(
     client: redis.Redis, stream: RedisStream
 ) -> None:
     client.xadd(keys.STREAM, {"e": b""}, id="18446744073709551615-18446744073709551615")
@@ -240,7 +240,7 @@ def test_events_refused_because_the_stream_has_no_ids_left_are_appended_when_it_
     assert stream.append([event(1)]) == 1
 
 
-def test_events_refused_because_of_a_key_of_another_type_are_appended_when_it_is_gone(
+def test_events_refused_because_of_a_wrong_key_type_are_appended_after_its_removal(
     client: redis.Redis, stream: RedisStream
 ) -> None:
     events = [event(number) for number in range(5)]
@@ -251,7 +251,7 @@ def test_events_refused_because_of_a_key_of_another_type_are_appended_when_it_is
     assert stream.append(events) == 5
 
 
-def test_whatever_the_sink_writes_expires_but_where_it_stands_and_what_it_set_aside(
+def test_everything_the_sink_writes_expires_except_position_and_dead_letters(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink
 ) -> None:
     of_load = set(client.scan_iter(b"recsys:*"))
@@ -269,7 +269,9 @@ def test_whatever_the_sink_writes_expires_but_where_it_stands_and_what_it_set_as
     assert all(full - 60_000 < lifetime[name] <= full for name in lifetime.keys() - stays)
 
 
-def test_a_trending_set_lives_anew_from_every_click(client: redis.Redis, stream: RedisStream, sink: OnlineSink) -> None:
+def test_every_click_renews_the_lifetime_of_a_trending_set(
+    client: redis.Redis, stream: RedisStream, sink: OnlineSink
+) -> None:
     full = sink.config.ttl_s * 1000
     for number in (1, 2):
         stream.append([event(number)])
@@ -291,7 +293,7 @@ def small(sink: OnlineSink) -> OnlineSink:
 
 
 def busy(n_events: int) -> list[Event]:
-    """Events of which every batch touches rows of the one before."""
+    """Events such that every batch touches rows of the batch before."""
     kinds = ("impression", "click", "hide", "like")
     return [event(n + 1, 1 + n % 3, 100 + 7 * (n % 2), kinds[n % 4]) for n in range(n_events)]
 
@@ -310,7 +312,7 @@ def assert_counted(client: redis.Redis, sink: OnlineSink, expected: Snapshot) ->
             np.testing.assert_allclose(found[entity], wanted, rtol=1e-12, err_msg=f"user {user}: {entity}")
 
 
-def test_one_step_takes_batch_after_batch_and_each_sees_the_one_before(
+def test_each_batch_of_a_step_sees_the_batch_before(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf
 ) -> None:
     events = busy(5 * SMALL + 1)
@@ -320,7 +322,7 @@ def test_one_step_takes_batch_after_batch_and_each_sees_the_one_before(
     assert_counted(client, small, snapshot_of(events))
 
 
-def test_a_step_ends_although_the_stream_does_not(stream: RedisStream, small: OnlineSink) -> None:
+def test_a_step_ends_after_its_largest_number_of_batches(stream: RedisStream, small: OnlineSink) -> None:
     most = to_redis._MAX_BATCHES
     stream.append(busy(SMALL * (most + 1)))
     assert small.step() == SMALL * most
@@ -344,7 +346,7 @@ def test_a_batch_is_computed_while_the_one_before_is_written(
     assert told == ["apply_batch", "write", "apply_batch", "wait", "write", "apply_batch", "wait", "write", "wait"]
 
 
-def test_rows_are_read_behind_the_write_of_the_last_but_one(
+def test_rows_are_read_behind_the_write_two_batches_before(
     client: redis.Redis,
     stream: RedisStream,
     small: OnlineSink,
@@ -380,7 +382,7 @@ def test_rows_are_read_behind_the_write_of_the_last_but_one(
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
-def test_what_was_computed_from_a_batch_that_lost_its_race_is_not_written(
+def test_results_computed_from_a_lost_write_are_dropped(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf,
     monkeypatch: pytest.MonkeyPatch, lost: int,
 ) -> None:  # fmt: skip
@@ -404,7 +406,7 @@ def test_what_was_computed_from_a_batch_that_lost_its_race_is_not_written(
 
 
 @pytest.mark.parametrize("nth", [0, 1, 3])
-def test_what_cannot_be_read_in_one_of_many_batches_is_told_once(
+def test_an_unreadable_record_among_many_batches_is_logged_once(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, caplog: pytest.LogCaptureFixture, nth: int
 ) -> None:
     events = busy(5 * SMALL)
@@ -418,7 +420,7 @@ def test_what_cannot_be_read_in_one_of_many_batches_is_told_once(
 
 @pytest.mark.parametrize("poison", [1, SMALL + 2, 3 * SMALL])
 @pytest.mark.parametrize("fault", ["decode", "apply"])
-def test_a_record_that_cannot_be_applied_is_found_among_full_batches(
+def test_a_failing_record_is_found_among_full_batches(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf,
     monkeypatch: pytest.MonkeyPatch, poison: int, fault: str,
 ) -> None:  # fmt: skip
@@ -441,7 +443,7 @@ def test_a_record_that_cannot_be_applied_is_found_among_full_batches(
     assert_counted(client, small, snapshot_of([event for event in events if event.event_id != poison]))
 
 
-def test_a_release_that_cannot_be_read_costs_no_record(
+def test_an_unreadable_release_makes_no_dead_letter(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, snapshot_of: SnapshotOf
 ) -> None:
     def damaged() -> Catalogue:
@@ -478,7 +480,7 @@ def test_bad_records_with_good_batches_between_them_never_stop_the_sink(
     assert client.xlen(keys.DEAD_LETTERS) == 30
 
 
-def test_a_row_that_cannot_be_trusted_stops_behind_the_batch_that_was_under_way(
+def test_an_invalid_row_stops_the_sink_after_the_pending_batch(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, caplog: pytest.LogCaptureFixture
 ) -> None:
     (foreign,) = GENERATION.rows("post", np.array([114]))
@@ -585,7 +587,7 @@ def author_counts(client: redis.Redis) -> float:
     return float(unpack(AUTHOR, [name], [client.get(name)]).v.sum())
 
 
-def test_a_catalogue_that_came_while_the_sink_waited_counts_what_it_waited_for(
+def test_records_are_counted_with_a_catalogue_that_arrived_during_the_wait(
     client: redis.Redis, stream: RedisStream, sink: OnlineSink, older: Catalogue, newer: Catalogue,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -606,7 +608,7 @@ def test_a_catalogue_that_came_while_the_sink_waited_counts_what_it_waited_for(
 
 
 @pytest.mark.parametrize("switched", [1, 2, 3])
-def test_each_batch_of_a_step_is_counted_with_one_catalogue_from_a_switch_on_with_the_newer(
+def test_each_batch_is_counted_with_one_catalogue(
     client: redis.Redis, stream: RedisStream, small: OnlineSink, older: Catalogue, tmp_path: Path, switched: int
 ) -> None:
     n_batches, asked = 4, []

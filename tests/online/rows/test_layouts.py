@@ -1,4 +1,4 @@
-"""Packed rows keep every bit, and refuse what they cannot trust."""
+"""Packed rows keep every bit; invalid rows are refused."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_the_damaged_user_among_many_is_the_one_that_is_named() -> None:
         unpack_users([b"a", b"b", b"c"], [values[0], words.tobytes(), values[2]])
 
 
-def test_keys_are_only_asked_for_when_a_row_is_named() -> None:
+def test_keys_are_made_only_for_error_messages() -> None:
     def keys() -> list[bytes]:
         raise RuntimeError("asked for")
 

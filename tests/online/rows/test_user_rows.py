@@ -1,4 +1,4 @@
-"""Users' rows as patches: the same rows whatever the order of delivery, and nothing older than a row's lifetime."""
+"""Users' rows as patches: independent of the order of delivery; entries older than a row's lifetime are dropped."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from ..consumer.test_changes import columns
 
 IDS = [1, 2, 77]
 Rows = list[bytes | None]
-NOBODY: Rows = [None] * len(IDS)
+NO_ROWS: Rows = [None] * len(IDS)
 
 
 def patched(rows: Rows, patches: Patches) -> Rows:
-    """What the script in Redis makes of patches."""
+    """Rows after the patches, as the script in Redis writes them."""
     after: Rows = []
     at = 0
     for place, (row, (n, whole, _)) in enumerate(zip(rows, patches.heads.tolist(), strict=True)):
@@ -56,11 +56,11 @@ def apply(catalogue: Catalogue, rows: Rows, events: Sequence[Event]) -> Rows:
     return patched(rows, advance_users([b"a", b"b", b"c"], rows, batch, np.searchsorted(IDS, batch.user_id), 4))
 
 
-def test_one_user_and_many_are_of_the_same_compiled_code(catalogue: Catalogue) -> None:
-    """Compiling takes seconds, and a consumer that just began would spend them when first two users come at once."""
+def test_one_user_and_many_users_run_the_same_compiled_kernel(catalogue: Catalogue) -> None:
+    """Compiling takes seconds; a running consumer must not compile again when a batch first has two users."""
     batch = columns(catalogue, [Event("click", 0, 0, 1, 100, START, START)])
     advance_users([b"a"], [None], batch, np.zeros(1, np.int64), 4)
-    apply(catalogue, NOBODY, [Event("click", n, 0, user, 100, START, START) for n, user in enumerate(IDS)])
+    apply(catalogue, NO_ROWS, [Event("click", n, 0, user, 100, START, START) for n, user in enumerate(IDS)])
     assert len(user_merge.merge_into_patches.signatures) == len(user_rows._find.signatures) == 1
 
 
@@ -86,8 +86,8 @@ def test_users_do_not_depend_on_order_or_batches_of_delivery(
 ) -> None:
     shuffled = data.draw(st.permutations(events))
     cut = data.draw(st.integers(0, len(events)))
-    together = apply(catalogue, NOBODY, events)
-    parted = apply(catalogue, apply(catalogue, NOBODY, shuffled[:cut]), shuffled[cut:])
+    together = apply(catalogue, NO_ROWS, events)
+    parted = apply(catalogue, apply(catalogue, NO_ROWS, shuffled[:cut]), shuffled[cut:])
     at_once, in_two = (unpack_users([b"a", b"b", b"c"], rows) for rows in (together, parted))
     for one, other in ((at_once, in_two), (at_once.topics, in_two.topics), (at_once.authors, in_two.authors)):
         np.testing.assert_array_equal(one.states.t, other.states.t)
@@ -105,7 +105,7 @@ def click(post_id: int, time: int) -> Event:
 
 
 def test_entries_forty_half_lives_older_than_the_newest_event_go_and_the_others_stay(catalogue: Catalogue) -> None:
-    rows = apply(catalogue, NOBODY, [click(post, START + 70 * n * DAY) for n, post in enumerate([100, 107, 114, 121])])
+    rows = apply(catalogue, NO_ROWS, [click(post, START + 70 * n * DAY) for n, post in enumerate([100, 107, 114, 121])])
     before = unpack_users([b"a"], rows[:1])
     assert (len(before.authors.key), len(before.topics.key)) == (4, 4)
     rows = apply(catalogue, rows, [click(128, START + 390 * DAY)])
@@ -115,7 +115,7 @@ def test_entries_forty_half_lives_older_than_the_newest_event_go_and_the_others_
     assert list(after.clicks.post_id) == [128, 121, 114, 107]
 
 
-def test_rows_live_as_long_as_anything_of_their_counts_is_left() -> None:
+def test_the_lifetime_of_rows_equals_the_forgotten_limit() -> None:
     assert OnlineConfig().ttl_s * 1e6 == FORGOTTEN == 40 * 7 * DAY
     # Ten half-lives, and a day because a lifetime begins anew only with the first event of a day.
     assert OnlineConfig(ttl_s=71 * 86_400).ttl_s * 1e6 == 10 * 7 * DAY + REFRESHED
@@ -129,17 +129,17 @@ def test_a_number_that_redis_would_refuse_is_refused_before_anything_is_written(
         OnlineConfig(**setting)
 
 
-def test_a_post_nobody_knows_is_remembered_as_clicked_under_the_missing_topic_and_no_author(
+def test_a_click_on_an_unknown_post_counts_for_the_missing_topic_and_no_author(
     catalogue: Catalogue,
 ) -> None:
-    users = unpack_users([b"a"], apply(catalogue, NOBODY, [click(10**9, START)])[:1])
+    users = unpack_users([b"a"], apply(catalogue, NO_ROWS, [click(10**9, START)])[:1])
     assert list(users.clicks.post_id) == [10**9]
     assert (list(users.topics.key), list(users.authors.key)) == ([0], [])
 
 
 @pytest.mark.parametrize("damage", [slice(None, -8), slice(None, -3), slice(8, None)])
-def test_a_row_that_is_not_sound_is_named(catalogue: Catalogue, damage: slice) -> None:
-    rows = apply(catalogue, NOBODY, [click(100, START)])
+def test_an_invalid_row_is_named(catalogue: Catalogue, damage: slice) -> None:
+    rows = apply(catalogue, NO_ROWS, [click(100, START)])
     damaged: Rows = [None, (rows[0] or b"")[damage], None]
     with pytest.raises(DataError, match="online row b must"):
         apply(catalogue, damaged, [click(107, START)])

@@ -1,4 +1,4 @@
-"""Whoever follows the stream does so through `EventStream` alone: a log that is not in Redis serves them as well."""
+"""Both sinks use the stream through `EventStream` alone: a log in memory works as well as Redis."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_lag_is_that_of_its_records(loaded: redis.Redis, stream: ListStream)
     assert read_lag(loaded, stream, "0-5") == (60.0, 60.0, 0)
 
 
-def test_records_of_an_erased_person_leave_it(stream: ListStream) -> None:
+def test_records_of_an_erased_person_are_removed(stream: ListStream) -> None:
     assert remove_records(stream, GONE, START) == (3, "0-6")
     assert [entry.id for entry in stream.entries] == ["0-2", "0-4", "0-6"]
 
@@ -126,7 +126,7 @@ def test_it_is_trimmed_up_to_what_both_stores_have(
     assert stream.trims == [("", 100), ("0-6", 100)]
 
 
-def test_a_batch_of_the_lake_that_was_begun_and_lost_by_trimming_is_told(
+def test_an_interrupted_batch_lost_by_trimming_is_logged(
     client: redis.Redis, stream: ListStream, lake: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:
     _write_position(lake, Position("0-1", "0-6"))

@@ -38,7 +38,7 @@ def test_an_event_posted_twice_is_appended_once(client: redis.Redis, config: Onl
     assert list(decode(stream.read("", 10)).events["event_id"]) == [1, 2, 3]
 
 
-def test_an_event_id_is_forgotten_after_the_window(client: redis.Redis, config: OnlineConfig) -> None:
+def test_an_event_id_can_be_reused_after_the_dedup_window(client: redis.Redis, config: OnlineConfig) -> None:
     stream = RedisStream(client, config.model_copy(update={"dedup_window_s": 7}))
     stream.append([EVENT_1])
     marks = client.keys("recsys:event:*")

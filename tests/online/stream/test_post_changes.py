@@ -1,4 +1,4 @@
-"""Changes of posts come back in order, to everyone who reads, each from its own position."""
+"""Post changes: every reader gets all of them in order, from its own position."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_changes_come_back_as_they_were_in_order(client):
     assert not is_after(positions[1], positions[1])
 
 
-def test_every_reader_hears_all_from_its_own_position(client):
+def test_every_reader_gets_all_changes_from_its_own_position(client):
     changes = PostChanges(client)
     positions = [changes.append(number, None) for number in range(5)]
     assert [change.post_id for change in changes.read(positions[1])] == [2, 3, 4]
@@ -33,7 +33,7 @@ def test_waiting_ends_without_a_change(client):
     assert PostChanges(client).read(START, block_ms=20) == []
 
 
-def test_changes_before_a_position_can_be_forgotten(client):
+def test_changes_before_a_position_can_be_trimmed(client):
     changes = PostChanges(client)
     positions = [changes.append(number, None) for number in range(5)]
     assert changes.trim(positions[3]) == 3
@@ -43,7 +43,7 @@ def test_changes_before_a_position_can_be_forgotten(client):
 @pytest.mark.parametrize(
     "fields", [{"post_id": 1}, {"post_id": "x", "language": 0}, {"vector": b"123", "post_id": 1, "language": 0}]
 )
-def test_a_change_that_cannot_be_read_is_named_and_does_not_hold_up_the_next(client, fields, caplog):
+def test_an_unreadable_change_is_logged_and_skipped(client, fields, caplog):
     name = client.xadd(POST_CHANGES, fields).decode()
     changes = PostChanges(client)
     changes.append(7, None)
@@ -63,7 +63,7 @@ def test_a_change_that_cannot_be_read_is_named_and_does_not_hold_up_the_next(cli
         (1, np.full(4, 1e300), 0, "finite vector"),
     ],
 )
-def test_a_change_that_no_index_can_hold_is_told_apart(post_id, vector, language, rule):
+def test_a_change_that_no_index_can_hold_is_refused_with_its_cause(post_id, vector, language, rule):
     with pytest.raises(DataError, match=rule):
         PostChange("1-0", post_id, vector, language).check(4)
 
