@@ -1,8 +1,8 @@
-"""Training/serving skew: the feature vectors a server logged, held against the same vectors rebuilt from the lake.
+"""Training/serving skew: compare the feature vectors a server logged with the same vectors rebuilt from the lake.
 
-Takes a lake that requests were logged into and the release that answered them, gives figures. What is rebuilt goes
-through `ranking.examples.build_examples`, the function that training uses: equal vectors mean that the ranker is asked
-about the very numbers it would have learned from. It does not know who made the requests.
+Takes a lake with logged requests and the release that answered them; gives figures. Vectors are rebuilt by
+`ranking.examples.build_examples`, the function that training uses: if they are equal, serving asks the ranker about the
+same numbers it would have learned from. It does not know who made the requests.
 """
 
 from __future__ import annotations
@@ -29,36 +29,38 @@ from recsys.retrieval.towers.inference import Towers
 from recsys.types import Doubles, Floats
 
 TOLERANCE = 1e-6
-"""Of float32 values whose float64 counts agree within 1e-12; see `differences`."""
+"""Largest allowed difference of float32 features, whose float64 counts agree within 1e-12; see `differences`."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """Vectors as they were served, and all it takes to build them again."""
+    """Feature vectors as served, and the data to rebuild them from."""
 
     n_requests: int
     exposures: Exposures
-    """Every returned post, V of them, request after request."""
+    """All V returned posts, request after request."""
     features: Floats
-    """(V, F)."""
+    """Served feature vectors, (V, F)."""
     events: Events
+    """All events of the lake, in order of arrival."""
 
 
 def catalogue_for(loaded: release.Release, lake: Lake) -> Catalogue:
-    """The release's, with rows for users whom it does not know: the online store counts for those all the same."""
+    """The release's catalogue, plus rows for users it does not know, since the online store counts for them too."""
     return Catalogue.load(loaded.path / "catalogue").with_users(mentioned_ids(lake)[1])
 
 
 def served(
     lake: Lake, catalogue: Catalogue, config: Config, version: str, n_requests: int, since: str | None = None
 ) -> Served:
-    """The newest requests that this release answered.
+    """The newest requests that this release answered, with their returned posts and features.
 
     Args:
         catalogue: see `catalogue_for`.
         since: only requests logged after this stream position; None for all.
-    Raises: DataError when there is none, or when a vector has another length than this program's.
+    Raises: DataError when there is none, or when a vector's length is not F.
     """
+    # 1. Requests of the release, their returned posts.
     columns = ["request_id", "user_id", "now", "release", "watermark", "user_watermark"]
     requests = lake.read("requests", columns)
     requests = requests.filter(pc.and_(pc.equal(requests["release"], version), pc.is_valid(requests["watermark"])))
@@ -67,7 +69,8 @@ def served(
         returned = returned.filter(pc.greater(returned["stream_position"], to_number(since)))
         requests = requests.filter(pc.is_in(requests["request_id"], value_set=pc.unique(returned["request_id"])))
     if not len(requests):
-        raise DataError(f"{lake.url} holds no request that release {version} answered; serve some feeds first")
+        raise DataError(f"{lake.url} has no request that release {version} answered; serve some feeds first")
+    # 2. The newest n requests; their posts in order of request and position.
     requests = requests.sort_by([("now", "descending"), ("request_id", "ascending")]).slice(0, n_requests)
     returned = returned.filter(pc.is_in(returned["request_id"], value_set=requests["request_id"].combine_chunks()))
     if not len(returned):
@@ -77,6 +80,7 @@ def served(
     returned = returned.sort_by([("request_id", "ascending"), ("position", "ascending")])
     order = pc.sort_indices(requests["request_id"])
     requests = requests.take(order)
+    # 3. Each returned post as an exposure that saw the events up to its request's logged positions, (V,).
     of_request = np.searchsorted(requests["request_id"].to_numpy(), returned["request_id"].to_numpy())
     events, arrivals = read_events(lake, catalogue, config.offline)
     now = requests["now"].cast(pa.int64()).to_numpy()[of_request]
@@ -98,7 +102,7 @@ def served(
 
 
 def rebuilt(material: Served, config: Config, loaded: release.Release, catalogue: Catalogue) -> Floats:
-    """The same vectors from the lake, each up to its request's logged watermark, (V, F)."""
+    """The same vectors rebuilt from the lake, each from the events up to its request's logged positions, (V, F)."""
     examples = build_examples(
         catalogue,
         material.events,
@@ -112,9 +116,9 @@ def rebuilt(material: Served, config: Config, loaded: release.Release, catalogue
 
 
 def differences(one: Floats, other: Floats) -> Doubles:
-    """|a - b| / max(1, |a|, |b|), (V, F); 0 where both are missing, infinite where one is.
+    """|a - b| / max(1, |a|, |b|), (V, F); 0 if both are missing, infinite if one is.
 
-    Relative, but not below 1: of a similarity of two vectors that nearly cancel to 0, no digit is significant.
+    The difference is relative only above 1: a similarity near 0, where products cancel, has no significant digit.
     """
     a, b = one.astype(np.float64), other.astype(np.float64)
     missing = np.isnan(a), np.isnan(b)
@@ -123,7 +127,7 @@ def differences(one: Floats, other: Floats) -> Doubles:
 
 
 def compare(material: Served, other: Floats) -> dict[str, Any]:
-    """The report: how many values were held against each other and which features differ, with the worst of each."""
+    """The report: how many values were compared, and which features differ, with the worst value of each."""
     difference = differences(material.features, other)
     equal_bits = (material.features == other) | (np.isnan(material.features) & np.isnan(other))
     wrong = difference > TOLERANCE
@@ -151,12 +155,13 @@ def compare(material: Served, other: Floats) -> dict[str, Any]:
 
 
 def _matrix(lists: pa.ChunkedArray) -> Floats:
+    """A column of lists as a matrix, (V, F)."""
     flat = lists.combine_chunks()
     lengths = pc.list_value_length(flat).fill_null(0).to_numpy()
     if (lengths != len(NAMES)).any():
         raise DataError(
-            f"returned.features must hold {len(NAMES)} values, found {int(lengths[lengths != len(NAMES)][0])}; "
-            "they were served under another definition of features"
+            f"returned.features must have {len(NAMES)} values, got {int(lengths[lengths != len(NAMES)][0])}; "
+            "they were served with another feature table; serve new feeds with this program"
         )
     return np.asarray(flat.flatten().to_numpy().reshape(len(lists), len(NAMES)))
 

@@ -172,7 +172,7 @@ def test_only_requests_logged_since_a_position_are_taken(logged):
     middle = f"{positions[-10] >> 20}-{positions[-10] & ((1 << 20) - 1)}"
     newest = served(lake, logged.catalogue, logged.config, logged.loaded.version, N_REQUESTS, middle)
     assert newest.n_requests == 9
-    with pytest.raises(DataError, match="holds no request"):
+    with pytest.raises(DataError, match="has no request"):
         served(lake, logged.catalogue, logged.config, logged.loaded.version, 5, "8000000000000-0")
 
 
