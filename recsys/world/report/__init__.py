@@ -1,1 +1,1 @@
-"""The world against its own truth: tables, tails and a picture."""
+"""Compare the logs of a world with its truth: figures with confidence bands, tables and a picture."""

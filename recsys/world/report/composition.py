@@ -1,6 +1,6 @@
-"""What the catalogue is made of: repeated texts, labels, what is missing, beside the settings that made it so.
+"""Shares of copies, labels and missing fields among posts and users, beside the settings that made them.
 
-Takes a world, its lake and its truth, gives figures. It does not know what was shown to whom.
+Takes a world, its lake and its truth, gives figures. It does not read impressions.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from recsys.world.world import World
 _MAX_COMPARED = 20_000
 """Copies of each kind whose words are compared."""
 _REPEATABLE = 99
-"""Posts before a copy that it may repeat."""
+"""A copy repeats one of this many posts before it."""
 
 
 def composition(world: World, lake: Lake, truth_folder: Path) -> tuple[Figure, dict[str, Any]]:
-    """Shares of posts and users that are special in some way, and the groups of repeated texts.
+    """Shares of copied, labelled, hidden and incomplete posts and users; and the groups of repeated texts.
 
-    Gives: the shares beside those that the settings make (of copies: given the labels); and of duplicates, `groups`,
-        `largest`, `sizes` (texts by how many posts carry them) and by kind of copy `posts`, `declared` (in one group
-        with their original in the lake too) and `word_overlap` (mean Jaccard index of the lower-case words with the
-        original's, null for originals).
-    Raises: DataError when the truth about posts is missing or the lake holds other posts.
+    Gives: the figure of shares, with the shares expected from the settings as truth (for copies: given the labels);
+        and a dict of duplicates with `groups`, `largest`, `sizes` (number of texts by how many posts carry them) and,
+        for each kind of copy, `posts`, `declared` (copies whose group in the lake names the original) and
+        `word_overlap` (mean Jaccard index of lower-case words with the original, null for originals).
+    Raises: DataError when the truth about posts is missing, or is about other posts than the lake's.
     """
     posts = lake.read("posts", ["post_id", "topic", "text", "duplicate_group", "visible", "labels"]).sort_by("post_id")
     posts = posts.filter(pc.is_in(posts["post_id"], value_set=pa.array(world.population.posts.id)))
@@ -44,7 +44,7 @@ def composition(world: World, lake: Lake, truth_folder: Path) -> tuple[Figure, d
         raise DataError(f"no truth about posts in {truth_folder}; run `recsys simulate` to make a world")
     truth = pq.read_table(path, columns=["post_id", "duplicate_group", "copy"]).sort_by("post_id")
     if not posts["post_id"].equals(truth["post_id"]):
-        raise DataError(f"the posts in {lake.url} are not those of {path}; run `recsys simulate` again")
+        raise DataError(f"the posts in {lake.url} differ from those in {path}; run `recsys simulate` again")
     kind = pc.index_in(truth["copy"], value_set=pa.array(COPY_KINDS)).to_numpy()
     return _shares(world, lake, posts, kind), _duplicates(posts, truth, kind)
 
@@ -74,21 +74,21 @@ def _shares(world: World, lake: Lake, posts: pa.Table, kind: np.ndarray) -> Figu
 
 
 def expected_copies(fine: Mask, duplicate_share: float, edited_share: float) -> tuple[float, ...]:
-    """Expected shares of each kind of copy among posts of which these are neither spam nor a violation.
+    """Expected share of each kind of copy among all posts, given their moderation labels.
 
-    Neither is a copy labelled nor what it repeats, and nobody repeats a changed copy to the letter. Copies
-    that share an original stand or fall with its label, and of the first hundred posts every other would repeat the
-    very first. Given the labels each copy is a toss of its own, as the band of a share takes it to be.
+    A copy and its source both have no label, and a changed copy is never reposted. Conditioning on the labels makes the
+    copies independent draws, as the band of a share assumes: otherwise copies of one source would depend on its label
+    together, and half of the copies among the first hundred posts would copy the very first.
 
     Args:
-        fine: in order of time, (N,).
+        fine: whether a post has no label, in order of time, (N,).
     """
-    n = np.arange(len(fine))
+    n = np.arange(len(fine))  # row of each post; it may copy the rows first .. n - 1
     first = np.maximum(n - _REPEATABLE, 0)
-    clipped = _REPEATABLE - (n - first)  # draws that fall before the first post are taken as it
+    clipped = _REPEATABLE - (n - first)  # draws before the first post are clipped to it
 
     def of_sources(good: Doubles) -> Doubles:
-        """Mean over what each post may repeat."""
+        """Mean of `good` over the posts that each post may copy, (N,)."""
         before = np.concatenate([[0.0], np.cumsum(good)])
         return np.asarray((before[n] - before[first] + clipped * good[0]) / _REPEATABLE)
 
@@ -107,11 +107,12 @@ def _duplicates(posts: pa.Table, truth: pa.Table, kind: np.ndarray) -> dict[str,
     original = np.searchsorted(post_id, group)
     kinds: dict[str, Any] = {}
     for row, name in enumerate(COPY_KINDS):
-        of = np.flatnonzero(kind == row)
-        overlap = None if row == 0 else _word_overlap(posts["text"], of[:_MAX_COMPARED], original[of[:_MAX_COMPARED]])
+        posts_of_kind = np.flatnonzero(kind == row)
+        compared = posts_of_kind[:_MAX_COMPARED]
+        overlap = None if row == 0 else _word_overlap(posts["text"], compared, original[compared])
         kinds[name] = {
-            "posts": len(of),
-            "declared": None if row == 0 else int(declared[of].sum()),
+            "posts": len(posts_of_kind),
+            "declared": None if row == 0 else int(declared[posts_of_kind].sum()),
             "word_overlap": overlap,
         }
     return {
@@ -123,7 +124,7 @@ def _duplicates(posts: pa.Table, truth: pa.Table, kind: np.ndarray) -> dict[str,
 
 
 def _word_overlap(texts: pa.ChunkedArray, copies: np.ndarray, originals: np.ndarray) -> float | None:
-    """Mean Jaccard index of the sets of lower-case words; None when no pair has texts."""
+    """Mean Jaccard index of the sets of lower-case words; None when no pair has two texts."""
     pairs = zip(texts.take(pa.array(copies)).to_pylist(), texts.take(pa.array(originals)).to_pylist(), strict=True)
     words = [(set(a.casefold().split()), set(b.casefold().split())) for a, b in pairs if a and b]
     return float(np.mean([len(a & b) / len(a | b) for a, b in words])) if words else None

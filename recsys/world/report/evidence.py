@@ -1,8 +1,8 @@
-"""What the lake says happened, beside what was true about it: one row per impression.
+"""Read the logs of a world together with the truth: one row per impression.
 
-Takes a world, its lake and its truth tables, gives columns. Event ids hold request, position and kind, so actions find
-their impression without a join. What was delivered twice counts once, what was delivered late counts. It does not know
-what is computed from it.
+Takes a world, its lake and its truth tables, gives columns. An event id contains request, position and kind, so actions
+find their impression without a join. Events delivered twice count once; late events count. It does not know what is
+computed from the columns.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ _PROBABILITIES = {
     "examination": "examination", "relevance": "relevance", "click": "click_probability", "like": "like_probability",
     "share": "share_probability", "hide": "hide_probability", "dwell_s": "dwell_s",
 }  # fmt: skip
-"""Columns of `Evidence` and of the truth tables."""
+"""Field of `Evidence` to column of the truth tables."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """I impressions in order of request and position, and the R requests they belong to."""
+    """I impressions in order of request and position, and their R requests."""
 
     dates: tuple[str, ...]
     """Days that were read, oldest first."""
     n_left_out: int
-    """Impressions of later days, which were not read."""
+    """Impressions of later days, not read."""
     n_repeated: int
-    """Rows of impressions and actions that came again under the same event id."""
+    """Rows of impressions and actions that repeat an event id."""
     request: Rows
     """Row among the requests, ascending, (I,)."""
     position: np.ndarray
     post: Rows
     """Row in the population."""
     n_same_topic: np.ndarray
-    """Earlier posts on the topic in the session."""
+    """Earlier posts on the same topic in the session."""
     examination: Floats
-    """True probabilities, as is everything down to `dwell_s`, the mean seconds after a click."""
+    """True probabilities from here to `hide`; `dwell_s` is the true mean of seconds after a click."""
     relevance: Floats
     click: Floats
     like: Floats
@@ -60,7 +60,7 @@ class Evidence:
     done: np.ndarray
     """Bit k is set when the action of row k in ACTION_TYPES was logged, uint8."""
     dwelt: Floats
-    """Seconds that were logged, NaN without."""
+    """Logged seconds, NaN without a dwell."""
     now: Times
     """Of each request, (R,), as are all below."""
     user: Rows
@@ -71,11 +71,11 @@ class Evidence:
 
     @property
     def random(self) -> Mask:
-        """Impressions of the random policy, (I,)."""
-        of_random: Mask = self.policy[self.request] == RANDOM
-        return of_random
+        """Whether the random policy showed it, (I,)."""
+        is_random: Mask = self.policy[self.request] == RANDOM
+        return is_random
 
-    def did(self, kind: int) -> Mask:
+    def has_action(self, kind: int) -> Mask:
         """Whether the action of this row in ACTION_TYPES was logged, (I,)."""
         return (self.done >> kind & 1).astype(bool)
 
@@ -83,11 +83,11 @@ class Evidence:
 def read_evidence(
     world: World, lake: Lake, truth_folder: Path, n_impressions: int, progress: Callable[[int, int], None]
 ) -> Evidence:
-    """The oldest whole days with at most `n_impressions` impressions together, the first day in any case.
+    """Read the oldest whole days with at most `n_impressions` impressions in total, at least the first day.
 
-    Oldest, because drift is held against the first day.
+    The oldest, because drift is measured from the first day.
 
-    Raises: DataError when the truth is missing or of an earlier version.
+    Raises: DataError when the truth is missing or was written by an earlier version.
     """
     sizes: dict[str, list[Path]] = {}
     for path in sorted((truth_folder / "impressions").glob("*.parquet")):
@@ -112,12 +112,19 @@ def read_evidence(
 
 
 def _read_day(world: World, lake: Lake, truth_paths: list[Path], date: str, first_request: int) -> dict[str, Any]:
+    """The columns of `Evidence` for one day.
+
+    Args:
+        first_request: requests of all days before.
+    """
+    # 1. Truth: one row per impression, in order of its key, (I,).
     truth = _read(truth_paths, ["request_id", "position", "post_id", "n_same_topic", *_PROBABILITIES.values()])
     width = np.int64(world.config.policy.slate_size)
     key = truth["request_id"].to_numpy() * width + truth["position"].to_numpy()
-    if (np.diff(key) <= 0).any():  # files of one day are in the order of their names, not of their numbers
+    if (np.diff(key) <= 0).any():  # files are ordered by name, so part 10 comes before part 2
         order = np.argsort(key, kind="stable")
         truth, key = truth.take(pa.array(order)), key[order]
+    # 2. Logs: which of these impressions were logged, and which actions, as bits, (I,).
     place, n_twice = _places(lake, "impressions", date, key)
     on_screen = np.zeros(len(key), bool)
     on_screen[place] = True
@@ -127,6 +134,7 @@ def _read_day(world: World, lake: Lake, truth_paths: list[Path], date: str, firs
         done[at[kind == row]] |= np.uint8(1 << row)
     dwelt[at[kind == DWELL]] = values[kind == DWELL]
     truth, done, dwelt = truth.filter(pa.array(on_screen)), done[on_screen], dwelt[on_screen]
+    # 3. Requests of the logged impressions, (R,).
     requests = _read_lake(lake, "requests", date, ["request_id", "user_id", "now", "policy", "session_id"])
     asked = np.unique(truth["request_id"].to_numpy())
     requests = requests.filter(pa.array(lookup(asked, requests["request_id"].to_numpy()) >= 0)).sort_by("request_id")
@@ -147,7 +155,7 @@ def _read_day(world: World, lake: Lake, truth_paths: list[Path], date: str, firs
 
 
 def _places(lake: Lake, table: str, date: str, key: Ids) -> tuple[Rows, int]:
-    """Rows of the truth that the events of a day belong to, each once, and how many events came again."""
+    """Truth rows of the events of a day, without repeats; and the number of repeated events."""
     events = _read_lake(lake, table, date, ["event_id"])["event_id"].to_numpy()
     place = lookup(key, events // EVENTS_PER_POSITION)
     place = place[place >= 0]
@@ -156,12 +164,12 @@ def _places(lake: Lake, table: str, date: str, key: Ids) -> tuple[Rows, int]:
 
 
 def _actions(lake: Lake, date: str, key: Ids) -> tuple[np.ndarray, Rows, Floats, int]:
-    """Of the actions of a day: row of ACTION_TYPES, row of the truth, value; and how many came again."""
+    """Of each action of a day: row of ACTION_TYPES, truth row, value; and the number of repeated actions."""
     rows = _read_lake(lake, "actions", date, ["event_id", "value"])
     events, first = np.unique(rows["event_id"].to_numpy(), return_index=True)
     values = rows["value"].to_numpy(zero_copy_only=False).astype(np.float32)[first]
     place = lookup(key, events // EVENTS_PER_POSITION)
-    known = place >= 0  # what a server over this world logged has ids of its own
+    known = place >= 0  # a live server over this world logs under other ids
     return (events % EVENTS_PER_POSITION - 1)[known], place[known], values[known], len(rows) - len(events)
 
 
@@ -176,6 +184,6 @@ def _read(paths: list[Any], columns: list[str], filesystem: Any = None) -> pa.Ta
         return pa.concat_tables([table.select(columns) for table in tables])
     except (pa.ArrowException, KeyError) as error:
         raise DataError(
-            f"the world's tables cannot be read: {error}; an earlier version may have written them, "
+            f"the world's tables cannot be read: {error}; an earlier version may have written them; "
             "run `recsys simulate` again"
         ) from None

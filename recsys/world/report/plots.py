@@ -1,4 +1,4 @@
-"""The report of a world as one picture: small panels, the logs as dots with their bands, the truth as a line.
+"""Draw the report of a world as one picture: small panels, logs as dots with bands, truth as a line.
 
 Takes a report, writes a PNG. It does not know how a figure is computed.
 """
@@ -21,7 +21,7 @@ _LOGS, _TRUTH, _OTHER = "#2f6db3", "#d1495b", "#8a8f98"
 
 
 def draw(report: WorldReport, path: Path) -> None:
-    """Write the picture, whole or not at all; folders are made."""
+    """Write the picture atomically; creates missing folders."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -55,12 +55,12 @@ def draw(report: WorldReport, path: Path) -> None:
         f" {report.dates[-1]}\ndots: logs with simultaneous 95% bands; red: truth", fontsize=15,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        canvas.savefig(unfinished, format="png")
-        unfinished.replace(path)
+        canvas.savefig(temporary, format="png")
+        temporary.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _label(axes: Any, title: str, x: str, y: str) -> None:
@@ -71,7 +71,7 @@ def _label(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def _dots(axes: Any, figure: Figure, rows: Any, at: Doubles, horizontal: bool = False) -> None:
-    """Estimates with bands; the truth as red marks where it is known."""
+    """Plot estimates with bands; horizontal plots also mark the truth in red."""
     middle = figure.estimate[rows]
     error = np.nan_to_num([middle - figure.low[rows], figure.high[rows] - middle])
     style = {"fmt": "o", "color": _LOGS, "markersize": 4, "elinewidth": 1.4, "capsize": 2}
@@ -101,7 +101,7 @@ def _rate(axes: Any, figure: Figure, log_x: bool = False, curve: str | None = No
 
 
 def _survival(counts: Doubles) -> tuple[Doubles, Doubles]:
-    """Different values above 0, ascending, and the share of counts that reach each."""
+    """The distinct values above 0, ascending, and the share of counts at or above each."""
     ascending = np.sort(counts)
     values, first = np.unique(ascending, return_index=True)
     above = values > 0
@@ -144,7 +144,7 @@ def _users(axes: Any, report: WorldReport) -> None:
 
 
 def _expected_survival(mean: float, sigma: float, values: Doubles) -> tuple[Doubles, Doubles]:
-    """Share of users whose Poisson count with a log-normal rate reaches each value, by drawing many."""
+    """The values, and P(Poisson count with a log-normal rate >= value), from 200,000 draws."""
     rng = np.random.default_rng(0)
     drawn = np.sort(rng.poisson(np.exp(mean + sigma * rng.standard_normal(200_000))))
     return values, np.maximum(1.0 - np.searchsorted(drawn, values) / len(drawn), 1e-9)

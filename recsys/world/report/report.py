@@ -1,7 +1,7 @@
-"""The world held against its own truth: every figure computed, tabulated and drawn.
+"""`recsys world report`: compare the logs of a world with its truth.
 
-Takes the settings of a data folder that holds a world, gives one dict of figures, tables for a person and a picture.
-It does not know how a figure is computed.
+Takes the settings of a data folder that holds a world, gives one dict of figures and tables for the terminal. It does
+not know how a figure is computed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recsys.world.world import World
 
 @dataclass(frozen=True)
 class WorldReport:
-    """What the logs of a world say about it, beside the truth."""
+    """All figures of a world: its logs beside its truth."""
 
     dates: tuple[str, ...]
     """Days that were read."""
@@ -35,15 +35,15 @@ class WorldReport:
     n_left_out: int
     """Impressions of later days."""
     n_repeated: int
-    """Events that were delivered twice."""
+    """Rows that repeat an event."""
     figures: dict[str, Figure]
     taste_correlation: Doubles
-    """Of a user's taste on each day of the figure `drift` with that of the first day."""
+    """Correlation of a user's taste on each day of the figure `drift` with the first day's."""
     tails: Tails
     duplicates: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; what does not apply is null."""
+        """The report as JSON; values that do not apply are null."""
         return {
             "impressions": self.n_impressions,
             "impressions_left_out": self.n_left_out,
@@ -54,13 +54,13 @@ class WorldReport:
             "figures": {name: figure.as_dict() for name, figure in self.figures.items()},
             "taste_correlation": self.taste_correlation.tolist(),
             "power_tails": {name: fit._asdict() if fit else None for name, fit in self.tails.power.items()},
-            "activity": {name: _known(value) for name, value in self.tails.rate._asdict().items()},
+            "activity": {name: _null_if_nan(value) for name, value in self.tails.rate._asdict().items()},
             "duplicates": self.duplicates,
         }
 
 
 def world_report(config: Config, n_impressions: int, progress: Progress) -> WorldReport:
-    """Everything that can be said of the first days with at most this many impressions.
+    """Compute the report from the first days with at most this many impressions.
 
     Raises: DataError when the data folder holds no world.
     """
@@ -68,29 +68,36 @@ def world_report(config: Config, n_impressions: int, progress: Progress) -> Worl
     with progress.stage("draw the population again"):
         world = World.open(config.world_path)
     lake = Lake(config.lake_url)
-    lake.info()  # refuses logs that an interrupted run left
+    lake.info()  # refuses a lake that an interrupted run left incomplete
     with progress.stage("read logs and truth") as report:
-        seen = read_evidence(world, lake, truth_folder, n_impressions, report)
-    with progress.stage("hold logs against truth"):
-        return report_of(world, lake, truth_folder, seen)
+        evidence = read_evidence(world, lake, truth_folder, n_impressions, report)
+    with progress.stage("compare logs with truth"):
+        return report_of(world, lake, truth_folder, evidence)
 
 
-def report_of(world: World, lake: Lake, truth_folder: Path, seen: Evidence) -> WorldReport:
-    """The figures of evidence that was read."""
+def report_of(world: World, lake: Lake, truth_folder: Path, evidence: Evidence) -> WorldReport:
+    """Compute all figures of the evidence."""
     shares, duplicates = composition(world, lake, truth_folder)
-    by_day, correlation = drift(world, seen)
-    tails = tail_statistics(world, seen)
+    by_day, correlation = drift(world, evidence)
+    tails = tail_statistics(world, evidence)
     figures = {
-        "tails": tails.figure, **click_rates(world, seen), "drift": by_day, "calibration": calibration(seen),
-        "actions": action_rates(seen), "dwell": dwell(seen), "shares": shares,
+        "tails": tails.figure, **click_rates(world, evidence), "drift": by_day, "calibration": calibration(evidence),
+        "actions": action_rates(evidence), "dwell": dwell(evidence), "shares": shares,
     }  # fmt: skip
     return WorldReport(
-        seen.dates, len(seen.click), seen.n_left_out, seen.n_repeated, figures, correlation, tails, duplicates
+        dates=evidence.dates,
+        n_impressions=len(evidence.click),
+        n_left_out=evidence.n_left_out,
+        n_repeated=evidence.n_repeated,
+        figures=figures,
+        taste_correlation=correlation,
+        tails=tails,
+        duplicates=duplicates,
     )
 
 
 def show(report: WorldReport, console: Console) -> None:
-    """The report as tables."""
+    """Print the report as tables."""
     for figure in report.figures.values():
         table = Table(
             figure.by, "rows", "logs", "95% band", "truth", "",
@@ -123,11 +130,11 @@ def show(report: WorldReport, console: Console) -> None:
         f" ({report.n_left_out:,} of later days left out), {report.n_repeated:,} events delivered twice;"
         f" {report.duplicates['groups']:,} repeated texts, the most frequent {report.duplicates['largest']} times"
     )
-    said = "inside all bands" if not outside else f"outside the bands of: {', '.join(outside)}"
-    console.print(f"truth lies {said} (of {len(report.figures)} figures, one in twenty misses by chance)")
+    place = "inside all bands" if not outside else f"outside the bands of: {', '.join(outside)}"
+    console.print(f"truth lies {place} (of {len(report.figures)} figures; one in twenty misses by chance)")
 
 
-def _known(value: float) -> float | None:
+def _null_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 

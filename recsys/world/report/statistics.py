@@ -1,9 +1,9 @@
-"""What the logs say about the world, with bands, beside what is true: click rates by everything that moves them.
+"""Statistics of the logs with 95% bands beside their true values: click rates, drift, calibration, actions, dwell.
 
-Takes `Evidence`, gives `Figure`s. A figure's cells share one 95% band: each has its Šidák part of the error, so that
-the truth lies in all of them in 95 of 100 worlds. Rates get Wilson's interval with continuity correction, differences a
-normal one with the true variance, mean dwells that of a Gamma law. A click given its probability is a toss of its own,
-so the variance of a sum is the sum of p (1 - p), whatever chose what was shown. Nothing here draws or prints.
+Takes `Evidence`, gives `Figure`s. The bands of a figure are simultaneous (Šidák): the truth lies in all its cells in 95
+of 100 worlds. Rates get Wilson's interval with continuity correction, differences a normal interval with the true
+variance, mean dwells a Gamma interval. Given its probability, a click is an independent draw, so the variance of a sum
+is the sum of p (1 - p) under any policy. Nothing here draws or prints.
 
 Sources: Šidák, "Rectangular confidence regions", JASA 1967; Newcombe, "Two-sided confidence intervals for the single
 proportion", Statistics in Medicine 1998, method 4; Wilson, Hilferty, "The distribution of chi-square", PNAS 1931.
@@ -30,26 +30,28 @@ WILSON = "Wilson with continuity correction, Šidák"
 NORMAL = "normal with the true variance, Šidák"
 GAMMA = "Gamma with the true variance, Šidák"
 _AGES = (0, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
-"""Hours."""
+"""Lower edges of bins, hours."""
 _DEPTHS = (0, 1, 3, 6, 10, 20, 40)
+"""Lower edges of bins, posts."""
 _SAME = tuple(range(8))
+"""Lower edges of bins, posts."""
 _FAVOURITES = 3
-"""A user's favourite topics: those best liked on the first day."""
+"""Number of favourite topics per user: those with the highest taste on the first day."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One statistic over its cells; NaN where a cell has no truth or no band."""
+    """One statistic over C cells, such as positions; NaN where a cell has no truth or no band."""
 
     title: str
     by: str
-    """What the cells are."""
+    """What the cells stand for."""
     unit: str
     band: str
-    """How the bands were made."""
+    """The method of the bands."""
     cells: tuple[str, ...]
     x: Doubles
-    """Where the cells stand on an axis, (C,)."""
+    """Place of each cell on the axis, (C,), as are all arrays below."""
     n: Ids
     """Rows in each cell."""
     estimate: Doubles
@@ -57,16 +59,16 @@ class Figure:
     high: Doubles
     truth: Doubles
     curves: dict[str, Doubles] = field(default_factory=dict)
-    """Further values by cell."""
+    """Further values by cell, (C,) each."""
 
     @property
     def covered(self) -> Mask:
-        """Whether the truth lies in the band, cell by cell; nothing to miss where one is unknown."""
+        """Whether the truth lies in the band, (C,); true where truth or band is unknown."""
         outside: Mask = (self.truth < self.low) | (self.truth > self.high)
         return ~outside
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: NaN becomes null."""
+        """The figure as JSON: NaN becomes null."""
         arrays = {name: getattr(self, name) for name in ("x", "estimate", "low", "high", "truth")} | self.curves
         return {
             "title": self.title, "by": self.by, "unit": self.unit, "band": self.band, "cells": list(self.cells),
@@ -76,12 +78,12 @@ class Figure:
 
 
 def quantile(n_cells: int, level: float = 0.95) -> float:
-    """Standard deviations to either side that hold all of `n_cells` independent normal values with P = level."""
+    """The z for which all of `n_cells` independent standard normal values lie in [-z, z] with P = level (Šidák)."""
     return NormalDist().inv_cdf(0.5 + 0.5 * level ** (1 / max(n_cells, 1)))
 
 
 def wilson(k: Doubles | Ids, n: Ids, z: float) -> tuple[Doubles, Doubles]:
-    """Bounds of a rate of which k of n were seen, within [0, 1]; nothing is known of an empty cell."""
+    """Wilson bounds of a rate with continuity correction, given k of n, in [0, 1]; NaN for n = 0."""
     size = np.maximum(n, 1).astype(np.float64)
     p = k / size
     low_root = np.sqrt(np.maximum(z**2 - 2 - 1 / size + 4 * p * (size * (1 - p) + 1), 0))
@@ -92,25 +94,27 @@ def wilson(k: Doubles | Ids, n: Ids, z: float) -> tuple[Doubles, Doubles]:
 
 
 def gamma_quantiles(shape: Doubles, z: float) -> tuple[Doubles, Doubles]:
-    """Values of a Gamma law of mean 1 that a normal one has z deviations below and above its mean.
+    """Quantiles of a Gamma distribution with mean 1 at the probabilities of -z and z under a standard normal.
 
     Args:
-        shape: at least 1: then the lower value is above 0 for z up to 2.6.
+        shape: >= 1; then the lower quantile is above 0 for z up to 2.6.
     Source: the cube root is nearly normal (Wilson and Hilferty 1931).
     """
     middle, deviation = 1 - 1 / (9 * shape), (9 * shape) ** -0.5
     return (middle - z * deviation) ** 3, (middle + z * deviation) ** 3
 
 
-def rates(
+def rate_figure(
     cell: Rows, cells: tuple[str, ...], happened: Mask, probability: Floats, title: str, by: str, unit: str,
     x: Doubles | None = None,
 ) -> Figure:  # fmt: skip
-    """How often something happened in each cell; empty cells are left out.
+    """The figure of how often something happened in each cell; empty cells are left out.
 
     Args:
-        cell: row in `cells` of each row, negative for none, (E,).
-        probability: the truth of each row, (E,).
+        cell: cell of each row, an index of `cells`; negative for none, (E,).
+        happened: (E,).
+        probability: the true probability of each row, (E,).
+        x: place of each cell on the axis; None numbers them.
     """
     inside = cell >= 0
     cell, happened, probability = cell[inside], happened[inside], probability[inside]
@@ -125,80 +129,86 @@ def rates(
     return Figure(title, by, unit, WILSON, names, place[used], n, k / n, low, high, expected / n)
 
 
-def click_rates(world: World, seen: Evidence) -> dict[str, Figure]:
-    """Click rate on random-policy impressions by position, hour, age and depth of the session.
+def click_rates(world: World, evidence: Evidence) -> dict[str, Figure]:
+    """Click rate on random-policy impressions by position, hour, age, earlier posts on the topic and session depth.
 
-    Raises: DataError when there is no such impression.
+    Raises: DataError when there is no random-policy impression.
     """
-    rows = np.flatnonzero(seen.random)
+    rows = np.flatnonzero(evidence.random)
     if not len(rows):
         raise DataError(
-            f"click rates need impressions of the random policy, got none among {len(seen.click)}; raise "
+            f"click rates need impressions of the random policy, got none among {len(evidence.click)}; raise "
             "world.policy.random or world.n_impressions and run `recsys simulate` again"
         )
-    click, true = seen.did(CLICK)[rows], seen.click[rows]
-    now = seen.now[seen.request[rows]]
-    age = (now - world.population.posts.created_at[seen.post[rows]]) / HOUR
+    click, true = evidence.has_action(CLICK)[rows], evidence.click[rows]
+    now = evidence.now[evidence.request[rows]]
+    age = (now - world.population.posts.created_at[evidence.post[rows]]) / HOUR
+    depth = _shown_before(evidence)[rows]
     where = "of random-policy impressions"
 
     def by(cell: Rows, cells: tuple[str, ...], name: str, x: Doubles | None = None) -> Figure:
-        return rates(cell, cells, click, true, f"Click rate by {name}", name, f"clicks {where}", x)
+        return rate_figure(cell, cells, click, true, f"Click rate by {name}", name, f"clicks {where}", x)
 
     positions = tuple(str(k) for k in range(world.config.policy.slate_size))
-    of_position = by(seen.position[rows].astype(np.int32), positions, "position")
+    of_position = by(evidence.position[rows].astype(np.int32), positions, "position")
     return {
         "position": _with_examination(of_position, world),
-        "examination": _examination(world, seen, rows),
+        "examination": _examination(world, evidence, rows),
         "hour": by((now % DAY // HOUR).astype(np.int32), tuple(f"{h:02d}" for h in range(24)), "hour of day (UTC)"),
         "age": by(_bin(age, _AGES), _names(_AGES), "age of the post (hours)", _middles(_AGES)),
-        "same_topic": by(_bin(seen.n_same_topic[rows], _SAME), _names(_SAME, 1), "earlier posts on the topic"),
-        "depth": by(_bin(_seen_before(seen)[rows], _DEPTHS), _names(_DEPTHS, 1), "posts seen before in the session"),
+        "same_topic": by(_bin(evidence.n_same_topic[rows], _SAME), _names(_SAME, 1), "earlier posts on the topic"),
+        "depth": by(_bin(depth, _DEPTHS), _names(_DEPTHS, 1), "posts seen before in the session"),
     }
 
 
 def _with_examination(figure: Figure, world: World) -> Figure:
-    """Beside it the examination curve, scaled so that it counts as many clicks."""
+    """Add the examination curve, scaled to the same number of clicks."""
     curve = (1.0 + figure.x) ** -world.config.position_bias
     scale = (figure.estimate * figure.n).sum() / (curve * figure.n).sum()
     return replace(figure, curves={"scaled_examination": scale * curve})
 
 
-def _examination(world: World, seen: Evidence, rows: Ids) -> Figure:
-    """Clicks by position for each click that would be if everybody looked: an estimate of examination alone."""
-    rows = rows[~world.population.users.bot[seen.user[seen.request[rows]]]]
-    position, n_positions = seen.position[rows].astype(np.int32), world.config.policy.slate_size
+def _examination(world: World, evidence: Evidence, rows: Ids) -> Figure:
+    """Clicks over expected clicks if all were examined, by position: an estimate of examination alone, without bots."""
+    rows = rows[~world.population.users.bot[evidence.user[evidence.request[rows]]]]
+    position, n_positions = evidence.position[rows].astype(np.int32), world.config.policy.slate_size
     cells = tuple(str(k) for k in range(n_positions))
-    figure = rates(
-        position, cells, seen.did(CLICK)[rows], seen.click[rows], "Examination by position", "position",
-        "clicks for each if all were looked at",
+    figure = rate_figure(
+        position, cells, evidence.has_action(CLICK)[rows], evidence.click[rows], "Examination by position", "position",
+        "clicks over expected clicks if all were examined",
     )  # fmt: skip
-    relevance = np.bincount(position, seen.relevance[rows], n_positions)[figure.x.astype(np.int64)] / figure.n
+    relevance = np.bincount(position, evidence.relevance[rows], n_positions)[figure.x.astype(np.int64)] / figure.n
     scaled = {name: getattr(figure, name) / relevance for name in ("estimate", "low", "high")}
     return replace(figure, **scaled, truth=(1.0 + figure.x) ** -world.config.position_bias)
 
 
-def drift(world: World, seen: Evidence) -> tuple[Figure, Doubles]:
-    """How much more each user's favourite topics of the first day are clicked than others, by day; and the truth of it.
+def drift(world: World, evidence: Evidence) -> tuple[Figure, Doubles]:
+    """Click rate of each user's favourite topics of the first day less that of other topics, by day.
 
-    Gives: the figure; mean correlation over topics of a user's taste on each day with that of the first day, (days,).
+    Gives: the figure; the true correlation over topics of taste on each day with the first day's, mean over users,
+        (days,).
     """
+    # 1. For each random-policy impression (I,): day, and whether its topic is a favourite of its user.
     users, start = world.population.users, world.population.start
-    rows = np.flatnonzero(seen.random)
-    request = seen.request[rows]
-    liked = np.zeros(users.taste_start.shape, bool)
-    np.put_along_axis(liked, np.argsort(-users.taste_start, axis=1)[:, :_FAVOURITES], True, axis=1)
-    favourite = liked[seen.user[request], world.population.posts.topic[seen.post[rows]]]
-    day = np.maximum((seen.now[request] - start) // DAY, 0)
+    rows = np.flatnonzero(evidence.random)
+    request = evidence.request[rows]
+    is_favourite = np.zeros(users.taste_start.shape, bool)
+    np.put_along_axis(is_favourite, np.argsort(-users.taste_start, axis=1)[:, :_FAVOURITES], True, axis=1)
+    favourite = is_favourite[evidence.user[request], world.population.posts.topic[evidence.post[rows]]]
+    day = np.maximum((evidence.now[request] - start) // DAY, 0)
     n_days = world.config.n_days
     cell = np.minimum(day, n_days - 1) * 2 + favourite  # a session may run over the last midnight
+    p = evidence.click[rows]
+    # 2. Impressions, clicks, expected clicks and their variance, by day and side, (days, 2); side 1 is favourites.
     n, k, expected, variance = (
         np.bincount(cell, weights, 2 * n_days).reshape(n_days, 2)
         for weights in (
-            np.ones(len(cell)), seen.did(CLICK)[rows], seen.click[rows], seen.click[rows] * (1 - seen.click[rows]),
+            np.ones(len(cell)), evidence.has_action(CLICK)[rows], p, p * (1 - p),
         )
     )  # fmt: skip
     used = np.flatnonzero(n.min(axis=1))
     n, k, expected, variance = n[used], k[used], expected[used], variance[used]
+    # 3. Difference of the two click rates, in the logs and in truth, (days,).
     lift, true = (np.subtract(*(of[:, side] / n[:, side] for side in (1, 0))) for of in (k, expected))
     half = quantile(len(used)) * np.sqrt((variance / n**2).sum(axis=1))
     figure = Figure(
@@ -210,6 +220,7 @@ def drift(world: World, seen: Evidence) -> tuple[Figure, Doubles]:
 
 
 def _taste_correlation(world: World, days: Ids, n_users: int = 20_000) -> Doubles:
+    """Mean over some users of the correlation of taste at noon of each day with the first day's, (days,)."""
     users = world.population.users
     some = slice(None, None, -(-len(users.id) // n_users))
     first, last = users.taste_start[some].astype(np.float64), users.taste_end[some]
@@ -225,23 +236,23 @@ def _taste_correlation(world: World, days: Ids, n_users: int = 20_000) -> Double
     return correlation
 
 
-def calibration(seen: Evidence) -> Figure:
-    """Click rate in tenths of all impressions by their true click probability."""
-    cuts = np.quantile(seen.click, np.arange(1, 10) / 10)
-    cell = np.searchsorted(cuts, seen.click, side="right").astype(np.int32)
-    figure = rates(
-        cell, tuple(str(d) for d in range(1, 11)), seen.did(CLICK), seen.click, "Calibration of the truth",
-        "tenth by true click probability", "clicks of all impressions",
+def calibration(evidence: Evidence) -> Figure:
+    """Click rate by tenth of true click probability, over all impressions."""
+    cuts = np.quantile(evidence.click, np.arange(1, 10) / 10)
+    cell = np.searchsorted(cuts, evidence.click, side="right").astype(np.int32)
+    figure = rate_figure(
+        cell, tuple(str(d) for d in range(1, 11)), evidence.has_action(CLICK), evidence.click,
+        "Calibration of the truth", "tenth by true click probability", "clicks of all impressions",
     )  # fmt: skip
     return replace(figure, x=figure.truth)
 
 
-def action_rates(seen: Evidence) -> Figure:
-    """Clicks, likes, shares and hides of all impressions and of each policy's."""
-    policy = seen.policy[seen.request]
+def action_rates(evidence: Evidence) -> Figure:
+    """Rates of clicks, likes, shares and hides, over all impressions and by policy."""
+    policy = evidence.policy[evidence.request]
     cells, parts = [], []
     for kind, name in enumerate(ACTION_TYPES[:DWELL]):
-        true, did = getattr(seen, name), seen.did(kind)
+        true, did = getattr(evidence, name), evidence.has_action(kind)
         for row, rows in [("all", np.ones(len(did), bool)), *((p, policy == i) for i, p in enumerate(POLICIES))]:
             cells.append(f"{name}, {row}")
             parts.append((int(rows.sum()), float(did[rows].sum()), float(true[rows].sum(dtype=np.float64))))
@@ -256,16 +267,17 @@ def action_rates(seen: Evidence) -> Figure:
     )  # fmt: skip
 
 
-def dwell(seen: Evidence) -> Figure:
-    """Mean seconds of a click, of all and by policy: exponential around each impression's own mean."""
-    rows = np.flatnonzero(np.isfinite(seen.dwelt))
-    policy, dwelt, mean = seen.policy[seen.request[rows]], seen.dwelt[rows], seen.dwell_s[rows].astype(np.float64)
+def dwell(evidence: Evidence) -> Figure:
+    """Mean dwell after a click, over all and by policy; each dwell is exponential around its own mean."""
+    rows = np.flatnonzero(np.isfinite(evidence.dwelt))
+    policy, dwelt = evidence.policy[evidence.request[rows]], evidence.dwelt[rows]
+    mean = evidence.dwell_s[rows].astype(np.float64)
     groups = [("all", np.ones(len(rows), bool)), *((name, policy == i) for i, name in enumerate(POLICIES))]
     groups = [(name, of) for name, of in groups if of.any()]
     n = np.array([of.sum() for _, of in groups], np.int64)
     estimate = np.array([dwelt[of].mean(dtype=np.float64) for _, of in groups])
     true = np.array([mean[of].mean() for _, of in groups])
-    # A sum of exponentials is nearly Gamma, exactly so where their means are equal.
+    # A sum of exponentials is nearly Gamma with this shape, exactly so for equal means.
     shape = np.array([mean[of].sum() ** 2 / (mean[of] ** 2).sum() for _, of in groups])
     least, most = gamma_quantiles(shape, quantile(len(groups)))
     return Figure(
@@ -274,26 +286,27 @@ def dwell(seen: Evidence) -> Figure:
     )  # fmt: skip
 
 
-def _seen_before(seen: Evidence) -> Rows:
+def _shown_before(evidence: Evidence) -> Rows:
     """Posts on screen in the session before each impression, (I,)."""
-    session = seen.session[seen.request]
+    session = evidence.session[evidence.request]
     starts = np.flatnonzero(np.diff(session, prepend=session[:1] - 1))
     size = np.diff(np.append(starts, len(session)))
     return (np.arange(len(session)) - np.repeat(starts, size)).astype(np.int32)
 
 
 def _bin(values: np.ndarray, edges: tuple[float, ...]) -> Rows:
+    """The bin of each value, by lower edges."""
     return (np.searchsorted(np.asarray(edges), values, side="right") - 1).clip(0).astype(np.int32)
 
 
 def _names(edges: tuple[float, ...], unit: int = 0) -> tuple[str, ...]:
-    """Names of the bins from each edge to before the next; `unit` is 1 for whole numbers."""
+    """Names of the bins, each from its edge to the next; `unit` is 1 for whole numbers, 0 for real ones."""
     pairs = ((a, b - unit) for a, b in pairwise(edges))
     return (*(f"{a:g}" if a == b else f"{a:g} to {b:g}" for a, b in pairs), f"{edges[-1]:g}+")
 
 
 def _middles(edges: tuple[float, ...]) -> Doubles:
-    """Geometric middles for an axis of logarithms."""
+    """Geometric middles of the bins, for a log axis."""
     edge = np.array([edges[1] / 2, *edges[1:], 2 * edges[-1]])
     middles: Doubles = np.sqrt(edge[:-1] * edge[1:])
     return middles

@@ -1,9 +1,9 @@
-"""Heavy tails: power laws, shares of the top, log-normal rates behind counts; and those of a world.
+"""Inequality of posts and users: power-law exponents, top shares, the sigma of log-normal rates.
 
-The fits take counts and do not know what was counted. `tail_statistics` takes `Evidence` and gives beside a statistic
-what it is on average when clicks and sessions are drawn again from their true rates. For sessions that is the truth,
-and the band of their shares is as wide as the draws scatter: users are given. For clicks it is not quite: they bring a
-post further impressions, so real clicks are a little more unequal than those drawn again for the same impressions.
+The fits take counts of anything. `tail_statistics` takes `Evidence` and gives each statistic beside its mean when
+clicks and sessions are redrawn from their true rates. For sessions this mean is the truth, and the scatter of the draws
+gives the band, since the users are fixed. For clicks it is only a reference: clicks bring a post further impressions,
+so real clicks are a little more unequal than clicks redrawn for the same impressions.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import Doubles
 from recsys.world.report.evidence import Evidence
 from recsys.world.report.statistics import Figure, quantile
 from recsys.world.world import World
+from recsys.world.writing.events import CLICK
 
 _MIN_TAIL = 50
-"""Counts that a power law must be fitted to at least."""
+"""Fewest counts that a power law is fitted to."""
 _MAX_STARTS = 100
-"""Beginnings of the tail that are tried."""
+"""Most starts of the tail that are tried."""
 _DRAWS = 20
-"""Times that clicks are drawn again from the truth, for a mean."""
-_DRAWS_OF_BAND = 200
-"""Times that sessions are: the scatter of the draws is off by a twentieth, give or take."""
+"""Times that clicks are redrawn from the truth, for a mean."""
+_DRAWS_FOR_BAND = 200
+"""Times that sessions are redrawn, for a standard deviation; its own standard error is about 5%."""
 _TOP = (0.01, 0.1)
-"""Parts of the users or posts whose share is told."""
+"""Top fractions of users or posts whose share is reported."""
 _NEAR_ZERO = 4.0
-"""Standard errors from 0 within which a sigma is not normal around the truth: it cannot be negative."""
+"""A sigma within this many standard errors of 0 gets no band: it cannot be negative, so it is not normal."""
 
 
 class PowerTail(NamedTuple):
-    """P(X >= x) goes as x ** -(exponent - 1) from `start` on."""
+    """P(X >= x) is proportional to x ** -(exponent - 1) for x >= start."""
 
     exponent: float
     standard_error: float
@@ -43,7 +43,7 @@ class PowerTail(NamedTuple):
 
 
 class LogNormalRate(NamedTuple):
-    """Counts are Poisson with rates whose logarithm is normal."""
+    """Poisson counts whose log rate is normal with this mean and sigma."""
 
     mean: float
     sigma: float
@@ -52,10 +52,10 @@ class LogNormalRate(NamedTuple):
 
 
 def hill(counts: Doubles, start: float) -> PowerTail | None:
-    """Maximum likelihood of the exponent above a given start; None without a count above it.
+    """Maximum-likelihood exponent of the counts from a given start on; None without a count above it.
 
     Source: Clauset, Shalizi, Newman, "Power-law distributions in empirical data", SIAM Review 2009, equations 3.6
-        and 3.7; the half below the start makes it hold for whole numbers.
+        and 3.7; start - 1/2 instead of start corrects for whole numbers.
     """
     tail = counts[counts >= start]
     logs = float(np.log(tail / (start - 0.5)).sum())
@@ -66,7 +66,7 @@ def hill(counts: Doubles, start: float) -> PowerTail | None:
 
 
 def power_tail(counts: Doubles) -> PowerTail | None:
-    """The fit whose start makes the tail most like a power law (Kolmogorov-Smirnov); None with too few counts.
+    """The fit at the start with the smallest Kolmogorov-Smirnov distance; None with too few counts.
 
     Source: Clauset, Shalizi, Newman 2009, section 3.3.
     """
@@ -81,18 +81,18 @@ def power_tail(counts: Doubles) -> PowerTail | None:
         if fit is None:
             continue
         values, first = np.unique(ascending[-fit.n :], return_index=True)
-        seen = 1.0 - first / fit.n
-        said = ((values - 0.5) / (start - 0.5)) ** (1.0 - fit.exponent)
-        if (distance := float(np.abs(seen - said).max())) < least:
+        empirical = 1.0 - first / fit.n
+        fitted = ((values - 0.5) / (start - 0.5)) ** (1.0 - fit.exponent)
+        if (distance := float(np.abs(empirical - fitted).max())) < least:
             best, least = fit, distance
     return best
 
 
 def top_share(counts: Doubles, share: float) -> tuple[float, float]:
-    """Part of the sum that the largest `share` of the counts holds, and its standard error; NaN without a sum.
+    """Share of the sum in the largest `share` of the counts, and its standard error; NaN when the sum is 0.
 
     Source: Beach, Davidson, "Distribution-free statistical inference with Lorenz curves and income shares", Review of
-        Economic Studies 1983: the counts are a sample of all there could be.
+        Economic Studies 1983; the counts are taken as a sample from a larger population.
     """
     n, mean = max(round(share * len(counts)), 1), float(counts.mean())
     if not mean:
@@ -104,36 +104,39 @@ def top_share(counts: Doubles, share: float) -> tuple[float, float]:
 
 
 def log_normal_rate(counts: Doubles, n_steps: int = 300) -> LogNormalRate:
-    """Maximum likelihood of log-normal rates by expectation and maximisation, zeros included.
+    """Fit log-normal rates to counts, zeros included, by expectation maximisation over a grid of log rates.
 
-    Raises: ValueError when nothing was counted.
+    Raises: ValueError when no count is above 0.
     Source: Bulmer, "On fitting the Poisson lognormal distribution to species-abundance data", Biometrics 1974; the
-        standard error is from the observed information.
+        standard error comes from the observed information.
     """
     value, times = np.unique(counts, return_counts=True)
     if value[-1] <= 0:
-        raise ValueError("a rate cannot be fitted to counts of which none is above 0")
-    # The nodes must lie closer than the Poisson law of the largest count is wide.
+        raise ValueError("log-normal rates need a count above 0, but none is above 0")
+    # Log likelihood of V distinct counts at G grid nodes. The grid must be finer than the narrowest likelihood, that of
+    # the largest count.
     nodes = np.arange(-9.0, np.log(value[-1]) + 3.0, min(0.5 / value[-1] ** 0.5, 0.05))
-    law = value[:, None] * nodes - np.exp(nodes)
-    law = np.exp(law - law.max(axis=1, keepdims=True))  # a factor of its own for each count changes nothing below
+    law = value[:, None] * nodes - np.exp(nodes)  # (V, G), up to a constant per count, which cancels below
+    law = np.exp(law - law.max(axis=1, keepdims=True))
 
-    def likelihood(mean: float, sigma: float) -> float:
+    def log_likelihood(mean: float, sigma: float) -> float:
         prior = np.exp(-0.5 * ((nodes - mean) / sigma) ** 2) / sigma
         return float(times @ np.log(law @ prior))
 
     mean, sigma = float(np.log(np.average(value, weights=times))) - 0.5, 1.0
     for _ in range(n_steps):
+        # E: posterior of the log rate for each count. M: mean and deviation of its mixture over all counts, (G,).
         posterior = law * np.exp(-0.5 * ((nodes - mean) / sigma) ** 2)
         weight = (times / posterior.sum(axis=1)) @ posterior
         moved = float(weight @ nodes / weight.sum())
-        spread = max(float(weight @ (nodes - moved) ** 2 / weight.sum()) ** 0.5, 0.01)  # above h below
+        spread = max(float(weight @ (nodes - moved) ** 2 / weight.sum()) ** 0.5, 0.01)  # stays above h below
         settled = abs(moved - mean) + abs(spread - sigma) < 1e-7
         mean, sigma = moved, spread
         if settled:
             break
+    # Second derivatives of the log likelihood by central differences.
     h = 1e-3
-    at = {(i, j): likelihood(mean + i * h, sigma + j * h) for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    at = {(i, j): log_likelihood(mean + i * h, sigma + j * h) for i in (-1, 0, 1) for j in (-1, 0, 1)}
     by_mean = (at[1, 0] - 2 * at[0, 0] + at[-1, 0]) / h**2
     by_sigma = (at[0, 1] - 2 * at[0, 0] + at[0, -1]) / h**2
     both = (at[1, 1] - at[1, -1] - at[-1, 1] + at[-1, -1]) / (4 * h**2)
@@ -143,58 +146,62 @@ def log_normal_rate(counts: Doubles, n_steps: int = 300) -> LogNormalRate:
 
 
 class Tails(NamedTuple):
-    """What tells how unequal posts and users are."""
+    """The inequality figure and the counts behind it."""
 
     figure: Figure
     impressions: Doubles
-    """Of each post, (N,)."""
+    """Of each post, (N,); `clicks` and `expected_clicks` likewise."""
     clicks: Doubles
     expected_clicks: Doubles
     sessions: Doubles
-    """Of each user who was there from the start and is no bot."""
+    """Of each user who joined before the logs and is not a bot."""
     power: dict[str, PowerTail | None]
-    """Of clicks and of impressions per post."""
+    """Fits to clicks and to impressions per post."""
     rate: LogNormalRate
 
 
-def shares_drawn_again(n_sessions: int, activity: Doubles, rng: np.random.Generator) -> Doubles:
-    """Shares of the top 1% and 10% of users when all sessions are drawn again by their activity, (draws, 2)."""
+def redrawn_session_shares(n_sessions: int, activity: Doubles, rng: np.random.Generator) -> Doubles:
+    """Shares of the top 1% and 10% of users when all sessions are redrawn by the users' activity, (draws, 2)."""
     rates = activity / activity.sum()
-    draws = (rng.multinomial(n_sessions, rates).astype(np.float64) for _ in range(_DRAWS_OF_BAND))
+    draws = (rng.multinomial(n_sessions, rates).astype(np.float64) for _ in range(_DRAWS_FOR_BAND))
     return np.array([[top_share(draw, share)[0] for share in _TOP] for draw in draws])
 
 
-def tail_statistics(world: World, seen: Evidence) -> Tails:
-    """How unequally posts are shown and clicked and how unequally users come."""
+def tail_statistics(world: World, evidence: Evidence) -> Tails:
+    """Inequality of impressions and clicks over posts, and of sessions over users."""
+    # 1. Counts per post (N,) and per user (of those from before the logs, no bots).
     users, n_posts = world.population.users, world.population.n_posts
-    impressions = np.bincount(seen.post, minlength=n_posts).astype(np.float64)
-    clicks = np.bincount(seen.post[seen.did(ACTION_TYPES.index("click"))], minlength=n_posts).astype(np.float64)
-    expected: Doubles = np.bincount(seen.post, seen.click, n_posts).astype(np.float64)
-    _, first = np.unique(seen.session, return_index=True)
-    of_start = (users.created_at < world.population.start) & ~users.bot
-    sessions = np.bincount(seen.user[first], minlength=len(users.id))[of_start].astype(np.float64)
-    activity = users.activity[of_start]
+    impressions = np.bincount(evidence.post, minlength=n_posts).astype(np.float64)
+    clicked = evidence.post[evidence.has_action(CLICK)]
+    clicks = np.bincount(clicked, minlength=n_posts).astype(np.float64)
+    expected: Doubles = np.bincount(evidence.post, evidence.click, n_posts).astype(np.float64)
+    _, first = np.unique(evidence.session, return_index=True)
+    counted = (users.created_at < world.population.start) & ~users.bot
+    sessions = np.bincount(evidence.user[first], minlength=len(users.id))[counted].astype(np.float64)
+    activity = users.activity[counted]
+    # 2. Fits, and the same statistics on redrawn clicks and sessions.
     power, rate = {"clicks": power_tail(clicks), "impressions": power_tail(impressions)}, log_normal_rate(sessions)
     rng = np.random.default_rng(world.config.seed)
-    clicks_again = [rng.poisson(expected).astype(np.float64) for _ in range(_DRAWS)]
-    shares_again = shares_drawn_again(int(sessions.sum()), activity, rng)
+    redrawn_clicks = [rng.poisson(expected).astype(np.float64) for _ in range(_DRAWS)]
+    redrawn_shares = redrawn_session_shares(int(sessions.sum()), activity, rng)
 
-    nothing = float("nan")
+    # 3. One row per statistic: name, estimate, standard error, truth, mean when redrawn, counts.
+    nan = float("nan")
     rows: list[tuple[str, float, float, float, float, int]] = []
     for name, fit in power.items():
         if fit is not None:
-            refits = [refit.exponent for draw in clicks_again if (refit := hill(draw, fit.start))]
-            mean = float(np.mean(refits)) if name == "clicks" and refits else nothing
-            rows.append((f"exponent, {name} per post", fit.exponent, fit.standard_error, nothing, mean, fit.n))
-    error = rate.standard_error if rate.sigma > _NEAR_ZERO * rate.standard_error else nothing
-    rows.append(("sigma, sessions per user", rate.sigma, error, world.config.activity_tail, nothing, len(sessions)))
-    for share, again in zip(_TOP, shares_again.T, strict=True):
-        name, mean = f"share of the top {share:.0%}", float(again.mean())
+            refits = [refit.exponent for draw in redrawn_clicks if (refit := hill(draw, fit.start))]
+            mean = float(np.mean(refits)) if name == "clicks" and refits else nan
+            rows.append((f"exponent, {name} per post", fit.exponent, fit.standard_error, nan, mean, fit.n))
+    error = rate.standard_error if rate.sigma > _NEAR_ZERO * rate.standard_error else nan
+    rows.append(("sigma, sessions per user", rate.sigma, error, world.config.activity_tail, nan, len(sessions)))
+    for share, redrawn in zip(_TOP, redrawn_shares.T, strict=True):
+        name, mean = f"share of the top {share:.0%}", float(redrawn.mean())
         held = top_share(sessions, share)[0]
-        rows.append((f"{name}, sessions", held, float(again.std(ddof=1)), mean, mean, len(sessions)))
-        mean = float(np.mean([top_share(draw, share)[0] for draw in clicks_again]))
-        rows.append((f"{name}, clicks", *top_share(clicks, share), nothing, mean, n_posts))
-        rows.append((f"{name}, impressions", *top_share(impressions, share), nothing, nothing, n_posts))
+        rows.append((f"{name}, sessions", held, float(redrawn.std(ddof=1)), mean, mean, len(sessions)))
+        mean = float(np.mean([top_share(draw, share)[0] for draw in redrawn_clicks]))
+        rows.append((f"{name}, clicks", *top_share(clicks, share), nan, mean, n_posts))
+        rows.append((f"{name}, impressions", *top_share(impressions, share), nan, nan, n_posts))
     estimate, errors, truth, means = (np.array([row[i] for row in rows]) for i in (1, 2, 3, 4))
     half = quantile(int(np.isfinite(truth + errors).sum())) * errors
     figure = Figure(

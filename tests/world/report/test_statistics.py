@@ -14,7 +14,7 @@ from recsys.errors import DataError
 from recsys.offline.lake.lake import Lake
 from recsys.types import DAY
 from recsys.world.behaviour.policies import POLICIES
-from recsys.world.population.posts import _copies
+from recsys.world.population.posts import _draw_copies
 from recsys.world.population.texts import FINE, SPAM
 from recsys.world.report.composition import composition, expected_copies
 from recsys.world.report.evidence import read_evidence
@@ -29,7 +29,14 @@ from recsys.world.report.statistics import (
     quantile,
     wilson,
 )
-from recsys.world.report.tails import hill, log_normal_rate, power_tail, shares_drawn_again, tail_statistics, top_share
+from recsys.world.report.tails import (
+    hill,
+    log_normal_rate,
+    power_tail,
+    redrawn_session_shares,
+    tail_statistics,
+    top_share,
+)
 from recsys.world.world import World
 from recsys.world.writing.simulate import simulate
 
@@ -114,10 +121,10 @@ def test_shares_of_sessions_have_bands_as_wide_as_sessions_scatter(here, report)
 
 
 @pytest.mark.parametrize("sigma", ACTIVITY_TAILS)
-def test_shares_drawn_again_scatter_around_the_truth(sigma):
+def test_redrawn_session_shares_scatter_around_the_truth(sigma):
     rng = np.random.default_rng(0)
     activity = np.exp(rng.normal(0, sigma, 400))
-    again = shares_drawn_again(3000, activity, rng)
+    again = redrawn_session_shares(3000, activity, rng)
     draws = rng.multinomial(3000, activity / activity.sum(), 1000).astype(float)
     for share, of in zip((0.01, 0.1), again.T, strict=True):
         off = np.array([top_share(draw, share)[0] for draw in draws]) - of.mean()
@@ -147,7 +154,7 @@ def test_copies_are_as_many_as_labels_leave(first_is_fine):
     label = np.where(rng.random(300) < 0.1, SPAM, FINE).astype(np.int32)
     label[0] = FINE if first_is_fine else SPAM
     config = WorldConfig(duplicate_share=0.3, edited_share=0.3)
-    counts = np.array([np.bincount(_copies(config, label, rng)[0], minlength=5)[1:] for _ in range(2000)])
+    counts = np.array([np.bincount(_draw_copies(config, label, rng)[0], minlength=5)[1:] for _ in range(2000)])
     expected = expected_copies(label == FINE, 0.3, 0.3)
     error = counts.std(axis=0) / len(label) / len(counts) ** 0.5
     assert (abs(counts.mean(axis=0) / len(label) - expected) < 4 * error).all()
@@ -213,7 +220,7 @@ def test_without_a_random_policy_there_are_no_click_rates(here):
 
 def test_every_impression_and_click_counts_once_however_it_was_delivered(here):
     assert len(here.seen.click) == here.written.impressions
-    assert here.seen.did(0).sum() == here.written.clicks
+    assert here.seen.has_action(0).sum() == here.written.clicks
     rows = sum(len(here.lake.read(table, ["event_id"])) for table in ("impressions", "actions"))
     events = {event for table in ("impressions", "actions") for event in here.lake.read(table)["event_id"].to_pylist()}
     assert here.seen.n_repeated == rows - len(events) > 0
