@@ -1,6 +1,7 @@
-"""What follow lists and click histories say about a user and a post, for one request or a million exposures alike.
+"""Cross features of users and posts, from follow lists and click histories.
 
-Takes follow lists and (user, post) pairs, gives columns for `assemble`. It does not know whose lists they are.
+Takes follow lists or histories and (user, post) pairs, of one request or a million exposures; gives columns for
+`assemble`. It does not know whose lists they are.
 """
 
 from __future__ import annotations
@@ -16,23 +17,26 @@ from recsys.types import Floats, Ids, Mask, Rows
 def follow_crosses(
     catalogue: Catalogue, follows_start: Ids, follows: Rows, user: Rows, post_row: Rows
 ) -> tuple[Mask, Floats]:
-    """Whether the user follows the post's author, and the share of followed authors who mostly write on its topic.
+    """Whether the user follows the post's author; and the share of followed authors who mostly write on its topic.
 
     Args:
-        follows_start, follows: user u follows `follows[follows_start[u]:follows_start[u + 1]]`, as author rows that
-            ascend within a user.
-        user: place of each pair's user in `follows_start`, -1 for one who follows nobody, (C,).
+        follows_start, follows: user u follows the author rows `follows[follows_start[u]:follows_start[u + 1]]`,
+            ascending.
+        user: place of each pair's user in `follows_start`, -1 for a user who follows nobody, (C,).
         post_row: -1 for a post the catalogue does not know, (C,).
-    Returns: flags (C,) and shares in [0, 1] (C,); NaN for users who follow nobody and posts without a likely topic.
+    Returns: flags (C,), and shares in [0, 1] (C,) that are NaN if the user follows nobody or the post has no likely
+        topic.
     """
     n_authors, n_topics = np.int64(catalogue.n_authors + 1), np.int64(len(catalogue.topics) + 1)
-    n_followed = np.append(np.diff(follows_start), 0)  # the last place, -1, is of those who follow nobody
+    n_followed = np.append(np.diff(follows_start), 0)  # (U + 1,); the last place is for user -1
+    # 1. Every (user, followed author) as one number: ascending, so that `lookup` can search it, (follows,).
     follower = np.repeat(np.arange(len(n_followed), dtype=np.int64), n_followed)
     pair = follower * n_authors + follows
     author, topic = (np.where(post_row >= 0, c[post_row], -1) for c in (catalogue.author, catalogue.likely_topic))
     follows_author = (lookup(pair, user * n_authors + author) >= 0) & (author >= 0)
+    # 2. How many authors each user follows per topic, and each post's share of them.
     of_topic, n_of_topic = np.unique(follower * n_topics + catalogue.author_topic[follows] + 1, return_counts=True)
-    wanted = user * n_topics + topic + 1
+    wanted = user * n_topics + topic + 1  # (C,)
     share = np.where((topic >= 0) & (n_followed[user] > 0), np.float32(0), np.float32(np.nan))
     found = (lookup(of_topic, wanted) >= 0) & (topic >= 0)
     share[found] = n_of_topic[np.searchsorted(of_topic, wanted[found])] / n_followed[user[found]]
@@ -40,10 +44,10 @@ def follow_crosses(
 
 
 def history_shares(catalogue: Catalogue, history: Rows, request: Rows, post_row: Rows) -> tuple[Floats, Floats]:
-    """How much of a user's click history is in each post's language, and on its medium.
+    """Shares of a user's click history in each post's language and in its medium.
 
-    Shares are (clicks of the kind + 1) / (clicks + kinds), so that a short history says little; NaN where it says
-    nothing: no click of a known kind, or the post's own kind is unknown.
+    A share is (clicks of the kind + 1) / (clicks + kinds), which is near 1 / kinds for a short history. It is NaN if
+    the history has no click of a known kind, or the post's kind is unknown.
 
     Args:
         history: clicked posts of R requests, -1 padded, (R, L).
@@ -58,8 +62,9 @@ def history_shares(catalogue: Catalogue, history: Rows, request: Rows, post_row:
 
 
 def _share(history: Rows, kind_of_post: Rows, n_kinds: int, request: Rows, post_row: Rows) -> Floats:
-    kind = np.where(history >= 0, kind_of_post[history], -1)
-    # Column 0 collects what has no kind.
+    """Smoothed share of each candidate's kind in its request's history, (C,)."""
+    kind = np.where(history >= 0, kind_of_post[history], -1)  # (R, L)
+    # Clicks per request and kind, (R, n_kinds + 1); column 0 collects clicks without a kind and is then dropped.
     at = np.arange(len(history))[:, None] * (n_kinds + 1) + kind + 1
     counts = np.bincount(at.ravel(), minlength=len(history) * (n_kinds + 1)).reshape(len(history), n_kinds + 1)
     counts[:, 0] = 0

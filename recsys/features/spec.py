@@ -93,7 +93,7 @@ PRIOR_IMPRESSIONS = 20.0
 PRIOR_RATE = {"click": 0.05, "like": 0.01, "share": 0.004, "hide": 0.004}
 """Rates assumed without impressions. They are constants, so that batch and stream need no shared statistic."""
 
-LEAST_CLICKS = 0.01
+MIN_CLICKS = 0.01
 """A ratio to fewer decayed clicks is missing. Such clicks are so old that the online row may have expired."""
 
 MAX_QUANTILES = 100
@@ -222,6 +222,6 @@ CATEGORICAL: tuple[str, ...] = ("topic", "media")
 
 def fingerprint() -> int:
     """Hash of everything that writers and readers of feature rows must agree on, a positive int64."""
-    fixed = (PRIOR_IMPRESSIONS, PRIOR_RATE, LEAST_CLICKS, MAX_QUANTILES, MAX_CATEGORIES, CATEGORICAL, MEDIA_TYPES)
+    fixed = (PRIOR_IMPRESSIONS, PRIOR_RATE, MIN_CLICKS, MAX_QUANTILES, MAX_CATEGORIES, CATEGORICAL, MEDIA_TYPES)
     text = repr((ROW_FORMAT, FORMULAS, ENTITIES, FEATURES, *fixed))
     return hash_text(text)

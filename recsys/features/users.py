@@ -60,8 +60,8 @@ class UserBatch:
         known = user_row >= 0
         row = np.where(known, user_row, 0).astype(np.int64)
         if not catalogue.n_users:
-            nothing = np.full(len(user_row), -1, np.int32)
-            return cls(nothing, history, nothing, nothing, np.zeros(len(row) + 1, np.int64), np.empty(0, np.int32), now)
+            unknown = np.full(len(user_row), -1, np.int32)
+            return cls(unknown, history, unknown, unknown, np.zeros(len(row) + 1, np.int64), np.empty(0, np.int32), now)
         # Copy each user's follows from the catalogue's list into one list, user after user.
         first = catalogue.follows_start[row]  # (B,)
         length = np.where(known, catalogue.follows_start[row + 1] - first, 0)

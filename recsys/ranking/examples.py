@@ -1,7 +1,7 @@
-"""Exposures as rows a ranker learns from: features as the request saw them, labels, logged positions.
+"""Training examples for rankers: one row per exposure, with features as the request saw them, label and position.
 
-Takes logs, catalogue and towers, gives matrices. The same function serves training and evaluation; serving builds the
-same columns from the online store (`pipeline`).
+Takes logs, catalogue and towers; gives matrices, for training and evaluation. Serving builds the same columns from the
+online store (`pipeline`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recsys.retrieval.towers.inference import Towers, tower_scores
 from recsys.types import Floats, Ids, Mask, Rows, Times
 
 _REQUESTS_AT_ONCE = 65_536
-"""Bounds the memory for user vectors."""
+"""Requests per block, which bounds the memory for user vectors."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Examples:
     features: Floats
     """(E, F)."""
     click: Mask
+    """The label, (E,)."""
     position: Rows
     """0-based, -1 unknown, (E,)."""
 
@@ -40,6 +41,7 @@ class Examples:
         return len(self.click)
 
     def where(self, mask: Mask) -> Examples:
+        """The rows where the mask is true."""
         return Examples(self.features[mask], self.click[mask], self.position[mask])
 
 
@@ -52,29 +54,31 @@ def build_examples(
     history_size: int,
     n_threads: int,
 ) -> Examples:
-    """Features of exposures (in order of time), each as its request could have read them.
+    """Features, labels and positions of exposures, each as its request could have read the features.
 
     Args:
+        exposures: in order of time, (E,).
         post_vectors: of the whole catalogue, (N, D).
-        history_size: clicks the online store remembers per user.
+        history_size: clicks the online store keeps per user.
     """
-    # Counters as of each exposure: entity name to (E, A, H).
+    # 1. Counters as of each exposure: entity name to (E, A, H).
     counts = point_in_time(
         catalogue, events, exposures.user_row, exposures.post_row, exposures.now,
         Seen(exposures.seen, exposures.history_seen), n_threads,
     )  # fmt: skip
-    # Exposures of one request stand together, since they share `now`; the user is built once for all of them. Outside
-    # logs may give one request id to several users, or to a whole session, so every column must agree.
+    # 2. Find the requests. Exposures of one request are adjacent, since they share `now`; their user is built once.
+    # Imported logs may give one request id to several users or to a whole session, so all four columns must agree.
     new_request = np.ones(len(exposures), bool)
     same = (exposures.request_id, exposures.user_row, exposures.now, exposures.history_seen)
     new_request[1:] = np.any([np.diff(column) != 0 for column in same], axis=0)
     first = np.flatnonzero(new_request)  # first exposure of each of R requests, (R,)
     ends = np.append(first, len(exposures))
+    # 3. Block by block: users, tower scores, matrix.
     features = np.empty((len(exposures), len(NAMES)), np.float32)
     for start in range(0, len(first), _REQUESTS_AT_ONCE):
         requests = first[start : start + _REQUESTS_AT_ONCE]  # (r,)
         rows = slice(requests[0], ends[start + len(requests)])  # their exposures, C in all
-        size = np.diff(ends[start : start + len(requests) + 1])
+        size = np.diff(ends[start : start + len(requests) + 1])  # exposures of each request, (r,)
         request = np.repeat(np.arange(len(requests), dtype=np.int32), size)  # (C,)
         post_row, now = exposures.post_row[rows], exposures.now[rows]
         users = user_batch(
@@ -91,7 +95,15 @@ def build_examples(
 def user_batch(
     catalogue: Catalogue, events: Events, user_row: Rows, now: Times, seen: Ids, history_size: int
 ) -> UserBatch:
-    """Users as a request at `now` knew them, having seen so many of the events, (B,)."""
+    """B users at the moment of their requests.
+
+    Args:
+        events: in order of arrival.
+        user_row: -1 unknown, (B,).
+        now: microseconds, (B,).
+        seen: how many of the events each request had seen, (B,).
+        history_size: clicks in a history.
+    """
     place = np.flatnonzero(events.action == CLICK)
     clicks = Clicks(events.user_row[place], events.post_row[place], events.time[place])
     history = histories_at(clicks, place, user_row, seen, history_size)

@@ -70,7 +70,7 @@ def test_rows_live_long_enough_online_for_the_longest_half_life():
 CHANGES = {
     "ROW_FORMAT": spec.ROW_FORMAT + 1,
     "FORMULAS": spec.FORMULAS + 1,
-    "LEAST_CLICKS": 0.02,
+    "MIN_CLICKS": 0.02,
     "MAX_QUANTILES": 50,
     "MAX_CATEGORIES": 128,
     "CATEGORICAL": ("topic",),

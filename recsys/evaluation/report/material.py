@@ -1,6 +1,6 @@
-"""What every part of the report is computed from: a release, the logs it learned from, a world's truth if there is one.
+"""The material of the report: a release, the logs it learned from, and a world's truth if there is one.
 
-Takes settings, gives arrays and models. It computes no figure.
+Takes settings; gives arrays and models. It computes no figure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RANDOM_POLICY = "random"
 
 @dataclass(frozen=True)
 class Material:
-    """Read once, used by all parts of the report."""
+    """Everything the parts of the report read; loaded once."""
 
     config: Config
     release: release.Release
@@ -47,10 +47,11 @@ class Material:
 
     @property
     def logs_end(self) -> int:
+        """End of the logs that the release learned from, microseconds."""
         return self.release.manifest.logs_end
 
     def test(self) -> Exposures:
-        """The last share of time; of a world only what it wrote itself, since nothing that came later has a truth."""
+        """Exposures of the test share; in a world only those the world wrote, since later ones have no truth."""
         rows = self.split.rows(self.logs.exposures, "test")
         if self.world is None:
             return self.logs.exposures.take(rows)
@@ -59,7 +60,7 @@ class Material:
         return exposures.take(self.world.has_truth(exposures.request_id, exposures.position, post_id))
 
     def random_test_clicks(self) -> Exposures:
-        """Clicked test exposures of the random policy, or all clicked ones where the logs name no such policy."""
+        """Clicked test exposures of the random policy, or all clicked ones if the logs do not name that policy."""
         test = self.test()
         chosen = test.click
         if RANDOM_POLICY in self.logs.policies:
@@ -68,11 +69,12 @@ class Material:
 
 
 def gather(config: Config) -> Material:
-    """Open the current release and read the lake with the release's own numbering and its own shares of time.
+    """Open the current release; read the lake with the release's catalogue rows and shares of time.
 
-    What the lake gained since training does not count: the test share is exactly what this release was kept from.
+    Data that the lake gained since training does not move the test share: it is exactly what the release did not train
+    on.
 
-    Raises: ReleaseError without a release, DataError when the lake is not the one the release learned from.
+    Raises: ReleaseError without a release; DataError when the lake is not the one the release learned from.
     """
     loaded = release.load(config.releases_path)
     catalogue = Catalogue.load(loaded.path / "catalogue")
@@ -98,18 +100,19 @@ def gather(config: Config) -> Material:
     test = material.test()
     unknown = int(((test.post_row < 0) | (test.user_row < 0)).sum())
     if unknown or not test.click.any():
-        problem = f"holds {unknown} exposures of posts or users that it does not know" if unknown else "has no click"
+        problem = f"has {unknown} exposures of posts or users that it does not know" if unknown else "has no click"
         raise DataError(f"the test share of release {loaded.version} in {lake.url} {problem}; run `recsys train` again")
     return material
 
 
 def _negatives_of(loaded: release.Release) -> Negatives | None:
-    """As the release was trained: the first impression that reaches the lake must not change what it is judged by."""
+    """The kind of negatives the release was trained with; impressions that reach the lake later do not change it."""
     noted = loaded.manifest.metrics.get("negatives")
     return next((kind for kind in get_args(Negatives) if kind == noted), None)
 
 
 def _split_of(loaded: release.Release, label_window_s: float) -> Split:
+    """The release's own cuts of time."""
     cuts = loaded.manifest.metrics.get("cuts")
     if not isinstance(cuts, list) or len(cuts) != len(SHARES) + 1:
         raise ReleaseError(f"release {loaded.version} does not say how time was split; run `recsys train` again")
@@ -118,6 +121,6 @@ def _split_of(loaded: release.Release, label_window_s: float) -> Split:
 
 
 def _before(events: Events, end: int) -> Events:
-    """Those that had arrived by then."""
+    """The events that had arrived before `end`."""
     n = int(np.searchsorted(events.ingest_time, end))
     return Events(**{column.name: getattr(events, column.name)[:n] for column in fields(Events)})

@@ -1,8 +1,10 @@
-"""The retrieval report: of clicks on random-policy impressions after the cut, how many lie among 500 candidates. Where
-the logs name no such policy: of all clicks, which favours what resembles the policy that showed them.
+"""The retrieval report: recall@500 of test clicks, for each source, all sources together, baselines and the oracle.
 
-Every row has a budget of `sources.budget` posts, which a source alone may not fill, chosen from all posts that existed
-at the request's time, knowing what had arrived by then; matrix factorisation, what had arrived before the test share.
+Only clicks on impressions of the random policy count: any other policy favours sources that resemble it. If the logs
+name no random policy, all clicks count.
+
+Each row brings up to `sources.budget` posts, out of all that existed at the request's time, and knows what had arrived
+by then. Matrix factorisation knows what had arrived before the test share.
 """
 
 from __future__ import annotations
@@ -26,17 +28,17 @@ from recsys.types import DAY, Context, Doubles, FeedRequest, Ids, Mask, Rows, So
 
 _FACTORS = "matrix_factorisation"
 ROWS = ("popularity", _FACTORS, *(source.name.lower() for source in Source if source.name), "all_sources", "oracle")
-"""`oracle`: by the world's truth, which no retrieval knows."""
+"""The rows of the report; `oracle` chooses by the world's truth."""
 _POPULARITY_HALF_LIFE = DAY
-_NOTHING = np.empty(0, np.int32)
+_NO_POSTS = np.empty(0, np.int32)
 _GROUPS = 10
 
 
 def retrieval_report(material: Material, progress: Progress) -> dict[str, Any]:
-    """`recall@500` by row, and its interval over users; `policy` that showed the posts, None for any.
+    """`recall@500` by row, its interval over users, and the `policy` that showed the clicked posts (None: any).
 
-    `by_popularity` has the same for ten groups of as many clicks each, from the posts with the fewest clicks before the
-    request to those with the most, and `younger_than_a_day` for posts of that age.
+    `by_popularity` has the same recalls for ten groups of equally many clicks, by how many clicks the post had before
+    the request; `younger_than_a_day` has them for posts of that age.
     """
     clicks = _sampled(material)
     with progress.stage("matrix factorisation") as report:
@@ -68,13 +70,13 @@ def retrieval_report(material: Material, progress: Progress) -> dict[str, Any]:
 
 
 def _range_of(n_before: Ids) -> dict[str, int | None]:
-    """How many clicks a group has, and of how many clicks before its posts are."""
+    """Size of a group of clicks, and its range of earlier clicks on the post."""
     least, most = (int(n_before.min()), int(n_before.max())) if len(n_before) else (None, None)
     return {"clicks": len(n_before), "least_clicks_before": least, "most_clicks_before": most}
 
 
 def _sampled(material: Material) -> Exposures:
-    """All clicks of up to `n_requests` requests, in order of time."""
+    """All clicks of `evaluation.n_requests` random requests, or of all if fewer; in order of time."""
     clicks = material.random_test_clicks()
     requests = np.unique(clicks.request_id)
     rng = np.random.default_rng([material.config.evaluation.seed, 3])
@@ -83,10 +85,11 @@ def _sampled(material: Material) -> Exposures:
 
 
 def _factors(material: Material, report: Report) -> MatrixFactorisation:
+    """Matrix factorisation of the clicks that had arrived before the test share."""
     catalogue, events = material.catalogue, material.logs.events
-    told = (events.action == CLICK) & (events.user_row >= 0) & (events.post_row >= 0)
-    told &= events.ingest_time < material.split.bounds("test")[0]
-    clicks = Clicks(events.user_row[told], events.post_row[told], events.time[told])
+    usable = (events.action == CLICK) & (events.user_row >= 0) & (events.post_row >= 0)
+    usable &= events.ingest_time < material.split.bounds("test")[0]
+    clicks = Clicks(events.user_row[usable], events.post_row[usable], events.time[usable])
     config = material.config.retrieval.id_towers
     return MatrixFactorisation.learn(clicks, catalogue.n_users, catalogue.n_posts, config, report)
 
@@ -94,12 +97,13 @@ def _factors(material: Material, report: Report) -> MatrixFactorisation:
 def _hits(
     material: Material, clicks: Exposures, factors: MatrixFactorisation, report: Report
 ) -> tuple[dict[str, Mask], Ids]:
-    """Whether each click's post is among each row's candidates, and the clicks it had before, (E,) each."""
+    """Per row, whether each click's post is among the candidates, (E,); and the post's clicks before it, (E,)."""
     catalogue, sources, world = material.catalogue, material.config.retrieval.sources, material.world
-    # Not the release's index: of posts from after the request, which lie nearest to it, an index of that moment would
-    # have held none. What that index itself misses the tuner says.
+    # 1. Search exactly. The release's index has posts from after the request, which are nearest to it and may not be
+    # returned; an index of that moment would not have had them. What an index misses, the tuner measures.
     index = PostIndex.exact(material.post_vectors)
     retriever = Retriever(catalogue, material.towers, index, material.post_vectors, material.learned_sources, sources)
+    # 2. Users as of their clicks' requests, histories (E, L).
     size = material.config.online.history_size
     users = user_batch(catalogue, material.logs.events, clicks.user_row, clicks.now, clicks.history_seen, size)
     trends = _Trends(material)
@@ -107,6 +111,7 @@ def _hits(
     if world is not None:
         in_catalogue = catalogue.post_rows(world.population.posts.id)
         visible = (in_catalogue >= 0) & catalogue.visible[in_catalogue]
+    # 3. Request by request, in order of time: who finds the clicked post?
     n_before = np.zeros(len(clicks), np.int64)
     for i in range(len(clicks)):
         user, now = int(clicks.user_row[i]), int(clicks.now[i])
@@ -120,7 +125,7 @@ def _hits(
             follows=catalogue.follows_of(user),
             blocks=catalogue.blocks_of(user),
             history=history[history >= 0],
-            returned=_NOTHING,
+            returned=_NO_POSTS,
             trending=trends.of_language(int(catalogue.user_language[user])),
         )
         post = clicks.post_row[i]
@@ -141,14 +146,14 @@ def _hits(
 
 
 class _Trends:
-    """Clicks that fade, as of a moment that only moves forward: what the online store's trending sets held then."""
+    """Decayed clicks of every post at a moment that only moves forward, as in the online store's trending sets."""
 
     def __init__(self, material: Material) -> None:
         events = material.logs.events
         click = (events.action == CLICK) & (events.post_row >= 0)
         self._post, self._time = events.post_row[click], events.time[click]
         self._arrival = events.ingest_time[click]
-        # Forward decay; counted from the first moment asked about, powers stay small in logs of years too.
+        # Forward decay from the start of the test share, so that powers stay small even in logs of years.
         self._origin = material.split.bounds("test")[0]
         self._language = np.asarray(material.catalogue.language)
         self._visible = np.asarray(material.catalogue.visible)
@@ -168,20 +173,21 @@ class _Trends:
         self._seen = end
 
     def n_clicks(self, post: int) -> int:
-        """Clicks on a post that had arrived."""
+        """Clicks on a post that had arrived, not decayed."""
         return int(self._count[post])
 
     def of_language(self, language: int) -> Rows:
-        """Trending posts of a language, of all languages for -1, best first."""
+        """Trending posts of a language (-1: all languages), best first."""
         score = self._fast if language < 0 else np.where(self._language == language, self._fast, 0.0)
         return _top(score, self._n_trending)
 
     def popular(self, k: int) -> Rows:
-        """The posts with most clicks, half-life a day, whatever their language."""
+        """The k most clicked visible posts of all languages, half-life a day, best first."""
         return _top(np.where(self._visible, self._slow, 0.0), k)
 
 
 def _top(score: Doubles, k: int) -> Rows:
+    """Rows of the k highest positive scores, best first."""
     k = min(k, len(score))
     best = np.argpartition(-score, k - 1)[:k]
     best = best[np.argsort(-score[best], kind="stable")]

@@ -1,8 +1,7 @@
-"""The slate report: true expected clicks on what users would get, between random and the best possible.
+"""The slate report: true expected clicks per slate, for random, popularity, the full pipeline and the oracle.
 
-At the end of the logs, for users of the test share: a random slate, the most popular posts, the full pipeline, and the
-greedy oracle over every post that is visible, not blocked and not returned before; the same hard filters for all, no
-soft caps for the oracle.
+Slates are made at the end of the logs for users of the test share. All four choose from the posts that are visible, not
+blocked and not returned before. The oracle chooses greedily by true marginal clicks, without soft rules.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ ROWS = ("random", "popularity", "full", "oracle")
 def slate_report(material: Material, report: Report) -> dict[str, Any]:
     """`true_clicks` by row with intervals over users, and `share_of_oracle`; None without a world."""
     if material.world is None:
-        nothing: dict[str, Any] = {name: {"true_clicks": None, "true_clicks_ci": None} for name in ROWS}
-        return {**nothing, "share_of_oracle": None, "share_of_oracle_ci": None, "requests": 0}
+        empty: dict[str, Any] = {name: {"true_clicks": None, "true_clicks_ci": None} for name in ROWS}
+        return {**empty, "share_of_oracle": None, "share_of_oracle_ci": None, "requests": 0}
     settings = material.config.evaluation
     rng = np.random.default_rng([settings.seed, 4])
     active = np.unique(material.test().user_row)
@@ -55,8 +54,9 @@ def slate_report(material: Material, report: Report) -> dict[str, Any]:
 def _clicks(
     material: Material, world: World, users: Rows, rng: np.random.Generator, report: Report
 ) -> dict[str, Doubles]:
-    """True expected clicks of each row's slate for each user, (n,)."""
+    """True expected clicks of each row's slate for each of n users: row name to (n,)."""
     catalogue, k, now = material.catalogue, material.config.evaluation.slate_size, material.logs_end
+    # 1. The pipeline over the final state of the logs.
     returned = _returned(material)
     state = snapshot(catalogue, material.logs.events, material.config.ranking.n_threads)
     store = SnapshotStore(catalogue, state, material.config.online, returned)
@@ -64,10 +64,12 @@ def _clicks(
         material.config, material.release.version, now, store, catalogue,
         material.towers, material.index, material.post_vectors, material.learned_sources, material.rankers,
     )  # fmt: skip
+    # 2. What any slate may contain, and the posts by popularity, (N,) each.
     popular = _by_popularity(material)
     exists = catalogue.visible & (catalogue.created_at <= now)
     of_world = catalogue.post_rows(world.population.posts.id)
-    exists &= world.post_rows(catalogue.post_id) >= 0  # what clients made up has no truth
+    exists &= world.post_rows(catalogue.post_id) >= 0  # made-up posts of clients have no truth
+    # 3. User by user: four slates and their true clicks.
     clicks = {name: np.empty(len(users)) for name in ROWS}
     for i, user_row in enumerate(users.tolist()):
         user_id = int(catalogue.user_id[user_row])
@@ -89,7 +91,7 @@ def _clicks(
 
 
 def _draw(allowed: Mask, k: int, rng: np.random.Generator) -> Rows:
-    """k different allowed posts, uniformly, in random order."""
+    """k distinct allowed posts, drawn uniformly, in random order."""
     if int(allowed.sum()) < 4 * k:
         return rng.permutation(np.flatnonzero(allowed))[:k].astype(np.int32)
     chosen: dict[int, None] = {}
@@ -101,13 +103,13 @@ def _draw(allowed: Mask, k: int, rng: np.random.Generator) -> Rows:
 
 
 def _in_world(allowed: Mask, of_world: Rows) -> Mask:
-    """The mask over the catalogue as one over the world's posts; those the catalogue lacks are not allowed."""
+    """A mask over the catalogue as a mask over the world's posts; posts that the catalogue lacks are not allowed."""
     mask: Mask = allowed[of_world] & (of_world >= 0)
     return mask
 
 
 def _allowed(material: Material, exists: Mask, user_row: int, returned: Rows) -> Mask:
-    """The hard filters' answer for every post, (N,)."""
+    """Which posts pass the hard filters for one user, (N,)."""
     catalogue = material.catalogue
     allowed = exists.copy()
     if len(blocks := catalogue.blocks_of(user_row)):
@@ -117,7 +119,7 @@ def _allowed(material: Material, exists: Mask, user_row: int, returned: Rows) ->
 
 
 def _returned(material: Material) -> dict[int, Rows]:
-    """What each user was returned by the end of the logs, newest first, as the online store remembers it."""
+    """Posts returned to each user by the end of the logs, newest first, bounded as in the online store."""
     table = material.lake.read("returned", ["user_id", "post_id", "now"])
     user, post = table["user_id"].to_numpy(), material.catalogue.post_rows(table["post_id"].to_numpy())
     now = table["now"].cast("int64").to_numpy()
@@ -129,7 +131,7 @@ def _returned(material: Material) -> dict[int, Rows]:
 
 
 def _by_popularity(material: Material) -> Rows:
-    """All posts, most clicked first, half-life a day; posts without a click follow, newest first."""
+    """All posts by decayed clicks (half-life a day), most first; posts without clicks follow, newest first."""
     events = material.logs.events
     click = (events.action == CLICK) & (events.post_row >= 0)
     weight = np.exp2((events.time[click] - material.logs_end) / DAY)
