@@ -162,7 +162,7 @@ def _start_lock(folder: Path) -> IO[bytes]:
             if time.monotonic() > deadline:
                 lock.close()
                 raise DependencyError(
-                    f"{folder / 'start.lock'} has been held by another process for {_LOCK_TIMEOUT_S:.0f} s; end it"
+                    f"another process has held {folder / 'start.lock'} for {_LOCK_TIMEOUT_S:.0f} s; end that process"
                 ) from None
             time.sleep(0.02)
         except BaseException:

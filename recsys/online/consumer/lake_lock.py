@@ -68,8 +68,8 @@ class LakeLock:
             self._lock.reacquire()
         except LockError:
             raise DependencyError(
-                f"the lake {self.url} must be held while it is read or written, and was not any more: this process "
-                f"paused for more than {self.seconds:g} s, or Redis lost the lock; run it again"
+                f"the lake {self.url} must be held while it is read or written, but the lock was lost: this process "
+                f"paused for more than {self.seconds:g} s, or Redis lost its data; run it again"
             ) from None
         except redis.RedisError as error:
             raise explain(error) from error

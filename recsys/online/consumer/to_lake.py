@@ -126,8 +126,8 @@ class LakeSink:
         lock = LakeLock(self.client, self.lake.url, LOCK_S)
         if not lock.acquire(WAIT_S):
             raise DependencyError(
-                f"the lake {self.lake.url} is held by another process, and still was after {WAIT_S:g} s; wait for it "
-                "to end"
+                f"the lake {self.lake.url} is held by another process, still after {WAIT_S:g} s; wait until that "
+                "one ends"
             )
         try:
             self._finish(lock)
@@ -146,7 +146,7 @@ class LakeSink:
         entries = self._read(note.done, note.writing, None)
         if self._records_lost(note.done, note.writing):
             log.error(
-                "records %s to %s left the stream before all reached the lake %s; what is left of them is written",
+                "records %s to %s left the stream before all reached the lake %s; the remaining ones are written",
                 note.done,
                 note.writing,
                 self.lake.url,
@@ -179,7 +179,7 @@ class LakeSink:
         found = read_position(self.lake)
         if found != note:
             raise DependencyError(
-                f"the lake {self.lake.url} must stay at {tuple(note)} while a batch is written, and another writer "
+                f"the lake {self.lake.url} must stay at {tuple(note)} while a batch is written, but another writer "
                 f"moved it to {tuple(found)}; run it again"
             )
 
