@@ -237,7 +237,7 @@ def test_a_lock_timeout_names_the_seconds_waited(
     monkeypatch.setattr(to_lake, "WAIT_S", 0.2)
     with (
         other.held(),
-        pytest.raises(DependencyError, match=r"is held by another process, and still was after 0\.2 s; wait"),
+        pytest.raises(DependencyError, match=r"is held by another process, still after 0\.2 s; wait"),
         sink.held(),
     ):
         pass
