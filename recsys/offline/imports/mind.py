@@ -27,6 +27,7 @@ from recsys.offline.imports.running import Earliest, Seen
 from recsys.offline.imports.session import POST_COLUMNS, Import, importing
 from recsys.offline.imports.times import parse_mind_times
 from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TIME
 from recsys.offline.logs.events import CLICK
 from recsys.progress import Progress
 from recsys.types import HOUR, Ids, Mask, Times
@@ -169,7 +170,7 @@ def _import_news(job: Import, source: _Source) -> None:
             "language": pa.array(["en"] * n, pa.string()),
             "media": pa.nulls(n, pa.string()),
             "text": pa.array(map(_text, title, abstract, subcategory), pa.string()),
-            "created_at": pa.nulls(n, pa.timestamp("us", tz="UTC")),
+            "created_at": pa.nulls(n, TIME),
             "visible": pa.array([True] * n, pa.bool_()),
         }
         rows = pa.table([columns[name] for name in POST_COLUMNS], names=POST_COLUMNS)
@@ -241,7 +242,7 @@ def _import_impressions(job: Import, rows: _Behaviours, shown: _Entries) -> None
     requests = {
         "request_id": pa.array(rows.request),
         "user_id": pa.array(rows.user),
-        "now": pa.array(rows.time).cast(pa.timestamp("us", tz="UTC")),
+        "now": pa.array(rows.time).cast(TIME),
         "candidates": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(shown.post)),
     }
     job.partitions.add("requests", pa.table(requests), rows.time)
@@ -292,7 +293,7 @@ def _split_words(texts: pa.Array) -> _Words:
 def _describe_users(job: Import) -> None:
     """Describe every user without properties: the format has none."""
     ids = job.users.ids()
-    kinds = {"language": pa.string(), "country": pa.string(), "created_at": pa.timestamp("us", tz="UTC")}
+    kinds = {"language": pa.string(), "country": pa.string(), "created_at": TIME}
     rows = pa.table({name: pa.nulls(len(ids), kind) for name, kind in kinds.items()})
     job.described["users"].add(ids, np.zeros(len(ids), np.int64), rows)
 

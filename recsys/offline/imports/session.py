@@ -26,11 +26,11 @@ from recsys.offline.imports.identity import Names
 from recsys.offline.imports.partitions import Partitions
 from recsys.offline.imports.running import Earliest, Latest
 from recsys.offline.lake.lake import Lake
+from recsys.offline.lake.schemas import TIME
 from recsys.offline.logs.events import ACTIONS, CLICK
 from recsys.progress import Progress, Report
 from recsys.types import DAY, Ids, Mask, Times
 
-_TIME = pa.timestamp("us", tz="UTC")
 _YEAR = 365 * DAY
 _QUARANTINE_BYTES = 1 << 26
 """Bytes of rejected lines buffered before they are written."""
@@ -221,7 +221,7 @@ def _prepare(lake: Lake, name: str, progress: Progress) -> tuple[dict[str, Any],
 
 
 def _times(values: Times) -> pa.Array:
-    return pa.array(values, pa.int64()).cast(_TIME)
+    return pa.array(values, pa.int64()).cast(TIME)
 
 
 def _expand(mask: Mask, places: Ids, n: int) -> Mask:

@@ -20,12 +20,11 @@ from recsys.offline.imports.session import POST_COLUMNS, USER_COLUMNS, Import, i
 from recsys.offline.imports.tabular import Chunk, CsvFile, ParquetFile, TableFile
 from recsys.offline.imports.times import parse_times
 from recsys.offline.lake.lake import Lake
-from recsys.offline.lake.schemas import MEDIA_TYPES, TABLES
+from recsys.offline.lake.schemas import MEDIA_TYPES, TABLES, TIME
 from recsys.offline.logs.events import ACTIONS
 from recsys.progress import Progress
 from recsys.types import Ids, Mask, Times
 
-_TIME = pa.timestamp("us", tz="UTC")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 _SMALL = r"^\d{1,4}(\.0+)?$"
 LEAST_VALUE = TABLES["actions"].ranges["value"].at_least or 0.0
@@ -160,7 +159,7 @@ class _MappedRows:
         author = self._job.ids_of("user", self._text["author_id"], self.faults)
         created = self._created()
         keep = self.faults.valid()
-        created = created.fill_null(pa.scalar(0, _TIME)).filter(pa.array(keep))
+        created = created.fill_null(pa.scalar(0, TIME)).filter(pa.array(keep))
         rows = pa.table({"user_id": pa.array(user[keep]), "author_id": pa.array(author[keep]), "created_at": created})
         self._job.partitions.add("follows", rows, created.cast(pa.int64()).to_numpy())
         self._job.users.add(user[keep], created.cast(pa.int64()).to_numpy())
@@ -210,7 +209,7 @@ class _MappedRows:
     def _created(self) -> pa.Array:
         """Creation times, null where missing. Times before 1970 become 1970, the oldest that a lake allows."""
         time, given = self._time("created_at", optional=True, oldest=0)
-        return pa.array(time, mask=~given).cast(_TIME)
+        return pa.array(time, mask=~given).cast(TIME)
 
     def _author(self) -> pa.Array:
         """Author ids, null for posts without one; authors are numbered as users."""

@@ -1,7 +1,8 @@
 """Erase one person from the lake: rewrite every file that has rows of theirs, under its name, without those rows.
 
-Takes a lake that nobody streams into meanwhile (`LakeSink.held`), a user id and the name it came with; gives what was
-removed where. If the run is cut short, each file is either as it was or without the person; run it again to finish.
+Takes a lake, a user id and the name it came with; gives what was removed where. The caller keeps the stream out
+meanwhile (`LakeSink.held`). If the run is cut short, each file is either as it was or without the person; run it again
+to finish.
 Rows of other users stay as they are, also those that mention the person as an author; so do the posts they wrote.
 
 Memory is bounded by the columns that identify the person and one row group of a file. It does not know Redis.

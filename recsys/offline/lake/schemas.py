@@ -25,7 +25,7 @@ MEDIA_TYPES = ("text", "image", "video", "link")
 POST_LABELS = ("spam", "violation")
 """Labels that moderation may put on a post."""
 
-_TIME = pa.timestamp("us", tz="UTC")
+TIME = pa.timestamp("us", tz="UTC")
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -80,7 +80,7 @@ TABLES: dict[str, TableSpec] = {
         _required("user_id", pa.int64()),
         pa.field("language", pa.string()),
         pa.field("country", pa.string()),
-        _required("created_at", _TIME),
+        _required("created_at", TIME),
     ),
     "posts": _table(
         _required("post_id", pa.int64()),
@@ -89,7 +89,7 @@ TABLES: dict[str, TableSpec] = {
         pa.field("language", pa.string()),
         pa.field("media", pa.string()),
         pa.field("text", pa.string()),
-        _required("created_at", _TIME),
+        _required("created_at", TIME),
         pa.field("duplicate_group", pa.int64()),
         _required("visible", pa.bool_()),
         pa.field("labels", pa.list_(pa.string())),
@@ -102,15 +102,15 @@ TABLES: dict[str, TableSpec] = {
         enums={"kind": ("user", "post")},
     ),
     "follows": _table(
-        _required("user_id", pa.int64()), _required("author_id", pa.int64()), _required("created_at", _TIME)
+        _required("user_id", pa.int64()), _required("author_id", pa.int64()), _required("created_at", TIME)
     ),
     "blocks": _table(
-        _required("user_id", pa.int64()), _required("author_id", pa.int64()), _required("created_at", _TIME)
+        _required("user_id", pa.int64()), _required("author_id", pa.int64()), _required("created_at", TIME)
     ),
     "requests": _table(
         _required("request_id", pa.int64()),
         _required("user_id", pa.int64()),
-        _required("now", _TIME),
+        _required("now", TIME),
         pa.field("policy", pa.string()),
         pa.field("release", pa.string()),
         pa.field("watermark", pa.string()),
@@ -123,7 +123,7 @@ TABLES: dict[str, TableSpec] = {
         _required("user_id", pa.int64()),
         _required("post_id", pa.int64()),
         _required("position", pa.int16()),
-        _required("now", _TIME),
+        _required("now", TIME),
         pa.field("propensity", pa.float32()),
         pa.field("sources", pa.uint16()),
         pa.field("score", pa.float32()),
@@ -137,8 +137,8 @@ TABLES: dict[str, TableSpec] = {
         _required("user_id", pa.int64()),
         _required("post_id", pa.int64()),
         pa.field("position", pa.int16()),
-        _required("event_time", _TIME),
-        _required("ingest_time", _TIME),
+        _required("event_time", TIME),
+        _required("ingest_time", TIME),
         _STREAM_POSITION,
         ranges={"position": Range(at_least=0)},
     ),
@@ -149,8 +149,8 @@ TABLES: dict[str, TableSpec] = {
         _required("post_id", pa.int64()),
         _required("type", pa.string()),
         pa.field("value", pa.float32()),
-        _required("event_time", _TIME),
-        _required("ingest_time", _TIME),
+        _required("event_time", TIME),
+        _required("ingest_time", TIME),
         _STREAM_POSITION,
         enums={"type": ACTION_TYPES},
         ranges={"value": Range(at_least=0)},

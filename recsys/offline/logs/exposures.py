@@ -1,4 +1,4 @@
-"""Exposures: what was shown to whom, labelled with the clicks it earned.
+"""Exposures: posts shown to users, labelled with the clicks they earned.
 
 Takes the lake and a catalogue, gives arrays. An exposure is an impression or, when `offline.impressions` is `implied`,
 a returned post; never both. A click labels an exposure when user, request and post agree and it follows within the
@@ -90,7 +90,7 @@ def read_logs(
     Raises: DataError when the lake holds neither an exposure nor a click.
     """
     rows = read_rows(lake, config, exclude)
-    # A lake of clicks collects a few impressions once it serves; they do not describe the rest of it.
+    # A lake of clicks that also serves collects a few impressions, which say little about its many clicks.
     negatives = negatives or ("shown" if len(rows.impressions) >= rows.n_clicks else "sampled")
     events, arrivals = order_events(lake, catalogue, rows)
     policies: tuple[str, ...]

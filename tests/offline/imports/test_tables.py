@@ -176,7 +176,7 @@ def test_bad_rows_are_quarantined_with_their_line(csv, bring, lake):
         b"1,2,2026-01-05,click,,"
     ) + b"\xff\n1,2\xff,2026-01-05,click,,\n1,2,2026-01-05"
     report = bring("csv", csv(text), EVENTS + ",value=v")
-    assert report.rows == {"impressions": 0, "actions": 2}  # what nobody asked for may be broken
+    assert report.rows == {"impressions": 0, "actions": 2}  # columns that are not mapped may be broken
     assert set_aside(lake) == [
         (reason, "events.csv", line, text)
         for reason, line, text in [

@@ -82,7 +82,7 @@ def test_a_person_is_removed_from_every_table_and_others_keep_every_value(full):
     after = rows_of_others(full)
     assert all(after[table].equals(before[table]) for table in PERSONAL)
     assert files_with_ann(full) == []
-    assert {table: (what.rows, what.files) for table, what in result.tables.items()} == {
+    assert {table: (removed.rows, removed.files) for table, removed in result.tables.items()} == {
         "users": (4, 2), "follows": (4, 2), "blocks": (4, 2), "requests": (4, 2), "returned": (5, 3),
         "impressions": (4, 2), "actions": (4, 2), "ids": (1, 1),
     }  # fmt: skip
@@ -93,13 +93,13 @@ def test_a_person_is_removed_from_every_table_and_others_keep_every_value(full):
 def test_a_second_run_removes_nothing(full):
     erase(full, ANN, "Ann")
     again = erase(full, ANN, "Ann")
-    assert sum(what.rows + what.files for what in again.tables.values()) == 0
+    assert sum(removed.rows + removed.files for removed in again.tables.values()) == 0
 
 
 def test_erasing_an_unknown_user_changes_no_file(full):
     before = {info.path: info for table in TABLES for info in full.file_infos(table)}
     result = erase(full, 77, "77")
-    assert sum(what.rows for what in result.tables.values()) == 0
+    assert sum(removed.rows for removed in result.tables.values()) == 0
     assert all(
         merged_files.identity(full.filesystem.get_file_info(path)) == merged_files.identity(before[path])
         for path in before

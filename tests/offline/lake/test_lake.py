@@ -133,7 +133,7 @@ def test_bad_rows_are_quarantined_with_reason_and_counted(lake, outside, tmp_pat
     assert {row["file"] for row in rows} == {str(path)}
     assert [row["type"] for row in rows] == ["click", "wave", "wave"]
     assert [row["line"] for row in rows] == [1, 2, 3]
-    assert all(row["event_id"] == 1 for row in rows), "columns nobody asked for are kept too"
+    assert all(row["event_id"] == 1 for row in rows), "columns outside the read are kept too"
 
 
 def test_a_row_that_breaks_two_rules_is_counted_under_the_first(lake, outside):
