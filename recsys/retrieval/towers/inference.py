@@ -24,10 +24,10 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from recsys.errors import ReleaseError
+from recsys.features.users import UserBatch
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval.towers import freshness
 from recsys.retrieval.towers.text_input import text_rows
-from recsys.features.users import UserBatch
 from recsys.types import Doubles, Floats, Ids, Rows, Times
 
 Real = TypeVar("Real", Floats, Doubles)

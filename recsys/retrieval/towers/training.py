@@ -23,6 +23,7 @@ from torch import Tensor
 from recsys.config import TowersConfig
 from recsys.errors import DataError
 from recsys.features.histories import Clicks, histories_at
+from recsys.features.users import UserBatch
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.progress import Report
 from recsys.retrieval.towers import freshness
@@ -34,7 +35,6 @@ from recsys.retrieval.towers.metric import similarity
 from recsys.retrieval.towers.rowwise_adam import RowTable
 from recsys.retrieval.towers.text_input import text_rows
 from recsys.retrieval.towers.torch_model import PostInput, TowerSizes, TowersModel, UserInput
-from recsys.features.users import UserBatch
 from recsys.types import DAY, Rows
 
 HIDDEN_USER_SHARE = 0.05

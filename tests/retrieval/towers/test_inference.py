@@ -12,12 +12,12 @@ from worlds import rows
 
 from recsys.errors import ReleaseError
 from recsys.features.histories import histories_at
+from recsys.features.users import UserBatch
 from recsys.retrieval.towers import freshness
 from recsys.retrieval.towers.inference import Towers, tower_scores
 from recsys.retrieval.towers.metric import similarity
 from recsys.retrieval.towers.text_input import text_rows
 from recsys.retrieval.towers.torch_model import PostInput, TowerSizes, TowersModel, UserInput
-from recsys.features.users import UserBatch
 from recsys.types import DAY
 
 from ..tastes import END, N_POSTS, SMALL, clicks_of, fresh_posts, request, trained, two_tastes

@@ -9,11 +9,11 @@ from worlds import rows
 
 from recsys.errors import DataError
 from recsys.features.histories import Clicks, histories_at
+from recsys.features.users import UserBatch
 from recsys.retrieval.towers import training
 from recsys.retrieval.towers.inference import Towers, tower_scores
 from recsys.retrieval.towers.torch_model import TowerSizes, TowersModel
 from recsys.retrieval.towers.training import TrainingData, batch_loss, train_towers
-from recsys.features.users import UserBatch
 from recsys.types import DAY
 
 from ..tastes import END, SMALL, clicks_of, request, trained, two_tastes
