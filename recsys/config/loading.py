@@ -42,6 +42,7 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The file's tree of settings, and the line of each key path."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -66,6 +67,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
 def _collect_lines(
     node: yaml.MappingNode, prefix: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path
 ) -> None:
+    """Add the line of every key path below a node to `lines`; refuse a key that is set twice."""
     for key_node, value_node in node.value:
         key = (*prefix, str(key_node.value))
         line = key_node.start_mark.line + 1
@@ -77,6 +79,7 @@ def _collect_lines(
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
+    """Key path and value of `key.path=value`; text that is not YAML is taken as it is."""
     key, separator, value = override.partition("=")
     keys = tuple(key.strip().split("."))
     if not separator or not all(keys):
@@ -88,6 +91,7 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
 
 
 def _assign(tree: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
+    """Set a value in the tree; missing sections are created."""
     for depth, key in enumerate(keys[:-1]):
         below = tree.setdefault(key, {})
         if not isinstance(below, dict):
@@ -97,6 +101,7 @@ def _assign(tree: dict[str, Any], keys: tuple[str, ...], value: Any, override: s
 
 
 def _explain(item: Mapping[str, Any], origin: Mapping[tuple[str, ...], str], path: Path) -> str:
+    """One error of pydantic as a sentence: setting, rule, value and where it was set."""
     keys = tuple(str(part) for part in item["loc"])
     where = next((origin[keys[:depth]] for depth in range(len(keys), 0, -1) if keys[:depth] in origin), str(path))
     name = ".".join(keys)

@@ -13,7 +13,7 @@ def material(tiny_world):
 
 @pytest.fixture
 def copied_world(tiny_world, tmp_path):
-    """The tiny world's settings on a copy of lake, truth and releases that a test may spoil.
+    """The tiny world's settings on a copy of lake, truth and releases that a test may change.
 
     Without what other tests streamed into the lake.
     """

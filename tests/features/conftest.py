@@ -1,4 +1,4 @@
-"""A catalogue small enough to know by heart, and random logs to count."""
+"""A small catalogue with known values, and random logs to count."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ START = 20_000 * DAY
 
 @pytest.fixture(scope="session")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    """Eleven posts: author 1 on chess (0-2), once untold (3), author 2 on tennis (4-6, 10), author 3 on nothing (7, 8).
+    """Eleven posts: author 1 on chess (0-2) or without topic (3), author 2 on tennis (4-6, 10), author 3 without (7, 8).
 
-    Post 9 is only mentioned. Users 0-4 speak English, 5 French, 6 is only mentioned; media go round.
+    Post 9 is only mentioned. Users 0-4 speak English, 5 French, 6 is only mentioned; media alternate.
     """
     lake = Lake(str(tmp_path_factory.mktemp("lake")))
     time = pa.timestamp("us", tz="UTC")

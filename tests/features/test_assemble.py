@@ -1,4 +1,4 @@
-"""The matrix has the columns the spec names, whoever asks and however many at once."""
+"""The matrix has the columns of the spec, for one candidate or many, in training and serving."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -73,7 +73,7 @@ def part(inputs, rows):
 
 
 def test_columns_come_in_the_order_of_the_spec(catalogue):
-    """Every count has a value of its own, so that a column out of place shows."""
+    """Every count has a different value, so that a misplaced column is found."""
     inputs = random_inputs(0, 4)
     matrix = assemble(catalogue, inputs)
     assert matrix.shape == (4, len(NAMES))
@@ -130,7 +130,7 @@ def test_the_other_columns_follow_their_definition(catalogue):
 
 @pytest.mark.parametrize("post_row", [UNKNOWN_POST, -1])
 def test_every_feature_has_its_default_when_nothing_is_known(catalogue, post_row):
-    monday = 4 * DAY  # 5 January 1970; times of the request are never unknown, so midnight on a Monday stands for zero
+    monday = 4 * DAY  # midnight of Monday, 5 January 1970: hour 0, weekday 0, the defaults
     row = assemble(catalogue, nothing_known(post_row=post_row, now=monday))[0]
     for feature, value in zip(FEATURES, row, strict=True):
         expected = 1.0 if feature.name == "topic_missing" else feature.default
@@ -146,7 +146,7 @@ def test_only_columns_with_default_nan_may_be_nan(catalogue):
 
 
 def test_age_and_length_are_known_for_posts_with_a_description(catalogue):
-    """Post 0 came without a text: its length is zero, not unknown."""
+    """Post 0 has no text: its length is zero, not unknown."""
     matrix = assemble(catalogue, replace(nothing_known(3, now=START), post_row=np.array([0, 9, -1], np.int32)))
     np.testing.assert_array_equal(column(matrix, "text_length"), [0, np.nan, np.nan])
     np.testing.assert_array_equal(column(matrix, "post_age"), [0, np.nan, np.nan])
@@ -169,7 +169,7 @@ def test_a_ratio_to_long_faded_clicks_is_missing_whether_or_not_the_row_has_expi
 
 
 def test_equal_counts_give_equal_numbers_as_long_as_the_formula_version_stays(catalogue):
-    """A change of the table changes the fingerprint by itself; a change of these numbers only with `FORMULAS`."""
+    """A changed table changes the fingerprint by itself; a changed formula needs a new `FORMULAS`."""
     ramp = np.linspace(0, 1, 11)
     inputs = replace(
         nothing_known(11, now=START + HOUR),
@@ -197,7 +197,7 @@ def test_a_rate_stays_at_most_one_when_a_click_arrives_before_its_impression(cat
 
 
 def test_one_shared_row_equals_the_row_repeated(catalogue):
-    """In serving the user's counts, language and the time are one row; in training they are one per candidate."""
+    """The user's counts, language and time are one row in serving, and one row per candidate in training."""
     many = random_inputs(1, 6)
     one = replace(
         many,

@@ -1,4 +1,4 @@
-"""The follow graph against its definition."""
+"""Follow and history crosses equal their definitions."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ AUTHOR_TOPIC = [0, 1, -1]
 
 
 def kind(of_post, post):
-    """Post -1 is one the catalogue does not know."""
+    """Row -1 is a post the catalogue does not know."""
     return of_post[post] if post >= 0 else -1
 
 

@@ -1,4 +1,4 @@
-"""Counts halve with every half-life, in whatever order events come."""
+"""Counts halve with every half-life, in any order of events."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ T = 20_000 * DAY
 
 
 def after(events, n_things=1, entity=THING):
-    """States after (row, time, action) events, taken in the order given."""
+    """States after (row, time, action) events, in the order given."""
     states = States.zeros(n_things, entity)
     columns = [np.array([event[side] for event in events], np.int64) for side in (0, 1)]
     actions = np.array([ACTIONS.index(event[2]) for event in events], np.int32)

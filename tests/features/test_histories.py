@@ -1,4 +1,4 @@
-"""A history holds what a user had clicked and a request had seen, newest first."""
+"""A history has the user's clicks that the request could see, newest first."""
 
 import numpy as np
 from hypothesis import given
@@ -13,7 +13,7 @@ TIME = np.array([100, 110, 120, 130, 140, 150])
 
 
 def histories_in_time(user, post, time, asked, now, size):
-    """Where clicks are seen at their own time."""
+    """Histories if each click is seen from its own time on."""
     return histories_at(Clicks(user, post, time), time, asked, now, size)
 
 

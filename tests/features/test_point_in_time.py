@@ -1,4 +1,4 @@
-"""The batch build equals counting by hand, query by query."""
+"""Point-in-time counts equal counting by hand, query by query."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from .conftest import START
 
 AUTHOR_OF = [0, 0, 0, 0, 1, 1, 1, 2, 2, -1, 1]
 TOPIC_OF = [0, 0, 0, 0, 1, 1, 1, -1, -1, -1, 1]
-"""Likely topics: post 3 takes its author's."""
+"""Likely topics; post 3 gets its author's."""
 
 
 def thing(entity, user, post):
-    """What a (user, post) pair counts for, None for nothing: written apart from `entity_keys`."""
+    """What a (user, post) pair counts for, or None; written independently of `entity_keys`."""
     author, topic = (AUTHOR_OF[post], TOPIC_OF[post]) if post >= 0 else (-1, -1)
     if entity.name.startswith("user") and user < 0:
         return None
@@ -30,7 +30,7 @@ def thing(entity, user, post):
 
 
 def seen_by(events, now):
-    """How many events had arrived strictly before."""
+    """How many events arrived strictly before each query."""
     n = np.searchsorted(events.ingest_time, now)
     return Seen(n, n)
 

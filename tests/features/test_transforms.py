@@ -1,4 +1,4 @@
-"""Transforms against scikit-learn's, and what they do with values that training never saw."""
+"""Transforms equal scikit-learn's, and handle values that training never saw."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A row is what its own request could have read, however outside logs number requests."""
+"""An example has the features its own request could have read, however imported logs number requests."""
 
 from dataclasses import replace
 

@@ -91,7 +91,7 @@ def test_the_linear_model_trains_on_the_newest_rows_only(monkeypatch):
 
 
 def test_missing_values_have_their_own_weight():
-    """Missing is neither high nor low: its flag has a weight of its own."""
+    """A missing value is neither high nor low: its flag has its own weight."""
     rng = np.random.default_rng(10)
     gap = rng.random(20_000) < 0.4
     examples = worlds.examples(20_000, rng, lambda features: np.where(gap, 0.5, -2.5))

@@ -28,7 +28,7 @@ def share(n, seed) -> Examples:
 
 
 def with_rates(features):
-    """Standard normals, but the popularity column as the logarithm of a rate."""
+    """Standard normal columns; the popularity column is the logarithm of a rate."""
     features = features.copy()
     features[:, RATE] = -3 + 0.5 * np.tanh(features[:, RATE])
     return features
@@ -105,7 +105,7 @@ def test_rankers_train_on_the_newest_rows_only():
 
 
 def test_transforms_learn_from_the_rankers_share_only():
-    """Whatever comes later changes the calibration, never what a number is turned into."""
+    """Later rows change the calibration, not the transforms."""
     train, later = share(3_000, 12), share(1_000, 13)
     strange = Examples(later.features * 50 + 7, later.click, later.position)
     strange.features[::2, NAMES.index("post_age")] = np.nan
@@ -125,7 +125,7 @@ def test_missing_values_and_unseen_categories_give_a_probability(rankers, name):
 
 
 def test_topics_are_folded_alike_in_training_and_serving():
-    """Folding numbers the kept topics anew: 100 to 104 are not 0 to 4."""
+    """Folding renumbers the kept topics: 100 to 104 become 0 to 4."""
     topic = NAMES.index("topic")
     train, later = (
         worlds.examples(8_000, np.random.default_rng(seed), lambda f: np.where(f[:, topic] == 3, 1.0, -2.0))

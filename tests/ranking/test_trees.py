@@ -38,7 +38,7 @@ def test_log_odds_start_from_the_base_rate():
 
 
 def test_the_position_offset_is_neither_learned_nor_served():
-    # Position alone decides; it is also visible through a feature, which the trees must therefore not believe.
+    # Only the position decides; a feature reveals the position, and the trees must not learn from it.
     rng = np.random.default_rng(2)
     bias = np.array([0.0, -1.0, -2.0])
     examples = worlds.examples(20_000, rng, lambda features: -1.0, bias)

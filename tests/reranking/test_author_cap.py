@@ -64,7 +64,7 @@ def test_the_cap_is_never_exceeded_unless_the_slate_would_come_up_short(world, c
     kept_authors = Counter(catalogue.author[kept.post_row].tolist())
     for author, n in kept_authors.items():
         assert author == -1 or n + shown.get(900 + author, 0) <= lowest
-    for row in lost.tolist():  # nobody better-scored was removed in favour of a worse one of the same author
+    for row in lost.tolist():  # no post was removed in favour of a worse one of the same author
         same = catalogue.author[kept.post_row] == catalogue.author[row]
         score = candidates.score[candidates.post_row == row][0]
         assert (kept.score[same] >= score).all()

@@ -103,6 +103,7 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 
 def _by_popularity(retrieval: dict[str, Any], recall: str) -> Table:
+    """Recall of every row by the post's earlier clicks, and for young posts."""
     table = Table("clicks before", *retrieval[recall], "clicks", title=f"{recall} by the post's clicks before")
     named = [
         (f"{_count(group['least_clicks_before'])} .. {_count(group['most_clicks_before'])}", group)

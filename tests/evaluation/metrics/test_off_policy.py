@@ -1,4 +1,4 @@
-"""Estimates of one policy from the logs of another, held against values that are computed exactly."""
+"""Off-policy estimates are compared with values that are computed exactly."""
 
 import shutil
 from itertools import permutations
@@ -18,19 +18,19 @@ from recsys.world.world import Session, World
 from recsys.world.writing.simulate import simulate
 
 N_WORLDS = 400
-"""With 200, a coverage of 95% would be seen off by 1.5 points, give or take; with 400 by 1.1."""
+"""The standard error of a 95% coverage is 1.5 points with 200 worlds, 1.1 with 400."""
 N_CANDIDATES, SLATE = 6, 3
 ORDERS = np.array(list(permutations(range(N_CANDIDATES), SLATE)))
 ROW_OF_ORDER = np.full((N_CANDIDATES,) * SLATE, -1)
 ROW_OF_ORDER[tuple(ORDERS.T)] = np.arange(len(ORDERS))
 LOGGED = {"random": 0.3, "popularity": 0.3, "personalised": 0.4}
 TARGETS = {"random": np.ones_like, "newest first": lambda age_h: 1 / (1 + age_h / 6)}
-"""Policies that are asked about: Plackett-Luce, by weights made of the candidates' ages."""
+"""Target policies: Plackett-Luce with weights from the candidates' ages."""
 ESTIMATORS = [inverse_propensity, self_normalised]
 
 
 def small_world(folder, seed, mixture):
-    """A world of some 450 requests: three of six candidates each."""
+    """A world of about 450 requests, each shown three of six candidates."""
     policy = {**mixture, "n_candidates": N_CANDIDATES, "slate_size": SLATE}
     config = WorldConfig(seed=seed, n_users=100, n_posts=400, n_authors=20, n_impressions=1000, n_days=4, policy=policy)
     lake = Lake(str(folder / "lake"))
@@ -39,7 +39,7 @@ def small_world(folder, seed, mixture):
 
 
 def requests_of(world, lake, truth_folder):
-    """By target, of each request with all six candidates: its slate's weight, its clicks, the target's true value.
+    """Per target and request with six candidates: weight of the slate, clicks, true value of the target.
 
     The value is that of answering the request with three of its candidates in the target's order, given what its
     session had shown before.
@@ -67,7 +67,7 @@ def requests_of(world, lake, truth_folder):
 
 
 def slates(world, lake, request_id, candidates):
-    """Of each request what was returned: its propensity, and its row in ORDERS, each (R,)."""
+    """Propensity of each request's slate, and its row in ORDERS, (R,) each."""
     returned = lake.read("returned", ["request_id", "position", "post_id", "propensity"]).to_pandas()
     returned = returned[returned.request_id.isin(request_id)].sort_values(["request_id", "position"])
     assert (returned.request_id.to_numpy().reshape(-1, SLATE) == np.sort(request_id)[:, None]).all()
@@ -79,7 +79,7 @@ def slates(world, lake, request_id, candidates):
 
 
 def plackett_luce(weights):
-    """P of each of ORDERS under these weights of the candidates, (R, 120)."""
+    """Probability of each of ORDERS under these candidate weights, (R, 120)."""
     chosen = weights[:, ORDERS]
     left = weights.sum(axis=1)[:, None, None] - np.cumsum(chosen, axis=2) + chosen
     return (chosen / left).prod(axis=2)
@@ -99,7 +99,7 @@ def shown_before(world, requests, truth_folder):
 
 
 def values_of_orders(world, user, candidates, now, shown):
-    """True expected clicks on each of ORDERS of each request's candidates, (R, 120)."""
+    """True expected clicks of each of ORDERS of each request's candidates, (R, 120)."""
     relevance = np.empty((len(user), SLATE, N_CANDIDATES))
     seen = np.empty((len(user), SLATE))
     positions = np.arange(SLATE)
@@ -119,7 +119,7 @@ def values_of_orders(world, user, candidates, now, shown):
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    """By target, of each world: weights, clicks and true values, by request."""
+    """Per target and world: weights, clicks and true values of the requests."""
     folder, found = tmp_path_factory.mktemp("worlds"), []
     for seed in range(N_WORLDS):
         found.append(requests_of(*small_world(folder / str(seed), seed, LOGGED)))
@@ -128,13 +128,13 @@ def worlds(tmp_path_factory):
 
 
 def errors(worlds, estimator):
-    """Of each world: how far the estimate is off, and the half-width of its interval."""
+    """Error of the estimate in each world, and the half-width of its interval."""
     estimates = [(estimator(clicks, weight), value.mean()) for weight, clicks, value in worlds]
     return np.array([(estimate.value - true, estimate.high - estimate.value) for estimate, true in estimates]).T
 
 
 def coverage(worlds, estimator):
-    """Part of the worlds whose interval holds the true value."""
+    """Share of worlds whose interval contains the true value."""
     off, half = errors(worlds, estimator)
     return (abs(off) <= half).mean()
 

@@ -1,4 +1,4 @@
-"""Figures of ranking lists against cases worked out by hand."""
+"""Metrics of ranked lists equal cases worked out by hand."""
 
 from math import log2
 
@@ -46,7 +46,7 @@ def test_an_item_is_found_only_in_its_own_users_list():
 
 
 def test_the_end_of_a_short_list_is_never_a_hit():
-    # 0 is the last item of the user before, as a sum of keys it is next to this user's -1.
+    # The previous user's last item and this user's -1 have neighbouring keys.
     lists = np.array([[0, 1], [0, -1]], np.int32)
     assert found(lists, rows(0, 0), rows(0, 1)).tolist() == [[YES, YES], [NO, NO]]
 

@@ -15,7 +15,7 @@ TIME = pa.timestamp("us", "UTC")
 
 
 def stream_in(config, now, *, user_id=-123, post_id=-456) -> None:
-    """What the stream leaves in the lake after one feed with one shown and clicked post, unknown if not told."""
+    """Write to the lake what one feed with one shown and clicked post leaves; an unknown post by default."""
     lake = Lake(config.lake_url)
     ids = {"request_id": [-5], "user_id": [user_id]}
     shown = {**ids, "post_id": [post_id], "event_time": pa.array([now + SECOND], TIME)}

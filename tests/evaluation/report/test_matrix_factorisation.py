@@ -1,4 +1,4 @@
-"""Matrix factorisation finds what people of a taste click, and knows nothing of posts and users without a click."""
+"""Matrix factorisation finds posts of a user's taste, and cannot know posts and users without a click."""
 
 import numpy as np
 import pytest

@@ -84,11 +84,11 @@ def test_an_unlimited_budget_finds_every_click_on_an_allowed_post(material):
     material = with_settings(material, "evaluation", n_requests=10**6)
     report = retrieval_report(with_budget(material, material.catalogue.n_posts), Progress())
     recall = report[f"recall@{material.catalogue.n_posts}"]
-    # Some clicked posts were found to break the rules since: no source may bring them.
+    # Some clicked posts were labelled violations later: no source may return them.
     allowed = material.catalogue.visible[material.random_test_clicks().post_row].mean()
     assert 0.98 < allowed < 1
     assert recall["two_tower"] == recall["all_sources"] == recall["oracle"] == pytest.approx(allowed)
-    assert recall["popularity"] < 1.0  # posts that nobody had clicked yet cannot be popular
+    assert recall["popularity"] < 1.0  # posts without a click are never popular
 
 
 def test_a_larger_budget_never_finds_less(material):

@@ -1,4 +1,4 @@
-"""Vectors that a real server logged equal those rebuilt from Parquet, and whatever makes them differ is named."""
+"""Vectors logged by a real server equal those rebuilt from Parquet; injected faults are named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ N_REQUESTS = 40
 
 @dataclass
 class Logged:
-    """What a server logged, read back once for all tests."""
+    """The vectors a server logged, read once for all tests."""
 
     config: Config
     loaded: release.Release
@@ -77,7 +77,7 @@ def options(config):
 
 
 def verified(config):
-    """Exit code of the command on what was logged, and the features that it names."""
+    """Exit code of `features verify --logged`, and the features it names."""
     words = ["features", "verify", "--logged", "--requests", str(N_REQUESTS), "--json", *options(config)]
     result = CliRunner().invoke(app, words)
     return result.exit_code, set(json.loads(result.stdout.splitlines()[-1])["features"])
@@ -126,7 +126,7 @@ def test_a_history_that_lags_behind_is_found(logged, monkeypatch):
 
 
 def change_default(monkeypatch, action):
-    """A rate that training assumes where nothing was seen, a hundredth more than serving does."""
+    """Training assumes a prior rate that is a hundredth higher than serving's."""
     changed = [1.01 if of == action else 1.0 for _, of, _ in RATES]
     monkeypatch.setattr(assemble, "_PRIOR", assemble._PRIOR * changed)
 
