@@ -20,12 +20,10 @@ from recsys.lookup import lookup
 from recsys.offline.lake.schemas import ACTION_TYPES
 from recsys.types import Doubles, Ids, Mask, Rows, Times
 from recsys.world.behaviour.choice import (
-    examination,
     is_following,
     logits_for_user,
     moment_of,
     post_logits,
-    relevance,
     relevance_logits,
     truth_of,
 )
@@ -36,8 +34,8 @@ from recsys.world.behaviour.sessions import (
     draw_shown_at,
     outcome_probabilities,
     outcome_table,
-    scroll_probability,
 )
+from recsys.world.behaviour.slates import best_of_topics, slate_clicks
 from recsys.world.jit import JIT
 from recsys.world.population.population import draw_population
 from recsys.world.writing.events import DWELL, actions_of, first_delay
@@ -195,7 +193,7 @@ class World:
         """
         logit = relevance_logits(self.truth, user, posts, now)
         topic = self.population.posts.topic[posts]
-        return float(_slate_clicks(self.truth, user, logit, topic, self._zero_counts()))
+        return float(slate_clicks(self.truth, user, logit, topic, self._zero_counts()))
 
     def new_session(self) -> Session:
         """A session that has shown nothing yet."""
@@ -283,7 +281,7 @@ class World:
         rows = np.empty((len(self.truth.topics), k), np.int32)
         logits = self._logits(user, now)  # (N,)
         exists = allowed & (self.population.posts.created_at <= now)
-        _best_of_topics(logits, self.population.posts.topic, exists, rows, self._zero_counts())
+        best_of_topics(logits, self.population.posts.topic, exists, rows, self._zero_counts())
         rows = rows[rows >= 0]
         topic, logit = self.population.posts.topic[rows], logits[rows]
         # 2. Fill the positions one by one; fatigue starts with the second post before it on the topic.
@@ -328,37 +326,3 @@ def _respond(truth, user, slate, now, n_shown_of_topic, state, outcomes):  # typ
         outcomes.bits[position], outcomes.dwelt[position] = draw_actions(p, state)
         outcomes.shown_at[position] = draw_shown_at(now, position, state)
         n_shown_of_topic[facts.topic] += 1
-
-
-@JIT
-def _best_of_topics(logit, topic, allowed, rows, filled):  # type: ignore[no-untyped-def]
-    """Write the k allowed posts with the highest logits of each topic into rows (T, k), best first, padded with -1.
-
-    Args:
-        filled: zeros, (T,); counts the posts of each topic.
-    """
-    k = rows.shape[1]
-    rows[:] = -1
-    for post in range(logit.shape[0]):
-        t = topic[post]
-        n = filled[t]
-        if not allowed[post] or (n == k and logit[post] <= logit[rows[t, k - 1]]):
-            continue
-        # Insertion sort into the topic's list.
-        place = min(n, k - 1)
-        while place > 0 and logit[rows[t, place - 1]] < logit[post]:
-            rows[t, place] = rows[t, place - 1]
-            place -= 1
-        rows[t, place] = post
-        filled[t] = min(n + 1, k)
-
-
-@JIT
-def _slate_clicks(truth, user, logit, topic, n_of_topic):  # type: ignore[no-untyped-def]
-    """Expected clicks on a slate, given logits before fatigue (K,), topics (K,) and topics shown before (T,)."""
-    clicks = 0.0
-    for position in range(logit.shape[0]):
-        examined = scroll_probability(truth, user, position) * examination(truth, user, position)
-        clicks += examined * relevance(truth, user, logit[position], n_of_topic[topic[position]])
-        n_of_topic[topic[position]] += 1
-    return clicks

@@ -32,7 +32,7 @@ NO_EFFECTS = dict.fromkeys(
 
 @dataclass(frozen=True)
 class Simulated:
-    """A world's folder, what it wrote and its truth."""
+    """A simulated world: its folder, settings and the sizes of its logs."""
 
     folder: Path
     config: WorldConfig
@@ -59,7 +59,7 @@ class Simulated:
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Simulated]:
-    """`simulated(n_threads=2, **settings)`: a small world with these settings, made once."""
+    """`simulated(n_threads=2, **settings)`: a small world with these settings, simulated once."""
 
     @cache
     def make(n_threads: int, settings: str) -> Simulated:
@@ -83,7 +83,7 @@ def small(simulated: Callable[..., Simulated]) -> Simulated:
 
 @pytest.fixture(scope="session")
 def flat(simulated: Callable[..., Simulated]) -> Simulated:
-    """The effects of `NO_EFFECTS` off, all the rest as in `small`."""
+    """The effects of `NO_EFFECTS` off, the rest as in `small`."""
     return simulated(**NO_EFFECTS)
 
 
@@ -93,7 +93,7 @@ def shown(small: Simulated) -> pd.DataFrame:
 
 
 def exposures(of: Simulated) -> pd.DataFrame:
-    """One row per impression: request, truth, whether a bot saw it, what was done; `dwell` is seconds or NaN."""
+    """One row per impression: request, truth, whether the user is a bot, actions; `dwell` is seconds or NaN."""
     rows = of.table("impressions").drop_duplicates("event_id")
     rows = rows.merge(of.table("truth/impressions"), on=["request_id", "position", "post_id"], validate="1:1")
     requests = of.table("requests")[["request_id", "now", "policy", "session_id"]]

@@ -1,4 +1,4 @@
-"""Statistics of a simulated world, each with its standard error: one for every difficulty that can be switched off."""
+"""Statistics of a simulated world with standard errors: at least one for every difficulty that can be switched off."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Figure(NamedTuple):
 
 @lru_cache(maxsize=2)
 def truth_of(world: Simulated) -> pd.DataFrame:
-    """Impressions of people with rows of the population, and the logit of their relevance before any draw."""
+    """Impressions without bots, with rows of the population and the logit of their true relevance."""
     rows = exposures(world)
     rows = rows[~rows.bot].reset_index(drop=True)
     population = world.world().population
@@ -41,7 +41,7 @@ def share(mask) -> Figure:
 
 
 def slope(y, x, cluster) -> Figure:
-    """Of a regression of y on x; errors of one cluster may go together (Liang, Zeger, Biometrika 1986)."""
+    """Slope of a regression of y on x with cluster-robust standard error (Liang, Zeger, Biometrika 1986)."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     x = x - x.mean()
     value = (x @ (y - y.mean())) / (x @ x)
@@ -51,13 +51,13 @@ def slope(y, x, cluster) -> Figure:
 
 
 def concentration(counts) -> Figure:
-    """Share of the whole that the top tenth holds."""
+    """Share of the sum in the top tenth of the counts."""
     counts = np.sort(np.asarray(counts))[::-1]
     p = counts[: len(counts) // 10].sum() / counts.sum()
     return Figure(float(p), float(np.sqrt(p * (1 - p) / counts.sum())))
 
 
-# Who is there, and when.
+# Users and times.
 
 
 def sessions_of_the_busiest_tenth(world):
@@ -117,7 +117,7 @@ def bots(world):
     return share(world.table("truth/users").bot)
 
 
-# What is known about posts and users.
+# Attributes of posts and users.
 
 
 def posts_without_topic(world):
@@ -150,7 +150,7 @@ def posts_labelled_violation(world):
     return share(world.table("posts").labels.map(lambda labels: "violation" in labels))
 
 
-# What draws clicks.
+# Causes of clicks.
 
 
 def change_of_the_slope_on_the_first_days_taste(world):
@@ -194,7 +194,7 @@ def posts_older_than_a_day_less_younger(world):
 
 
 def slope_on_earlier_posts_of_the_topic(world):
-    """Within a session's posts on one topic: what each earlier one takes away, beyond the first."""
+    """Change of logit per earlier post of the session on the topic, beyond the first; within session and topic."""
     rows = truth_of(world)
     earlier = np.maximum(rows.n_same_topic - 1, 0)
     group = [rows.session_id, rows.topic]
@@ -248,11 +248,11 @@ def clicks_down_the_slate(world):
     return Figure(np.log(bottom.mean() / top.mean()), np.sqrt(1 / bottom.sum() + 1 / top.sum()))
 
 
-# What follows.
+# Other actions.
 
 
 def _spread_beyond_relevance(y, rows):
-    """What is left of the spread when what relevance explains is gone."""
+    """Standard deviation of the residuals of a regression of y on relevance."""
     x = rows.relevance - rows.relevance.mean()
     rest = y - y.mean() - slope(y, x, rows.user).value * x
     return Figure(rest.std(), max(rest.std() / np.sqrt(rows.user.nunique()), 1e-3))
@@ -291,7 +291,7 @@ def relevance_of_labelled_less_other_posts(world):
     return slope(rows.logit, rows.label > 0, rows.user)
 
 
-# What arrives.
+# Delivery.
 
 
 def clicks_after_a_minute(world):

@@ -1,4 +1,4 @@
-"""Every difficulty of the world can be switched off, and its statistic moves."""
+"""Every difficulty of the world can be switched off, which moves its statistic."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .effects import Figure
 WORLD = {"n_users": 1000, "n_posts": 4000, "n_authors": 200, "n_impressions": 40_000, "n_days": 7}
 
 RANDOM = {"policy": {"random": 1, "popularity": 0, "personalised": 0}}
-"""So that nobody's choice of what to show looks like an effect."""
+"""Only the random policy, so that the choice of posts does not look like an effect."""
 PLAIN = RANDOM | {"homophily": 0, "reach": 0, "ageing": 0, "fatigue": 0}
-"""Nor whom people follow, nor what is seen at what age or how often."""
+"""Without other causes of who sees what: follows, reach, age and fatigue."""
 
 NOT_EFFECTS = {
     "seed", "start", "n_users", "n_posts", "n_impressions", "n_days", "n_authors", "follows_per_user", "base_logit",
@@ -98,7 +98,7 @@ EFFECTS = [
 
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=str)
-def test_an_effect_that_is_off_is_seen_to_be_off(simulated, effect):
+def test_switching_an_effect_off_moves_its_statistic(simulated, effect):
     settings = WORLD | effect.given
     on = effect.statistic(simulated(**settings))
     off = effect.statistic(simulated(**settings | {effect.setting: effect.off}))
@@ -107,5 +107,5 @@ def test_an_effect_that_is_off_is_seen_to_be_off(simulated, effect):
         assert abs(off.value - effect.without) <= 4 * off.error + 1e-9, off
 
 
-def test_every_setting_that_is_no_size_has_its_statistic():
+def test_every_setting_except_sizes_has_a_statistic():
     assert {effect.setting for effect in EFFECTS} == set(WorldConfig.model_fields) - NOT_EFFECTS

@@ -1,4 +1,4 @@
-"""What the world answers about its truth agrees with trying."""
+"""The answers of `World` agree with its logs and with brute force."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def now(small):
     return small.written.logs_end
 
 
-def test_it_knows_the_impressions_it_wrote_and_no_others(world, small):
+def test_only_impressions_of_the_simulation_have_a_truth(world, small):
     truth = small.table("truth/impressions").head(3)
     request, position, post = (truth[name].to_numpy() for name in ("request_id", "position", "post_id"))
     assert world.has_truth(request, position, post).all()
@@ -26,7 +26,7 @@ def test_it_knows_the_impressions_it_wrote_and_no_others(world, small):
     assert not world.has_truth(request - (1 << 50), position, post).any()
 
 
-def test_true_probabilities_are_those_of_the_truth_table(world, small):
+def test_true_click_probabilities_are_read_from_the_truth_table(world, small):
     truth = small.table("truth/impressions").sample(200, random_state=0)
     probability, relevant = world.true_click_probability(truth.request_id.to_numpy(), truth.position.to_numpy())
     np.testing.assert_array_equal(probability, truth.click_probability)
@@ -38,12 +38,12 @@ def test_true_probabilities_are_those_of_the_truth_table(world, small):
     [(10**9, 0), (2, -1), (1, 10), (1, 13)],
     ids=["no such request", "unknown position", "beyond the slate", "far beyond"],
 )
-def test_an_impression_without_truth_is_an_error_and_never_another_ones_truth(world, request_id, position):
+def test_an_impression_without_truth_is_refused(world, request_id, position):
     with pytest.raises(DataError, match="1 impressions have no truth"):
         world.true_click_probability(np.array([request_id]), np.array([position], np.int32))
 
 
-def test_a_folder_without_world_or_truth_is_named(small, tmp_path):
+def test_a_folder_without_a_world_or_truth_is_refused(small, tmp_path):
     with pytest.raises(DataError, match=r"no world in .*; run `recsys simulate`"):
         World.open(tmp_path)
     alone = World(small.config, tmp_path / "truth")
@@ -51,7 +51,7 @@ def test_a_folder_without_world_or_truth_is_named(small, tmp_path):
         alone.true_click_probability(np.array([1]), np.array([0], np.int32))
 
 
-def test_the_world_is_drawn_again_as_it_was_logged(world, small):
+def test_the_redrawn_population_equals_the_logged_one(world, small):
     population = world.population
     posts, users = small.table("posts"), small.table("users")
     assert (population.posts.id == posts.post_id).all()
@@ -65,7 +65,7 @@ def test_the_world_is_drawn_again_as_it_was_logged(world, small):
         world.user_row(3)
 
 
-def test_a_world_drawn_by_other_laws_or_other_people_is_refused(simulated, monkeypatch):
+def test_a_world_with_another_choice_model_or_population_is_refused(simulated, monkeypatch):
     folder = simulated(n_impressions=1000).folder / "world"
     World.open(folder)
     monkeypatch.setattr("recsys.world.behaviour.choice.MEDIA_DWELL", (0.0, -0.6, 0.5, -0.3))
@@ -79,7 +79,7 @@ def test_a_world_drawn_by_other_laws_or_other_people_is_refused(simulated, monke
 
 @pytest.mark.parametrize(("n_posts", "k"), [(250, 8), (2000, 2)], ids=["long slate", "many posts per topic"])
 @pytest.mark.parametrize("user", [0, 17, 299])
-def test_the_best_slate_adds_the_post_with_most_clicks_at_every_position(simulated, user, n_posts, k):
+def test_the_best_slate_takes_the_post_with_the_most_clicks_at_every_position(simulated, user, n_posts, k):
     world = simulated(n_posts=n_posts, n_impressions=1000, fatigue=0.8).world()
     now = world.population.start + 2 * DAY
     allowed = np.random.default_rng(user).random(n_posts) < 0.6
@@ -113,7 +113,7 @@ def test_fatigue_spreads_the_best_slate_over_topics(simulated):
     assert n_topics(0.8) > n_topics(0) + 1
 
 
-def test_the_best_slate_of_few_posts_holds_them_all(world, now):
+def test_the_best_slate_of_few_posts_contains_them_all(world, now):
     allowed = np.zeros(world.population.n_posts, bool)
     assert len(world.best_slate(3, now, allowed, 5)) == 0
     allowed[[4, 9]] = True
@@ -121,13 +121,13 @@ def test_the_best_slate_of_few_posts_holds_them_all(world, now):
 
 
 @pytest.mark.parametrize("who", ["a person", "a bot"])
-def test_expected_clicks_are_the_mean_of_what_users_do(simulated, who):
-    """One slate with six posts of one topic, lived through many times."""
+def test_expected_clicks_equal_the_mean_of_simulated_responses(simulated, who):
+    """One slate with six posts of one topic, answered many times."""
     world = simulated(n_impressions=1000, bot_share=0.05).world()
     now = world.population.start + 4 * DAY
     user = 11 if who == "a person" else int(np.flatnonzero(world.population.users.bot)[0])
-    tired = np.flatnonzero(world.population.posts.topic == np.argmax(world.truth.users["taste_end"][11]))[-6:]
-    slate = np.concatenate([tired, np.arange(1000, 1004)]).astype(np.int32)
+    one_topic = np.flatnonzero(world.population.posts.topic == np.argmax(world.truth.users["taste_end"][11]))[-6:]
+    slate = np.concatenate([one_topic, np.arange(1000, 1004)]).astype(np.int32)
     rng, n = np.random.default_rng(1), 6000
     clicks = np.zeros(n)
     for i in range(n):

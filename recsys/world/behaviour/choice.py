@@ -254,6 +254,7 @@ def hide_probability(truth, user, post, relevant):  # type: ignore[no-untyped-de
 
 @JIT
 def _fill_relevance_logits(truth, user, posts, now, out):  # type: ignore[no-untyped-def]
+    """Write `relevance_logit` of each post into out, (C,)."""
     moment = moment_of(truth, now)
     for i in range(posts.shape[0]):
         following = is_following(truth, user, truth.posts[posts[i]].author)
@@ -262,6 +263,7 @@ def _fill_relevance_logits(truth, user, posts, now, out):  # type: ignore[no-unt
 
 @JIT
 def _fill_post_logits(truth, now, out):  # type: ignore[no-untyped-def]
+    """Write `post_logit` of every post into out, (N,)."""
     moment = moment_of(truth, now)
     for post in range(out.shape[0]):
         out[post] = post_logit(truth, post, moment)

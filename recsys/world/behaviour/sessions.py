@@ -112,6 +112,7 @@ class Block(NamedTuple):
 
     @classmethod
     def empty(cls, n_requests: int, slate_size: int, n_candidates: int) -> Block:
+        """A block with room for this many requests."""
         n = n_requests * slate_size
         return cls(
             policy=np.empty(n_requests, np.int8),
@@ -259,6 +260,7 @@ def has_bit(actions: np.ndarray, bit: int) -> Mask:
 
 @JIT
 def _fill_probabilities(truth, user, posts, positions, now, n_same_topic, out):  # type: ignore[no-untyped-def]
+    """Write `outcome_probabilities` of each post into out, (C, 6)."""
     moment = moment_of(truth, now)
     for i in range(posts.shape[0]):
         following = is_following(truth, user, truth.posts[posts[i]].author)

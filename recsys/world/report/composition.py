@@ -50,6 +50,7 @@ def composition(world: World, lake: Lake, truth_folder: Path) -> tuple[Figure, d
 
 
 def _shares(world: World, lake: Lake, posts: pa.Table, kind: np.ndarray) -> Figure:
+    """The figure of shares; `kind` is the row of COPY_KINDS of each post, (N,)."""
     config = world.config
     n_posts, countries = len(posts), lake.read("users", ["country"])["country"]
     labels = pc.list_flatten(posts["labels"])
@@ -100,6 +101,7 @@ def expected_copies(fine: Mask, duplicate_share: float, edited_share: float) -> 
 
 
 def _duplicates(posts: pa.Table, truth: pa.Table, kind: np.ndarray) -> dict[str, Any]:
+    """The dict of `composition`: groups of repeated texts, and counts by kind of copy."""
     post_id, group = truth["post_id"].to_numpy(), truth["duplicate_group"].to_numpy()
     declared = posts["duplicate_group"].to_numpy() == group
     _, size = np.unique(group, return_counts=True)

@@ -174,11 +174,13 @@ def _actions(lake: Lake, date: str, key: Ids) -> tuple[np.ndarray, Rows, Floats,
 
 
 def _read_lake(lake: Lake, table: str, date: str, columns: list[str]) -> pa.Table:
+    """These columns of a lake table on one date."""
     paths = [path for path in lake.files(table) if f"/{table}/date={date}/" in path]
     return _read(paths, columns, lake.filesystem)
 
 
 def _read(paths: list[Any], columns: list[str], filesystem: Any = None) -> pa.Table:
+    """Read these columns of Parquet files. Raises: DataError when one cannot be read or lacks a column."""
     try:
         tables = [pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None) for path in paths]
         return pa.concat_tables([table.select(columns) for table in tables])

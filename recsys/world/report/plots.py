@@ -83,6 +83,7 @@ def _dots(axes: Any, figure: Figure, rows: Any, at: Doubles, horizontal: bool = 
 
 
 def _rate(axes: Any, figure: Figure, log_x: bool = False, curve: str | None = None) -> None:
+    """Estimates with bands over the figure's axis, the truth as a line."""
     every = slice(None)
     _dots(axes, figure, every, figure.x)
     axes.plot(figure.x, figure.truth, color=_TRUTH, linewidth=1.6)
@@ -109,6 +110,7 @@ def _survival(counts: Doubles) -> tuple[Doubles, Doubles]:
 
 
 def _posts(axes: Any, report: WorldReport) -> None:
+    """Survival curves of impressions, clicks and expected clicks per post, with fitted power laws."""
     tails = report.tails
     for name, counts, color in (("impressions", tails.impressions, _OTHER), ("clicks", tails.clicks, _LOGS)):
         values, share = _survival(counts)
@@ -127,6 +129,7 @@ def _posts(axes: Any, report: WorldReport) -> None:
 
 
 def _users(axes: Any, report: WorldReport) -> None:
+    """Survival curve of sessions per user, with the fitted and the true log-normal."""
     values, share = _survival(report.tails.sessions)
     axes.plot(values, share, ".", markersize=4, color=_LOGS)
     rate, sigma = report.tails.rate, float(report.figures["tails"].truth[_cell(report.figures["tails"], "sigma")])
@@ -151,12 +154,14 @@ def _expected_survival(mean: float, sigma: float, values: Doubles) -> tuple[Doub
 
 
 def _correlation(axes: Any, report: WorldReport) -> None:
+    """Correlation of taste with the first day's, by day."""
     axes.plot(report.figures["drift"].x, report.taste_correlation, "-o", color=_TRUTH, markersize=3)
     axes.set_ylim(0, 1.02)
     _label(axes, "Drift of taste (truth)", "day", "correlation with the first day's taste")
 
 
 def _calibration(axes: Any, figure: Figure) -> None:
+    """Click rate over true click probability."""
     _dots(axes, figure, slice(None), figure.x)
     axes.plot(figure.x, figure.truth, color=_TRUTH, linewidth=1.4)
     axes.set_xscale("log")
@@ -165,6 +170,7 @@ def _calibration(axes: Any, figure: Figure) -> None:
 
 
 def _actions(axes: Any, figure: Figure) -> None:
+    """Rates of each action, over all impressions and by policy."""
     names = [*dict.fromkeys(cell.split(", ")[0] for cell in figure.cells)]
     groups = ("all", *POLICIES)
     for i, group in enumerate(groups):
@@ -178,6 +184,7 @@ def _actions(axes: Any, figure: Figure) -> None:
 
 
 def _bars(axes: Any, figure: Figure, only: str = "") -> None:
+    """Cells from top to bottom; `only` keeps those that start with it."""
     rows = [i for i, cell in enumerate(figure.cells) if cell.startswith(only)]
     at = -np.arange(len(rows), dtype=np.float64)
     _dots(axes, figure, rows, at, horizontal=True)
@@ -187,6 +194,7 @@ def _bars(axes: Any, figure: Figure, only: str = "") -> None:
 
 
 def _copies(axes: Any, report: WorldReport) -> None:
+    """Posts of each kind of copy, and those declared in the lake."""
     kinds = {name: row for name, row in report.duplicates["kinds"].items() if row["declared"] is not None}
     at = -np.arange(len(kinds))
     axes.barh(at + 0.2, [row["posts"] for row in kinds.values()], 0.4, color=_LOGS, label="posts")
@@ -202,4 +210,5 @@ def _copies(axes: Any, report: WorldReport) -> None:
 
 
 def _cell(figure: Figure, start: str) -> int:
+    """The first cell whose name starts with this."""
     return next(i for i, cell in enumerate(figure.cells) if cell.startswith(start))

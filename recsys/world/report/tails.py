@@ -98,9 +98,9 @@ def top_share(counts: Doubles, share: float) -> tuple[float, float]:
     if not mean:
         return float("nan"), float("nan")
     top = np.partition(counts, -n)[-n:]
-    held, least = float(top.sum()) / (mean * len(counts)), float(top.min())
-    influence = (np.maximum(counts - least, 0) + least * share - held * counts) / mean
-    return held, float(influence.std() / len(counts) ** 0.5)
+    top_part, least = float(top.sum()) / (mean * len(counts)), float(top.min())
+    influence = (np.maximum(counts - least, 0) + least * share - top_part * counts) / mean
+    return top_part, float(influence.std() / len(counts) ** 0.5)
 
 
 def log_normal_rate(counts: Doubles, n_steps: int = 300) -> LogNormalRate:
@@ -113,20 +113,21 @@ def log_normal_rate(counts: Doubles, n_steps: int = 300) -> LogNormalRate:
     value, times = np.unique(counts, return_counts=True)
     if value[-1] <= 0:
         raise ValueError("log-normal rates need a count above 0, but none is above 0")
-    # Log likelihood of V distinct counts at G grid nodes. The grid must be finer than the narrowest likelihood, that of
-    # the largest count.
+    # Poisson likelihood of V distinct counts at G grid nodes. The grid must be finer than the narrowest likelihood,
+    # that of the largest count.
     nodes = np.arange(-9.0, np.log(value[-1]) + 3.0, min(0.5 / value[-1] ** 0.5, 0.05))
-    law = value[:, None] * nodes - np.exp(nodes)  # (V, G), up to a constant per count, which cancels below
-    law = np.exp(law - law.max(axis=1, keepdims=True))
+    log_poisson = value[:, None] * nodes - np.exp(nodes)  # (V, G), up to a constant per count, which cancels below
+    poisson = np.exp(log_poisson - log_poisson.max(axis=1, keepdims=True))
 
     def log_likelihood(mean: float, sigma: float) -> float:
+        """Log likelihood of all counts, up to a constant."""
         prior = np.exp(-0.5 * ((nodes - mean) / sigma) ** 2) / sigma
-        return float(times @ np.log(law @ prior))
+        return float(times @ np.log(poisson @ prior))
 
     mean, sigma = float(np.log(np.average(value, weights=times))) - 0.5, 1.0
     for _ in range(n_steps):
         # E: posterior of the log rate for each count. M: mean and deviation of its mixture over all counts, (G,).
-        posterior = law * np.exp(-0.5 * ((nodes - mean) / sigma) ** 2)
+        posterior = poisson * np.exp(-0.5 * ((nodes - mean) / sigma) ** 2)
         weight = (times / posterior.sum(axis=1)) @ posterior
         moved = float(weight @ nodes / weight.sum())
         spread = max(float(weight @ (nodes - moved) ** 2 / weight.sum()) ** 0.5, 0.01)  # stays above h below
@@ -197,8 +198,8 @@ def tail_statistics(world: World, evidence: Evidence) -> Tails:
     rows.append(("sigma, sessions per user", rate.sigma, error, world.config.activity_tail, nan, len(sessions)))
     for share, redrawn in zip(_TOP, redrawn_shares.T, strict=True):
         name, mean = f"share of the top {share:.0%}", float(redrawn.mean())
-        held = top_share(sessions, share)[0]
-        rows.append((f"{name}, sessions", held, float(redrawn.std(ddof=1)), mean, mean, len(sessions)))
+        top_part = top_share(sessions, share)[0]
+        rows.append((f"{name}, sessions", top_part, float(redrawn.std(ddof=1)), mean, mean, len(sessions)))
         mean = float(np.mean([top_share(draw, share)[0] for draw in redrawn_clicks]))
         rows.append((f"{name}, clicks", *top_share(clicks, share), nan, mean, n_posts))
         rows.append((f"{name}, impressions", *top_share(impressions, share), nan, nan, n_posts))

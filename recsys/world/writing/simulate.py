@@ -107,6 +107,7 @@ def _simulate_chunks(
     recent: list[Rows] = []
     n_impressions = n_requests = 0
     for chunk, sessions in enumerate(draw_sessions(config, population)):
+        # Popularity by clicks before the chunk, (N,); candidates also come from the last day's clicks.
         inputs.truth.posts["popular"] = (1.0 + clicks) ** 0.8
         recent_posts = np.concatenate([*recent, np.empty(0, np.int32)])[-(1 << 22) :]
         state = ChunkState(
@@ -201,6 +202,7 @@ class _Writer:
         self._wait()
 
     def _flush(self) -> None:
+        """Start writing what was collected."""
         if not self._tables:
             return
         self._wait()  # memory: one file of each table is written while the next is collected
@@ -210,6 +212,7 @@ class _Writer:
         self._tables, self._rows = [], 0
 
     def _wait(self) -> None:
+        """Wait for the writes in the background; raises what they raised."""
         for write in self._pending:
             write.result()
         self._pending = []

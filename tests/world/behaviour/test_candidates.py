@@ -1,4 +1,4 @@
-"""What may be shown: posts that exist and are visible, by authors who are not blocked, once in a session."""
+"""Candidates exist, are visible, come from authors who are not blocked, and are shown once per session."""
 
 
 def test_hidden_posts_and_blocked_authors_are_never_returned(small):
@@ -12,14 +12,14 @@ def test_hidden_posts_and_blocked_authors_are_never_returned(small):
     assert not pairs & set(zip(blocks.user_id, blocks.author_id, strict=True))
 
 
-def test_nobody_blocks_an_author_they_follow(small):
+def test_no_user_blocks_an_author_they_follow(small):
     follows, blocks = small.table("follows"), small.table("blocks")
     assert not set(zip(follows.user_id, follows.author_id, strict=True)) & set(
         zip(blocks.user_id, blocks.author_id, strict=True)
     )
 
 
-def test_a_slate_is_chosen_from_recorded_candidates_that_exist_and_differ(small):
+def test_a_slate_consists_of_distinct_recorded_candidates_that_exist(small):
     requests, posts = small.table("requests"), small.table("posts").set_index("post_id")
     slates = small.table("returned").groupby("request_id").post_id.agg(list)
     assert len(slates) == len(requests)
@@ -34,7 +34,7 @@ def test_a_slate_is_chosen_from_recorded_candidates_that_exist_and_differ(small)
         assert set(slate) <= set(candidates)
 
 
-def test_posts_of_the_future_are_not_shown_before_the_first_one_is_born(simulated):
+def test_a_request_before_the_first_post_has_no_candidates(simulated):
     world = simulated(n_posts=200, n_impressions=60_000, n_days=14, new_post_share=1, seed=3)
     rows = world.table("requests")[["now", "candidates"]]
     first = world.table("posts").created_at.min()
@@ -44,7 +44,7 @@ def test_posts_of_the_future_are_not_shown_before_the_first_one_is_born(simulate
     assert (world.table("posts").set_index("post_id").created_at[rows.candidates].to_numpy() <= rows.now).all()
 
 
-def test_candidates_are_fresh_or_by_followed_authors_more_often_than_posts_are(small):
+def test_candidates_are_fresh_or_by_followed_authors_more_often_than_random_posts(small):
     requests, posts = small.table("requests"), small.table("posts").set_index("post_id")
     rows = requests[["user_id", "now", "candidates"]].explode("candidates").sample(20_000, random_state=0)
     rows["author_id"] = posts.author_id[rows.candidates].to_numpy()

@@ -1,4 +1,4 @@
-"""From a given day on a new public comes, a topic flips, a field breaks: in the logs as in the settings."""
+"""Changes from a given day on: new users come, the taste for a topic flips, a field breaks."""
 
 import filecmp
 
@@ -15,7 +15,7 @@ from recsys.world.population.vocabulary import TOPICS
 from ..conftest import SMALL
 
 WORLD = {"n_users": 1000, "n_impressions": 60_000}
-FLOOD = {"kind": "covariate_shift", "day": 2, "country": "BR", "language": "es", "share": 0.3}
+SHIFT = {"kind": "covariate_shift", "day": 2, "country": "BR", "language": "es", "share": 0.3}
 FLIP = {"kind": "concept_shift", "day": 2, "topic": "football"}
 
 
@@ -32,11 +32,11 @@ def day_of(world, times):
     return (times - start_of(world.config)) // DAY
 
 
-# A new public.
+# Covariate shift: a new group of users.
 
 
-def test_a_new_country_makes_its_share_of_requests_from_its_day_on_and_none_before(simulated):
-    world = simulated(**WORLD, changes=[FLOOD], activity_tail=0.3, missing_country=0, bot_share=0)
+def test_a_new_country_makes_its_share_of_requests_from_its_day_on(simulated):
+    world = simulated(**WORLD, changes=[SHIFT], activity_tail=0.3, missing_country=0, bot_share=0)
     users = world.table("users")
     new = users[users.country == "BR"]
     assert len(new) == 300
@@ -45,12 +45,12 @@ def test_a_new_country_makes_its_share_of_requests_from_its_day_on_and_none_befo
     sessions = world.table("requests").drop_duplicates("session_id")
     of_new, day = sessions.user_id.isin(new.user_id), day_of(world, sessions.now)
     assert not of_new[day < 2].any()
-    assert 0.1 < of_new[day == 2].mean() < 0.3, "they come within the day"
+    assert 0.1 < of_new[day == 2].mean() < 0.3, "they join during the day"
     assert of_new[day == 3].mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / (day == 3).sum()))
 
 
-def test_the_new_public_reads_its_language_and_the_others_go_on_as_they_were(simulated, before):
-    world = simulated(**WORLD, changes=[FLOOD])
+def test_new_users_read_their_language_and_the_others_stay_the_same(simulated, before):
+    world = simulated(**WORLD, changes=[SHIFT])
     users, posts = world.table("users"), world.table("posts").set_index("post_id")
     new = users.user_id[(users.language == "es") & (day_of(world, users.created_at) == 2)]
     shown = world.table("impressions").merge(world.table("requests")[["request_id", "now"]], on="request_id")
@@ -58,30 +58,30 @@ def test_the_new_public_reads_its_language_and_the_others_go_on_as_they_were(sim
     assert spanish[shown.user_id.isin(new)].mean() > 0.5 > spanish.mean()
     day = day_of(world, shown.now)
     assert spanish[day == 3].mean() > spanish[day < 2].mean() + 0.05
-    first, of_flood = (w.table("users").sort_values("user_id").head(600) for w in (before, world))
-    assert first.language.equals(of_flood.language)
-    assert (of_flood.country.dropna() != "BR").all()
+    first, shifted = (w.table("users").sort_values("user_id").head(600) for w in (before, world))
+    assert first.language.equals(shifted.language)
+    assert (shifted.country.dropna() != "BR").all()
 
 
-def test_a_country_that_is_there_already_or_comes_twice_is_refused():
-    for changes, name in (([FLOOD | {"country": "DE"}], "DE"), ([FLOOD | {"share": 0.1}] * 2, "BR")):
+def test_a_country_that_exists_or_is_listed_twice_is_refused():
+    for changes, name in (([SHIFT | {"country": "DE"}], "DE"), ([SHIFT | {"share": 0.1}] * 2, "BR")):
         with pytest.raises(ConfigError, match=rf"country {name} is not new; choose one besides US, GB, DE"):
             draw_population(WorldConfig.model_validate(SMALL | {"changes": changes}))
 
 
-def test_floods_must_leave_somebody_of_the_others():
-    changes = [FLOOD | {"country": country, "share": 0.45} for country in ("BR", "AR")]
+def test_covariate_shifts_must_leave_other_users():
+    changes = [SHIFT | {"country": country, "share": 0.45} for country in ("BR", "AR")]
     with pytest.raises(ConfigError, match="covariate shifts and joining_share together must leave a tenth"):
         draw_population(WorldConfig.model_validate(SMALL | {"changes": changes}))
 
 
-def test_nearly_everybody_may_join_where_no_flood_comes():
+def test_nearly_all_users_may_join_without_a_covariate_shift():
     population = draw_population(WorldConfig.model_validate(SMALL | {"joining_share": 0.95, "n_authors": 10}))
     assert (population.users.created_at >= population.start).mean() == pytest.approx(0.95)
 
 
-def test_two_floods_come_each_on_its_day():
-    changes = [FLOOD | {"day": 3, "country": "AR", "share": 0.2}, FLOOD | {"day": 1}]
+def test_each_of_two_covariate_shifts_comes_on_its_day():
+    changes = [SHIFT | {"day": 3, "country": "AR", "share": 0.2}, SHIFT | {"day": 1}]
     config = WorldConfig.model_validate(SMALL | {"changes": changes})
     population = draw_population(config)
     joined = (population.users.created_at - population.start) // DAY
@@ -93,11 +93,11 @@ def test_two_floods_come_each_on_its_day():
         assert (joined[of] <= day + 1).all()
 
 
-# A topic flips.
+# Concept shift: the taste for a topic flips.
 
 
 def slope_on_taste(world, topic, days):
-    """Slope of true logit on first-day taste for a topic, over its impressions of some days, people only."""
+    """Slope of true logit on first-day taste for a topic, over its impressions on some days, without bots."""
     truth = world.table("truth/impressions").merge(
         world.table("requests")[["request_id", "user_id", "now"]], on="request_id"
     )
@@ -109,7 +109,7 @@ def slope_on_taste(world, topic, days):
     return np.polyfit(taste, np.log(rows.relevance / (1 - rows.relevance)), 1)[0]
 
 
-def test_who_loved_the_topic_clicks_it_less_after_its_day(simulated, before):
+def test_the_slope_on_taste_changes_sign_from_the_day_on(simulated, before):
     world = simulated(**WORLD, changes=[FLIP])
     for days, flipped in (([0, 1], False), ([2, 3], True)):
         usual, now = (slope_on_taste(w, "football", days) for w in (before, world))
@@ -117,14 +117,14 @@ def test_who_loved_the_topic_clicks_it_less_after_its_day(simulated, before):
         assert (now < -0.5) if flipped else (now == usual), days
 
 
-def test_the_other_topics_stay_as_they_are(simulated, before):
+def test_other_topics_do_not_change(simulated, before):
     world = simulated(**WORLD, changes=[FLIP])
     for topic in ("tennis", "cooking", "politics"):
         for days in ([0, 1], [2, 3]):
             assert slope_on_taste(world, topic, days) == pytest.approx(slope_on_taste(before, topic, days), abs=0.15)
 
 
-def test_the_flip_is_of_the_taste_alone_and_at_midnight(simulated):
+def test_only_taste_flips_and_exactly_at_midnight(simulated):
     world = simulated(**WORLD, changes=[FLIP]).world()
     users, posts = world.population.users, np.arange(300, dtype=np.int32)
     of_topic = world.population.posts.topic[posts] == TOPICS.index("football")
@@ -137,13 +137,13 @@ def test_the_flip_is_of_the_taste_alone_and_at_midnight(simulated):
         np.testing.assert_allclose(after - before, np.where(of_topic, -2 * taste, 0), atol=1e-5)
 
 
-def test_an_unknown_topic_is_refused_with_those_there_are():
+def test_an_unknown_topic_is_refused_with_a_list_of_topics():
     config = WorldConfig.model_validate(SMALL | {"changes": [FLIP | {"topic": "knitting"}]})
     with pytest.raises(ConfigError, match=r"there is no topic 'knitting'; the topics are football, tennis, .*chess"):
         draw_population(config)
 
 
-# A field breaks.
+# Broken features.
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_an_unknown_topic_is_refused_with_those_there_are():
     ["users.country", "users.language", "posts.topic", "posts.language", "posts.media", "posts.text",
      "impressions.position", "actions.value"],
 )  # fmt: skip
-def test_a_field_goes_null_from_its_day_on_and_nothing_else_changes(simulated, before, field):
+def test_a_broken_field_is_null_from_its_day_on_and_nothing_else_changes(simulated, before, field):
     world = simulated(**WORLD, changes=[broken(field)])
     name, column = field.split(".")
     n_broken = 0
@@ -167,7 +167,7 @@ def test_a_field_goes_null_from_its_day_on_and_nothing_else_changes(simulated, b
     assert n_broken == 2
 
 
-def test_dwell_in_another_unit_is_the_factor_larger_from_its_day_on(simulated, before):
+def test_scaled_dwells_are_larger_by_the_factor_from_the_day_on(simulated, before):
     world = simulated(**WORLD, changes=[broken("actions.value", how="scale", factor=60.0)])
     good, bad = before.table("actions"), world.table("actions")
     requests = before.table("requests").set_index("request_id").now
@@ -188,10 +188,10 @@ def test_the_truth_is_never_broken(simulated, before):
     assert (different, missing) == ([], [])
 
 
-# What cannot be.
+# Impossible changes.
 
 
-def refusal(tmp_path, change):
+def error_of(tmp_path, change):
     path = tmp_path / "config.yaml"
     path.write_text(f"world:\n  n_days: 4\n  changes:\n    - {change}\n")
     with pytest.raises(ConfigError) as caught:
@@ -203,13 +203,13 @@ def refusal(tmp_path, change):
     "kind", ["covariate_shift", "concept_shift, topic: chess", "broken_feature, field: posts.topic"]
 )
 def test_a_day_beyond_the_period_is_refused(tmp_path, kind):
-    message = refusal(tmp_path, f"{{kind: {kind}, day: 4}}")
+    message = error_of(tmp_path, f"{{kind: {kind}, day: 4}}")
     assert "the day of a change must be < n_days (4), got 4" in message
     assert str(tmp_path) in message
 
 
-def test_a_scale_on_a_field_that_is_no_number_is_refused(tmp_path):
-    message = refusal(tmp_path, "{kind: broken_feature, day: 1, field: posts.text, how: scale}")
+def test_a_scale_on_a_field_that_is_not_a_number_is_refused(tmp_path):
+    message = error_of(tmp_path, "{kind: broken_feature, day: 1, field: posts.text, how: scale}")
     assert "how: scale is for actions.value only, got posts.text" in message
 
 
@@ -219,10 +219,10 @@ def test_a_scale_on_a_field_that_is_no_number_is_refused(tmp_path):
      "{kind: covariate_shift, day: 1, language: it}", "{kind: concept_shift, day: -1, topic: chess}",
      "{kind: concept_shift, day: 1}", "{kind: covariate_shift, day: 1, share: 1}"],
 )  # fmt: skip
-def test_what_no_change_can_be_is_refused(tmp_path, change):
-    assert "world.changes.0" in refusal(tmp_path, change)
+def test_an_invalid_change_is_refused_with_its_place(tmp_path, change):
+    assert "world.changes.0" in error_of(tmp_path, change)
 
 
-def test_changes_are_one_entry_each_on_the_command_line_too():
+def test_changes_can_be_set_on_the_command_line():
     config = load(None, ["world.changes=[{kind: concept_shift, day: 3, topic: music}]"])
     assert config.world.changes[0].topic == "music"

@@ -1,4 +1,4 @@
-"""The truth is what the settings say, and what was logged was drawn from it."""
+"""The choice model follows its formula, and the logs were drawn from it."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ STRENGTHS = (
 
 
 def logits(days=2.5, **settings):
-    """Appeal of every post for a few users at one moment, (users, posts)."""
+    """Logit before fatigue of every post for a few users at one moment, (users, posts)."""
     config = WorldConfig.model_validate(SMALL | settings)
     population = draw_population(config)
     truth = truth_of(population, config)
@@ -27,14 +27,14 @@ def logits(days=2.5, **settings):
     )
 
 
-def test_the_truth_covers_the_clicks(shown):
+def test_clicks_are_as_frequent_as_the_truth_says(shown):
     for name, rows in [("all", shown), *shown.groupby("position"), *shown.groupby("policy")]:
         expected = rows.click_probability.sum()
         sigma = np.sqrt((rows.click_probability * (1 - rows.click_probability)).sum())
         assert abs(rows.click.sum() - expected) < 4 * sigma, name
 
 
-def test_the_truth_covers_the_clicks_of_every_tenth_of_predicted_probability(shown):
+def test_clicks_are_as_frequent_as_the_truth_says_in_every_tenth(shown):
     tenth = shown.click_probability.rank(method="first") * 10 // (len(shown) + 1)
     for _, rows in shown.groupby(tenth):
         p = rows.click_probability
@@ -42,13 +42,13 @@ def test_the_truth_covers_the_clicks_of_every_tenth_of_predicted_probability(sho
 
 
 @pytest.fixture(scope="module")
-def busy(simulated):
-    """Exposures of a world of people who do a lot."""
+def active_world(simulated):
+    """Exposures of a world whose users click often."""
     return exposures(simulated(n_impressions=100_000, base_logit=-0.5))
 
 
 def groups_of(rows, column):
-    """Parts of the rows in which a wrong truth would show."""
+    """Groups of rows in which a wrong truth would show."""
     tenth = rows[column].rank(method="first") * 10 // (len(rows) + 1)
     local = rows.assign(
         tenth=tenth, hour=rows.now % DAY // HOUR, day=rows.now // DAY, again=rows.n_same_topic.clip(upper=4)
@@ -60,9 +60,9 @@ def groups_of(rows, column):
 
 
 @pytest.mark.parametrize("kind", ["click", "like", "share", "hide"])
-def test_every_action_is_as_frequent_as_its_column_of_the_truth_says(busy, kind):
+def test_every_action_is_as_frequent_as_its_column_of_the_truth_says(active_world, kind):
     n_checked = 0
-    for name, rows in groups_of(busy, f"{kind}_probability"):
+    for name, rows in groups_of(active_world, f"{kind}_probability"):
         p = rows[f"{kind}_probability"]
         sigma = np.sqrt((p * (1 - p)).sum())
         if p.sum() >= 20:  # below, counts are not normal
@@ -73,8 +73,8 @@ def test_every_action_is_as_frequent_as_its_column_of_the_truth_says(busy, kind)
     assert n_checked > 25
 
 
-def test_dwells_last_as_long_on_average_as_the_truth_says(busy):
-    clicked = busy[busy.click == 1]
+def test_dwells_last_as_long_on_average_as_the_truth_says(active_world):
+    clicked = active_world[active_world.click == 1]
     for name, rows in groups_of(clicked, "dwell_s"):
         sigma = np.sqrt((rows.dwell_s**2).sum())  # an exponential's deviation is its mean
         assert abs(rows.dwell.sum() - rows.dwell_s.sum()) < 4 * sigma, name
@@ -85,19 +85,19 @@ def test_dwells_last_as_long_on_average_as_the_truth_says(busy):
     assert distance < 1.95 / np.sqrt(len(scaled)), "Kolmogorov-Smirnov at 1 in 1000: exponential around the mean"
 
 
-def test_a_click_takes_examination_and_relevance(small, shown):
+def test_click_probability_is_examination_times_relevance(small, shown):
     people = shown[~shown.bot]
     np.testing.assert_allclose(people.examination, (1.0 + people.position) ** -small.config.position_bias, rtol=1e-6)
     np.testing.assert_allclose(shown.click_probability, shown.examination * shown.relevance, rtol=1e-6)
     assert shown.relevance.between(0, 1, inclusive="neither").all()
 
 
-def test_a_bot_looks_at_everything_and_clicks_at_one_rate(shown):
+def test_a_bot_examines_everything_and_clicks_at_one_rate(shown):
     bots = shown[shown.bot]
     assert len(bots) > 200
     assert (bots.examination == 1).all()
     np.testing.assert_allclose(bots.relevance, BOT_CLICKS, rtol=1e-6)
-    assert bots.groupby("request_id").size().min() >= 10, "to the end of every slate"
+    assert bots.groupby("request_id").size().min() >= 10, "bots scroll to the end of every slate"
     assert (bots.hide_probability == 0).all()
 
 
@@ -121,7 +121,7 @@ def test_clicks_fall_along_the_slate_as_the_examination_curve_does(request, bias
 
 
 def logged_logits(simulated, rows):
-    """Logit of the logged relevance, and the appeal computed anew for the same user, post and time."""
+    """Logit of the logged relevance, and the logit before fatigue recomputed for the same user, post and time."""
     world = simulated.world()
     users = [world.user_row(user) for user in rows.user_id]
     posts = world.post_rows(rows.post_id.to_numpy())
@@ -132,15 +132,15 @@ def logged_logits(simulated, rows):
     return np.log(rows.relevance / (1 - rows.relevance)).to_numpy(), np.array(again)
 
 
-def test_logged_relevance_is_appeal_less_fatigue(small, shown):
+def test_logged_relevance_is_the_logit_less_fatigue(small, shown):
     rows = shown[~shown.bot][::7]
     logged, again = logged_logits(small, rows)
-    tired = small.config.fatigue * np.maximum(rows.n_same_topic - 1, 0)
-    np.testing.assert_allclose(logged, again - tired, atol=1e-5)
-    assert (tired > 0).mean() > 0.1
+    fatigue = small.config.fatigue * np.maximum(rows.n_same_topic - 1, 0)
+    np.testing.assert_allclose(logged, again - fatigue, atol=1e-5)
+    assert (fatigue > 0).mean() > 0.1
 
 
-def test_without_fatigue_logged_relevance_is_appeal(flat, flat_shown):
+def test_without_fatigue_logged_relevance_is_the_logit(flat, flat_shown):
     rows = flat_shown[::7]
     logged, again = logged_logits(flat, rows)
     np.testing.assert_allclose(logged, again, atol=1e-5)
@@ -152,17 +152,17 @@ def test_fatigue_counts_the_posts_of_a_topic_shown_earlier_in_the_session(small,
     above_in_slate = rows.groupby(["request_id", "topic"]).cumcount()
     above_in_session = rows.groupby(["session_id", "topic"]).cumcount()
     assert (rows.n_same_topic == above_in_session).all()
-    assert (above_in_session > above_in_slate).any(), "later requests of a session remember"
+    assert (above_in_session > above_in_slate).any(), "later requests of a session count the earlier ones"
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
-def test_every_strength_moves_appeal_in_proportion(name):
+def test_every_strength_moves_the_logit_in_proportion(name):
     none, half, whole = (logits(**{name: size}) for size in (0, 0.25, 0.5))
     assert np.abs(whole - none).max() > 0.05
     np.testing.assert_allclose(whole - none, 2 * (half - none), atol=1e-4)
 
 
-def test_appeal_by_columns_equals_appeal_post_by_post(small):
+def test_logits_by_columns_equal_logits_post_by_post(small):
     world = small.world()
     posts = np.arange(world.population.n_posts, dtype=np.int32)
     for user in (0, 150, 299):

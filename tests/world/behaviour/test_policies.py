@@ -42,7 +42,7 @@ def test_propensities_equal_enumeration_for_every_slate():
         np.testing.assert_allclose(propensities(weights, MIXTURE, slate), expected, rtol=1e-12)
 
 
-def test_they_sum_to_one_over_the_candidates_at_each_position():
+def test_propensities_sum_to_one_over_the_candidates_at_each_position():
     weights = np.exp(np.random.default_rng(1).normal(0, 2, (3, 6)))
     for length in (1, 2, 4):
         for earlier in permutations(range(6), length - 1):
@@ -50,7 +50,7 @@ def test_they_sum_to_one_over_the_candidates_at_each_position():
             assert sum(last) == pytest.approx(1, rel=1e-12)
 
 
-def test_their_product_is_the_mixtures_probability_of_the_slate():
+def test_the_product_of_propensities_is_the_mixtures_probability_of_the_slate():
     weights = np.exp(np.random.default_rng(2).normal(0, 2, (3, 5)))
     slates = list(permutations(range(5), 5))
     products = [propensities(weights, MIXTURE, slate).prod() for slate in slates]
@@ -59,7 +59,7 @@ def test_their_product_is_the_mixtures_probability_of_the_slate():
     assert sum(products) == pytest.approx(1)
 
 
-def test_they_hold_when_one_candidate_outweighs_the_others_beyond_rounding():
+def test_propensities_are_exact_when_one_weight_dwarfs_the_others():
     weights = np.exp([[0.0] * 5, [60.0, 20.0, 0.0, -1.0, -2.0], [50.0, 50.0, 3.0, 2.0, 1.0]])
     for mixture in (MIXTURE, np.array([1e-9, 0.5, 0.5])):
         for slate in [(0, 1, 2, 3, 4), (1, 0, 4, 3, 2), (4, 3, 2, 1, 0)]:
@@ -67,7 +67,7 @@ def test_they_hold_when_one_candidate_outweighs_the_others_beyond_rounding():
             np.testing.assert_allclose(propensities(weights, mixture, slate), expected, rtol=1e-6)
 
 
-def test_a_single_random_policy_has_even_propensities():
+def test_a_single_random_policy_has_uniform_propensities():
     np.testing.assert_allclose(propensities(np.ones((1, 4)), np.ones(1), (2, 0, 3)), [1 / 4, 1 / 3, 1 / 2])
 
 
@@ -90,7 +90,7 @@ def test_logged_propensities_are_probabilities(small):
 
 
 def test_weighting_by_logged_propensities_undoes_the_mixture(small):
-    """The mean of 1 / propensity at the first position is the number of candidates, if the propensities are right."""
+    """E[1 / propensity] at the first position is the number of candidates if the propensities are right."""
     requests = small.table("requests")
     n = requests.candidates.map(len)
     first = small.table("returned").query("position == 0").set_index("request_id").propensity[requests.request_id]
@@ -98,7 +98,7 @@ def test_weighting_by_logged_propensities_undoes_the_mixture(small):
     assert abs(weight.mean() - 1) < 4 * weight.std() / np.sqrt(len(weight))
 
 
-def test_a_world_of_the_random_policy_alone_has_even_propensities(simulated):
+def test_a_world_with_only_the_random_policy_has_uniform_propensities(simulated):
     world = simulated(n_impressions=2000, policy={"random": 1, "popularity": 0, "personalised": 0})
     requests = world.table("requests")
     assert (requests.policy == POLICIES[RANDOM]).all()

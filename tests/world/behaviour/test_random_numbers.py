@@ -1,4 +1,4 @@
-"""The kernels' random numbers are spread as they should be and each stream is its own."""
+"""The kernels' random numbers have the right distributions, and their streams are independent."""
 
 import numpy as np
 
@@ -18,13 +18,13 @@ def test_uniform_numbers_fill_the_open_interval_evenly():
     assert ((in_bins - 1000) ** 2 / 1000).sum() < 55, "chi-square of 19 degrees of freedom"
 
 
-def test_integers_below_n_are_all_there_and_none_else():
+def test_integers_below_n_are_uniform():
     counts = np.bincount(draws(below, 6000, 6), minlength=6)
     assert len(counts) == 6
     assert (np.abs(counts - 1000) < 4 * np.sqrt(1000)).all()
 
 
-def test_normal_and_exponential_numbers_have_their_moments():
+def test_normal_and_exponential_numbers_have_the_right_mean_and_variance():
     values = draws(normal, 20_000)
     assert abs(values.mean()) < 4 / np.sqrt(20_000)
     assert abs(values.var() - 1) < 4 * np.sqrt(2 / 20_000)
@@ -34,7 +34,7 @@ def test_normal_and_exponential_numbers_have_their_moments():
     assert abs(values.var() - 1) < 4 * np.sqrt(8 / 20_000)
 
 
-def test_a_stream_repeats_for_its_seed_and_number_and_differs_from_its_neighbours():
+def test_a_stream_repeats_and_differs_from_its_neighbours():
     streams = [draws(uniform, 50, stream=stream) for stream in range(4)]
     assert (streams[2] == draws(uniform, 50, stream=2)).all()
     assert len(np.unique(streams)) == 200

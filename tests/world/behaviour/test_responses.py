@@ -1,4 +1,4 @@
-"""The world in front of any server: what it says a user would do, and what the user then does."""
+"""Simulated responses to any slate follow the true probabilities, which equal those of the logs."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ COLUMNS = {
 
 @pytest.fixture(scope="module")
 def eager(simulated):
-    """A world of people who click half of what they look at, so that every action is frequent."""
+    """A world whose users click half of what they examine, so that every action is frequent."""
     return simulated(n_impressions=1000, base_logit=0.0, bot_share=0.05, delayed_share=0.2).world()
 
 
@@ -46,8 +46,8 @@ def bot_of(world):
     return int(np.flatnonzero(world.population.users.bot)[0])
 
 
-def laws_along(world, user, slate, now, counts=None):
-    """`true_probability` of each post given those above it, as columns."""
+def slate_probabilities(world, user, slate, now, counts=None):
+    """`true_probability` of each post of a slate given those above it, as columns."""
     counts = world.new_session().n_shown_of_topic if counts is None else counts.copy()
     rows = []
     for position, post in enumerate(slate):
@@ -56,7 +56,7 @@ def laws_along(world, user, slate, now, counts=None):
     return {name: np.array([getattr(row, name)[0] for row in rows]) for name in COLUMNS}
 
 
-def test_true_probabilities_are_the_truth_tables_for_sessions_rebuilt_from_the_log(small, shown):
+def test_true_probabilities_equal_the_truth_table_for_sessions_rebuilt_from_the_log(small, shown):
     world = small.world()
     bots = shown[shown.bot].session_id.unique()[:3]
     sessions = shown[shown.session_id.isin([*shown.session_id.unique()[:60], *bots])]
@@ -67,15 +67,15 @@ def test_true_probabilities_are_the_truth_tables_for_sessions_rebuilt_from_the_l
         user = world.user_row(int(rows.user_id.iloc[0]))
         for now, request in rows.groupby("now"):
             posts = world.post_rows(request.post_id.to_numpy())
-            laws = laws_along(world, user, posts, now, counts)
+            truth = slate_probabilities(world, user, posts, now, counts)
             for name, column in COLUMNS.items():
-                np.testing.assert_allclose(laws[name], request[column], rtol=2e-5, err_msg=column)
+                np.testing.assert_allclose(truth[name], request[column], rtol=2e-5, err_msg=column)
             np.add.at(counts, world.population.posts.topic[posts], 1)
             n_checked += len(posts)
     assert n_checked > 500
 
 
-def test_positions_may_be_one_for_all_or_one_each(eager, slate, now):
+def test_positions_may_be_one_for_all_posts_or_one_each(eager, slate, now):
     user = person_of(eager)
     each = eager.true_probability(user, slate, now, np.arange(10))
     for position in (0, 3, 9):
@@ -98,7 +98,7 @@ def test_positions_may_be_one_for_all_or_one_each(eager, slate, now):
         (0, [5, 1999], r"post row 1999 is created after \d+; use a later moment"),
     ],
 )
-def test_a_row_that_is_not_there_is_named(eager, now, user, posts, message):
+def test_an_invalid_row_is_named(eager, now, user, posts, message):
     posts = np.array(posts, np.int32)
     with pytest.raises(DataError, match=message):
         eager.true_probability(user, posts, now)
@@ -106,14 +106,14 @@ def test_a_row_that_is_not_there_is_named(eager, now, user, posts, message):
         eager.respond(user, posts, now, np.random.default_rng(0))
 
 
-def test_neither_a_place_above_the_slate_nor_half_a_post_is_guessed_at(eager, slate, now):
+def test_negative_positions_and_fractional_rows_are_refused(eager, slate, now):
     with pytest.raises(DataError, match="a position must be >= 0, got -1"):
         eager.true_probability(0, slate, now, np.arange(10) - 1)
     with pytest.raises(DataError, match="post rows must be integers"):
         eager.true_probability(0, slate + 0.5, now)
 
 
-def test_the_same_generator_gives_the_same_response_and_it_goes_on(eager, slate, now):
+def test_the_same_generator_state_gives_the_same_responses(eager, slate, now):
     one, two = np.random.default_rng(5), np.random.default_rng(5)
     for _ in range(3):
         first, second = (eager.respond(person_of(eager), slate, now, rng) for rng in (one, two))
@@ -126,7 +126,7 @@ def test_the_same_generator_gives_the_same_response_and_it_goes_on(eager, slate,
 
 def test_responses_are_as_frequent_as_true_probabilities_say(eager, slate, now):
     user, rng, n = person_of(eager), np.random.default_rng(0), 6000
-    laws = laws_along(eager, user, slate, now)
+    truth = slate_probabilities(eager, user, slate, now)
     counts = {kind: np.zeros(10) for kind in ("impression", "click", "like", "share", "hide", "dwell")}
     seconds, delayed = np.zeros(10), 0
     for _ in range(n):
@@ -145,18 +145,18 @@ def test_responses_are_as_frequent_as_true_probabilities_say(eager, slate, now):
     on_screen = SCROLL_ON ** np.arange(10)
     assert (np.abs(shown - n * on_screen) <= 4 * np.sqrt(n * on_screen * (1 - on_screen))).all()
     for kind in ("click", "like", "share", "hide"):
-        p = laws[kind]
+        p = truth[kind]
         expected, sigma = shown * p, np.sqrt(shown * p * (1 - p))
         assert (np.abs(counts[kind] - expected) < 4 * sigma + 1).all(), kind
         assert abs(counts[kind].sum() - expected.sum()) < 4 * np.sqrt((sigma**2).sum()), kind
     clicks = counts["click"]
     assert (counts["dwell"] == clicks).all()
-    assert (np.abs(seconds / clicks - laws["dwell_s"]) < 4 * laws["dwell_s"] / np.sqrt(clicks)).all()
+    assert (np.abs(seconds / clicks - truth["dwell_s"]) < 4 * truth["dwell_s"] / np.sqrt(clicks)).all()
     late = eager.config.delayed_share * np.exp(-56 / 1200)
     assert abs(delayed - clicks.sum() * late) < 5 * np.sqrt(clicks.sum() * late)
 
 
-def test_a_response_is_in_order_of_time_from_the_answer_on(eager, slate, now):
+def test_a_response_is_in_order_of_time_after_the_slate_was_served(eager, slate, now):
     for seed in range(50):
         response = eager.respond(person_of(eager), slate, now, np.random.default_rng(seed))
         seconds = [(shown.event_time - now) / SECOND for shown in response.shown]
@@ -166,7 +166,7 @@ def test_a_response_is_in_order_of_time_from_the_answer_on(eager, slate, now):
             assert act.event_time > response.shown[act.position].event_time
 
 
-def test_a_session_goes_on_over_two_slates(eager, slate, now):
+def test_a_session_continues_over_two_slates(eager, slate, now):
     topic, n_topics = eager.population.posts.topic, len(eager.truth.topics)
     first = eager.respond(person_of(eager), slate, now, np.random.default_rng(0))
     shown = [act.post for act in first.shown]
@@ -175,10 +175,10 @@ def test_a_session_goes_on_over_two_slates(eager, slate, now):
     second = eager.respond(person_of(eager), slate + 20, now, np.random.default_rng(1), first.session)
     shown += [act.post for act in second.shown]
     assert (second.session.n_shown_of_topic == np.bincount(topic[shown], minlength=n_topics)).all()
-    assert (first.session.n_shown_of_topic == before).all(), "the session before stays as it was"
+    assert (first.session.n_shown_of_topic == before).all(), "the earlier session is not modified"
 
 
-def test_a_topic_shown_often_in_the_session_tires(eager, slate, now):
+def test_fatigue_lowers_a_topic_shown_often_in_the_session(eager, slate, now):
     user, post = person_of(eager), slate[:1]
     session = eager.new_session()
     logit = []
@@ -199,18 +199,18 @@ def test_a_topic_shown_often_in_the_session_tires(eager, slate, now):
     assert tired < fresh / 3
 
 
-def test_a_bot_reads_everything_and_clicks_at_one_rate_whatever_it_is(eager, slate, now):
+def test_a_bot_sees_every_post_and_clicks_at_one_rate(eager, slate, now):
     bot, rng, n = bot_of(eager), np.random.default_rng(0), 1000
-    laws = eager.true_probability(bot, slate, now, np.arange(10))
-    np.testing.assert_array_equal(laws.click, 0.3)
-    assert (laws.hide == 0).all()
+    truth = eager.true_probability(bot, slate, now, np.arange(10))
+    np.testing.assert_array_equal(truth.click, 0.3)
+    assert (truth.hide == 0).all()
     responses = [eager.respond(bot, slate, now, rng) for _ in range(n)]
     assert {len(response.shown) for response in responses} == {10}
     clicks = np.bincount([a.position for r in responses for a in r.actions if a.type == "click"], minlength=10)
     assert (np.abs(clicks - 0.3 * n) < 4 * np.sqrt(n * 0.3 * 0.7)).all()
 
 
-def test_an_empty_slate_is_answered_with_nothing(eager, now):
+def test_an_empty_slate_has_an_empty_response(eager, now):
     response = eager.respond(person_of(eager), np.empty(0, np.int32), now, np.random.default_rng(0))
     assert (response.shown, response.actions) == ([], [])
     assert (response.session.n_shown_of_topic == 0).all()

@@ -1,4 +1,4 @@
-"""What a user does to a post on screen, and how far the eyes go."""
+"""Actions, scrolling and sessions follow their distributions."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,15 @@ from recsys.world.behaviour.random_numbers import seeded
 from recsys.world.behaviour.sessions import CLICKED, HIDDEN, LIKED, SCROLL_ON, SHARED, draw_actions, draw_depth
 
 
-def test_an_act_is_consistent_and_as_likely_as_its_laws_say():
+def test_actions_are_consistent_and_as_frequent_as_their_probabilities():
     state, n = seeded(3, 1), 40_000
     examined, relevant, like, share, hide, dwell = 0.8, 0.5, 0.3, 0.2, 0.1, 9.0
     seen = [draw_actions((examined, relevant, like, share, hide, dwell), state) for _ in range(n)]
     bits, seconds = (np.array(each) for each in zip(*seen, strict=True))
     clicked, liked, shared, hidden = ((bits & bit) > 0 for bit in (CLICKED, LIKED, SHARED, HIDDEN))
     assert ((seconds > 0) == clicked).all()
-    assert not ((liked | shared) & ~clicked).any(), "who likes or shares has clicked"
-    assert not (clicked & hidden).any(), "nobody hides what they clicked"
+    assert not ((liked | shared) & ~clicked).any(), "a like or share needs a click"
+    assert not (clicked & hidden).any(), "a clicked post is not hidden"
     for done, p in (
         (clicked, examined * relevant),
         (liked, examined * relevant * like),
@@ -27,7 +27,7 @@ def test_an_act_is_consistent_and_as_likely_as_its_laws_say():
     assert abs(seconds[clicked].mean() - dwell) < 4 * dwell / np.sqrt(clicked.sum())
 
 
-def test_who_does_not_look_does_nothing():
+def test_a_post_that_is_not_examined_gets_no_action():
     state = seeded(3, 2)
     assert {draw_actions((0.0, 1.0, 1.0, 1.0, 1.0, 9.0), state) for _ in range(200)} == {(0, 0.0)}
 
@@ -37,7 +37,7 @@ def world(small):
     return small.world()
 
 
-def test_people_scroll_on_with_one_probability_and_bots_to_the_end(world):
+def test_scroll_depth_is_geometric_for_people_and_full_for_bots(world):
     state, n = seeded(3, 3), 20_000
     person, bot = (int(np.flatnonzero(world.population.users.bot == bot)[0]) for bot in (False, True))
     depths = np.array([draw_depth(world.truth, person, 10, state) for _ in range(n)])
@@ -50,14 +50,14 @@ def test_people_scroll_on_with_one_probability_and_bots_to_the_end(world):
     assert draw_depth(world.truth, person, 0, state) == 0
 
 
-def test_logged_depths_are_the_law_of_scrolling(shown):
+def test_logged_depths_are_geometric(shown):
     depth = shown[~shown.bot].groupby("request_id").size()
     n = len(depth)
     for k in range(1, 10):
         assert abs((depth > k).sum() - n * SCROLL_ON**k) < 4 * np.sqrt(n * SCROLL_ON**k * (1 - SCROLL_ON**k))
 
 
-def test_people_come_in_sessions_of_one_to_six_requests(small):
+def test_sessions_have_one_to_six_requests(small):
     requests = small.table("requests").sort_values("request_id")
     sessions = requests.groupby("session_id")
     assert (sessions.user_id.nunique() == 1).all()

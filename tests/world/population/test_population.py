@@ -1,4 +1,4 @@
-"""Who lives in the world, and that nothing about it depends on how it is asked."""
+"""Drawing the population: reproducible, ordered and consistent."""
 
 from dataclasses import fields
 
@@ -20,7 +20,7 @@ def population():
     return draw_population(WorldConfig.model_validate(SMALL))
 
 
-def test_the_same_settings_draw_the_same_people_and_another_seed_others(population):
+def test_the_same_settings_draw_the_same_population_and_another_seed_a_different_one(population):
     again, other = (draw_population(WorldConfig.model_validate(SMALL | {"seed": seed})) for seed in (0, 1))
     for of in ("users", "posts"):
         one, two = getattr(population, of), getattr(again, of)
@@ -37,12 +37,12 @@ def test_the_same_settings_draw_the_same_people_and_another_seed_others(populati
     assert population.posts.texts != other.posts.texts
 
 
-def test_posts_are_in_order_of_birth_and_some_are_older_than_the_logs(population):
-    born = population.posts.created_at
-    assert (np.diff(born) >= 0).all()
-    assert (born < population.start).mean() == pytest.approx(1 - WorldConfig().new_post_share, abs=0.001)
-    assert population.start - DAYS_BEFORE * DAY <= born[0]
-    assert born[-1] < population.start + SMALL["n_days"] * DAY
+def test_posts_are_in_order_of_creation_and_some_are_older_than_the_logs(population):
+    created = population.posts.created_at
+    assert (np.diff(created) >= 0).all()
+    assert (created < population.start).mean() == pytest.approx(1 - WorldConfig().new_post_share, abs=0.001)
+    assert population.start - DAYS_BEFORE * DAY <= created[0]
+    assert created[-1] < population.start + SMALL["n_days"] * DAY
 
 
 def test_authors_are_users_and_write_in_their_own_language(population):
@@ -56,7 +56,7 @@ def test_users_read_their_own_language(population):
     assert population.users.reads[np.arange(population.n_users), population.users.language].all()
 
 
-def test_lists_of_follows_ascend_without_repeats(population):
+def test_follows_and_blocks_ascend_without_repeats(population):
     for start, authors in (population.follows, population.blocks):
         assert len(start) == population.n_users + 1
         assert start[-1] == len(authors) > 50
@@ -74,19 +74,19 @@ def test_users_mostly_follow_authors_of_topics_they_like(population):
     assert followed > taste[:, usual].mean() + 0.1
 
 
-def test_who_does_not_care_follows_somebody_even_where_nobody_writes_on_what_they_like():
+def test_without_homophily_users_follow_authors_even_when_no_author_matches():
     """Ten authors cannot write on all topics in all languages."""
     few = SMALL | {"n_authors": 10}
-    picky, indifferent = (draw_population(WorldConfig.model_validate(few | {"homophily": h})) for h in (1, 0))
-    assert len(indifferent.follows.authors) > 1.5 * len(picky.follows.authors)
+    by_interest, by_reach = (draw_population(WorldConfig.model_validate(few | {"homophily": h})) for h in (1, 0))
+    assert len(by_reach.follows.authors) > 1.5 * len(by_interest.follows.authors)
 
 
-def test_a_population_of_authors_only_is_possible():
+def test_all_users_may_be_authors():
     config = WorldConfig(n_users=20, n_posts=200, n_authors=500, n_impressions=1000, n_days=4)
     assert draw_population(config).n_authors == 20
 
 
-def test_a_text_speaks_its_language_on_its_topic():
+def test_a_text_uses_nouns_of_its_language_and_topic():
     topic = np.tile(np.arange(len(TOPICS), dtype=np.int32), len(LANGUAGES))
     language = np.repeat(np.arange(len(LANGUAGES), dtype=np.int32), len(TOPICS))
     texts = write_texts(topic, language, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""What the lake says about users and posts, and what only the truth does."""
+"""The public tables of users and posts, and the hidden truth beside them."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from recsys.world.population.population import start_of
 from ..writing.test_simulate import binomial_band
 
 
-def test_shares_of_missing_hidden_and_repeated_things_are_as_set(small):
+def test_shares_of_missing_hidden_and_repeated_rows_follow_the_settings(small):
     posts, users, config = small.table("posts"), small.table("users"), small.config
     repeats = int((posts.duplicate_group != posts.post_id).sum())
     # Neither spam nor violations repeat or are repeated, and a changed copy is not repeated to the letter.
@@ -27,7 +27,7 @@ def test_shares_of_missing_hidden_and_repeated_things_are_as_set(small):
         assert low < count < high, name
 
 
-def test_shares_that_are_switched_off_leave_nothing_missing_hidden_or_repeated(flat):
+def test_nothing_is_missing_hidden_or_repeated_when_its_share_is_zero(flat):
     posts, users = flat.table("posts"), flat.table("users")
     assert posts.topic.notna().all()
     assert users.country.notna().all()
@@ -36,7 +36,7 @@ def test_shares_that_are_switched_off_leave_nothing_missing_hidden_or_repeated(f
     assert (flat.table("truth/posts")["copy"] == "original").all()
 
 
-def test_a_repeated_post_has_text_topic_and_language_of_its_first(simulated):
+def test_a_repost_has_text_topic_and_language_of_its_original(simulated):
     posts = simulated(duplicate_share=0.2, edited_share=0.2, missing_topic=0).table("posts").set_index("post_id")
     repeats = posts[posts.duplicate_group != posts.index]
     first = posts.loc[repeats.duplicate_group]
@@ -48,11 +48,11 @@ def test_a_repeated_post_has_text_topic_and_language_of_its_first(simulated):
 
 
 def words(text):
-    """Letters and marks of a text in small, as a set of words."""
+    """The set of lower-case words of a text."""
     return set(text.lower().replace("…", "").split())
 
 
-def test_a_changed_copy_keeps_topic_language_and_most_words_and_only_the_truth_knows_whose_it_was(simulated):
+def test_a_changed_copy_keeps_topic_language_and_most_words_and_its_original_is_in_the_truth_only(simulated):
     world = simulated(edited_share=0.2, missing_topic=0)
     posts = world.table("posts").merge(world.table("truth/posts"), on="post_id", suffixes=("", "_true"))
     posts = posts.set_index("post_id", drop=False)
@@ -65,7 +65,7 @@ def test_a_changed_copy_keeps_topic_language_and_most_words_and_only_the_truth_k
     kept = [
         len(words(copy) & words(text)) / len(words(copy)) for copy, text in zip(changed.text, first.text, strict=True)
     ]
-    assert (changed.text.to_numpy() != first.text.to_numpy()).mean() > 0.97, "but for case put back"
+    assert (changed.text.to_numpy() != first.text.to_numpy()).mean() > 0.97, "recasing may restore the original case"
     assert min(kept) >= 0.5
     recased = (changed["copy"] == "recased") & ~changed.duplicated("duplicate_group_true", keep=False)
     assert all(
@@ -74,7 +74,7 @@ def test_a_changed_copy_keeps_topic_language_and_most_words_and_only_the_truth_k
     )
 
 
-def test_spam_and_violations_are_labelled_and_open_as_such_posts_do(small):
+def test_spam_and_violations_are_labelled_and_start_with_their_phrases(small):
     population, posts = small.world().population, small.table("posts")
     labels = posts.labels.map(lambda names: tuple(names))
     assert set(labels) == {(), *((name,) for name in POST_LABELS)}
@@ -84,7 +84,7 @@ def test_spam_and_violations_are_labelled_and_open_as_such_posts_do(small):
     assert posts.text[spam].str.contains(r"\d|FREE|GRATIS|GRATUIT").all()
 
 
-def test_the_truth_about_users_and_posts_is_the_populations(small):
+def test_the_truth_about_users_and_posts_equals_the_population(small):
     population = small.world().population
     users, posts = small.table("truth/users"), small.table("truth/posts")
     assert (users.user_id == population.users.id).all()
@@ -97,7 +97,7 @@ def test_the_truth_about_users_and_posts_is_the_populations(small):
     assert posts.topic.notna().all()
 
 
-def test_users_and_posts_lie_under_the_date_on_which_they_came(small):
+def test_users_and_posts_lie_under_their_date_of_creation(small):
     for table in ("users", "posts"):
         files = small.lake.files(table)
         assert [path.split("date=")[1][:10] for path in files] == [f"2026-01-0{day}" for day in (4, 5, 6, 7, 8)]

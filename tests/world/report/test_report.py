@@ -1,4 +1,4 @@
-"""`recsys world report`: one picture, tables, one JSON object."""
+"""`recsys world report` gives one picture, tables and one JSON object."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def recsys(capsys):
 
 @pytest.fixture(scope="module")
 def drawn(folder):
-    """The picture in its usual place, as an array (height, width, 4)."""
+    """The picture at its default path, (height, width, 4)."""
     with pytest.raises(SystemExit) as end:
         main(["world", "report", "--config", str(TINY), "--set", f"data_dir={folder}", "--json"])
     assert end.value.code in (None, 0)
@@ -84,20 +84,20 @@ def test_json_holds_every_figure_with_estimate_band_and_truth(recsys, folder, tm
         assert lengths.pop() >= 4
 
 
-def test_the_picture_goes_where_one_says_and_folders_are_made(recsys, folder, tmp_path):
+def test_out_sets_the_path_of_the_picture_and_creates_folders(recsys, folder, tmp_path):
     recsys(folder, "--json", "--out", str(tmp_path / "new" / "picture.png"))
     assert matplotlib.image.imread(tmp_path / "new" / "picture.png").shape[1] >= 1600
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]
 
 
-def test_a_person_gets_tables_and_the_place_of_the_picture(recsys, folder, tmp_path):
+def test_without_json_tables_and_the_path_of_the_picture_are_printed(recsys, folder, tmp_path):
     code, out, _ = recsys(folder, "--out", str(tmp_path / "picture.png"))
     assert code in (None, 0)
     for words in ("Click rate by position", "Examination by position", "Repeated texts", "truth lies", "picture in"):
         assert words in out
 
 
-def test_only_the_first_days_are_read_when_asked(recsys, folder, tmp_path):
+def test_impressions_limits_the_report_to_the_first_days(recsys, folder, tmp_path):
     _, out, _ = recsys(folder, "--json", "--out", str(tmp_path / "picture.png"), "--impressions", "12000")
     report = json.loads(out)
     assert report["impressions"] <= 12_000
@@ -105,7 +105,7 @@ def test_only_the_first_days_are_read_when_asked(recsys, folder, tmp_path):
     assert report["impressions_left_out"] > 0
 
 
-def test_without_a_world_one_sentence_says_what_to_do(recsys, tmp_path):
+def test_a_folder_without_a_world_names_the_command_that_makes_one(recsys, tmp_path):
     code, out, err = recsys(tmp_path, "--json")
     assert code == 1
     assert out == ""
@@ -113,7 +113,7 @@ def test_without_a_world_one_sentence_says_what_to_do(recsys, tmp_path):
     assert "recsys simulate" in err
 
 
-def test_an_interrupted_simulation_is_not_reported_on(recsys, folder):
+def test_an_interrupted_simulation_is_refused(recsys, folder):
     lake = Lake(str(folder / "lake"))
     info = lake.info()
     lake.begin()
@@ -125,11 +125,11 @@ def test_an_interrupted_simulation_is_not_reported_on(recsys, folder):
     assert "incomplete" in err
 
 
-def test_a_wrong_number_of_impressions_is_wrong_usage(recsys, folder):
+def test_zero_impressions_are_refused(recsys, folder):
     assert recsys(folder, "--impressions", "0")[0] == 2
 
 
-def test_a_picture_that_cannot_be_drawn_leaves_the_old_one(recsys, folder, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_picture(recsys, folder, tmp_path, monkeypatch):
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"old")
 

@@ -1,4 +1,4 @@
-"""The logs of a world agree with its truth within their bands, and would not agree with another truth."""
+"""The truth lies in the bands of the logs, and a wrong truth lies outside."""
 
 import copy
 import shutil
@@ -52,7 +52,7 @@ FIGURES = (
 
 
 def simulated(folder, **settings):
-    """A world with its lake and everything that is read of them."""
+    """A world, its lake, its truth folder and the evidence read from them."""
     lake, truth = Lake(str(folder / "lake")), folder / "world" / "truth"
     written = simulate(WorldConfig.model_validate(SIZES | settings), lake, truth, 2, lambda done, total: None)
     world = World.open(folder / "world")
@@ -64,25 +64,25 @@ def read(world, lake, truth, n_impressions=10**9):
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory):
+def simulation(tmp_path_factory):
     return simulated(tmp_path_factory.mktemp("statistics"))
 
 
 @pytest.fixture(scope="module")
-def report(here):
-    return report_of(here.world, here.lake, here.truth, here.seen)
+def report(simulation):
+    return report_of(simulation.world, simulation.lake, simulation.truth, simulation.seen)
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """Of sixty small worlds, a third each with users alike, as unequal as usual, and more so."""
+    """Reports of sixty small worlds, a third each with equal, default and more unequal activity."""
     found = []
     for seed in range(1, N_WORLDS + 1):
         folder = tmp_path_factory.mktemp("worlds")
-        there = simulated(
+        small = simulated(
             folder, seed=seed, n_users=400, n_posts=1000, n_impressions=10_000, activity_tail=ACTIVITY_TAILS[seed % 3]
         )
-        found.append(report_of(there.world, there.lake, there.truth, there.seen))
+        found.append(report_of(small.world, small.lake, small.truth, small.seen))
         shutil.rmtree(folder)
     return found
 
@@ -94,13 +94,13 @@ def test_the_truth_lies_inside_the_simultaneous_bands_of_every_figure(reports, n
     assert covered.count(False) <= 9, covered
 
 
-def test_bands_miss_about_as_often_as_they_say(reports):
+def test_bands_miss_the_truth_as_often_as_their_level_says(reports):
     covered = [bool(figure.covered.all()) for report in reports for figure in report.figures.values()]
     assert len(covered) == N_WORLDS * len(FIGURES)
     assert 0.93 <= np.mean(covered) <= 0.98
 
 
-def test_a_sigma_near_zero_is_told_without_a_band(reports):
+def test_a_sigma_near_zero_has_no_band(reports):
     for seed, report in enumerate(reports, 1):
         figure = report.figures["tails"]
         cell = figure.cells.index("sigma, sessions per user")
@@ -109,9 +109,9 @@ def test_a_sigma_near_zero_is_told_without_a_band(reports):
         assert np.isfinite(figure.low[np.flatnonzero(np.isfinite(figure.truth))]).sum() == 2 + (figure.truth[cell] > 0)
 
 
-def test_shares_of_sessions_have_bands_as_wide_as_sessions_scatter(here, report):
-    users = here.world.population.users
-    activity = users.activity[(users.created_at < here.world.population.start) & ~users.bot]
+def test_bands_of_session_shares_are_as_wide_as_their_scatter(simulation, report):
+    users = simulation.world.population.users
+    activity = users.activity[(users.created_at < simulation.world.population.start) & ~users.bot]
     draws = np.random.default_rng(1).multinomial(int(report.tails.sessions.sum()), activity / activity.sum(), 300)
     figure = report.figures["tails"]
     for share in (0.01, 0.1):
@@ -131,7 +131,7 @@ def test_redrawn_session_shares_scatter_around_the_truth(sigma):
         assert 0.92 <= (abs(off) <= quantile(1) * of.std()).mean() <= 0.98
 
 
-def test_dwells_of_few_clicks_miss_their_bands_as_often_on_either_side():
+def test_dwell_bands_of_few_clicks_miss_equally_often_on_both_sides():
     rng = np.random.default_rng(0)
     mean = rng.uniform(5, 15, 12).astype(np.float32)
     seen = SimpleNamespace(dwell_s=mean, policy=np.zeros(1, int), request=np.zeros(12, int))
@@ -149,7 +149,7 @@ def test_gamma_quantiles_are_those_of_the_chi_square_tables():
 
 
 @pytest.mark.parametrize("first_is_fine", [True, False])
-def test_copies_are_as_many_as_labels_leave(first_is_fine):
+def test_expected_copies_equal_the_mean_of_drawn_copies(first_is_fine):
     rng = np.random.default_rng(0)
     label = np.where(rng.random(300) < 0.1, SPAM, FINE).astype(np.int32)
     label[0] = FINE if first_is_fine else SPAM
@@ -177,78 +177,80 @@ def test_every_figure_has_bands_around_its_estimates_and_a_truth(report, name):
     [("position", 1.15), ("hour", 1.3), ("age", 1.2), ("same_topic", 1.15), ("depth", 1.2), ("drift", 1.6),
      ("calibration", 1.1), ("actions", 1.1)],
 )  # fmt: skip
-def test_bands_do_not_cover_clicks_that_are_likelier_than_they_are(here, name, factor):
-    other = replace(here.seen, click=here.seen.click * np.float32(factor))
+def test_bands_exclude_click_probabilities_that_are_too_high(simulation, name, factor):
+    other = replace(simulation.seen, click=simulation.seen.click * np.float32(factor))
     figures = {
-        **click_rates(here.world, other), "drift": drift(here.world, other)[0], "calibration": calibration(other),
-        "actions": action_rates(other),
+        **click_rates(simulation.world, other), "drift": drift(simulation.world, other)[0],
+        "calibration": calibration(other), "actions": action_rates(other),
     }  # fmt: skip
     assert not figures[name].covered.all()
 
 
 @pytest.mark.parametrize("position_bias", [0.25, 0.55])
-def test_bands_do_not_cover_another_examination_curve(here, position_bias):
-    other = copy.copy(here.world)
-    other.config = here.world.config.model_copy(update={"position_bias": position_bias})
-    assert not click_rates(other, here.seen)["examination"].covered.all()
+def test_bands_exclude_another_examination_curve(simulation, position_bias):
+    other = copy.copy(simulation.world)
+    other.config = simulation.world.config.model_copy(update={"position_bias": position_bias})
+    assert not click_rates(other, simulation.seen)["examination"].covered.all()
 
 
-def test_bands_do_not_cover_a_longer_dwell(here):
-    assert not dwell(replace(here.seen, dwell_s=here.seen.dwell_s * np.float32(1.1))).covered.all()
+def test_bands_exclude_a_longer_dwell(simulation):
+    assert not dwell(replace(simulation.seen, dwell_s=simulation.seen.dwell_s * np.float32(1.1))).covered.all()
 
 
-def test_bands_do_not_cover_another_inequality_of_users(here):
-    other = copy.copy(here.world)
-    other.config = here.world.config.model_copy(update={"activity_tail": 1.3})
-    figure = tail_statistics(other, here.seen).figure
+def test_bands_exclude_another_inequality_of_users(simulation):
+    other = copy.copy(simulation.world)
+    other.config = simulation.world.config.model_copy(update={"activity_tail": 1.3})
+    figure = tail_statistics(other, simulation.seen).figure
     assert not figure.covered[figure.cells.index("sigma, sessions per user")]
 
 
-def test_a_broken_field_is_outside_the_band_of_what_is_missing(tmp_path):
+def test_the_share_of_a_broken_field_is_outside_its_band(tmp_path):
     broken = {"kind": "broken_feature", "day": 2, "field": "posts.topic"}
-    here = simulated(tmp_path, n_impressions=2000, n_users=200, changes=[broken])
-    shares, _ = composition(here.world, here.lake, here.truth)
+    simulation = simulated(tmp_path, n_impressions=2000, n_users=200, changes=[broken])
+    shares, _ = composition(simulation.world, simulation.lake, simulation.truth)
     outside = [cell for cell, inside in zip(shares.cells, shares.covered, strict=True) if not inside]
     assert "topic missing" in outside
 
 
-def test_without_a_random_policy_there_are_no_click_rates(here):
-    nobody = replace(here.seen, policy=np.full_like(here.seen.policy, POLICIES.index("popularity")))
+def test_click_rates_need_random_policy_impressions(simulation):
+    without_random = replace(simulation.seen, policy=np.full_like(simulation.seen.policy, POLICIES.index("popularity")))
     with pytest.raises(DataError, match=r"raise world\.policy\.random"):
-        click_rates(here.world, nobody)
+        click_rates(simulation.world, without_random)
 
 
-def test_every_impression_and_click_counts_once_however_it_was_delivered(here):
-    assert len(here.seen.click) == here.written.impressions
-    assert here.seen.has_action(0).sum() == here.written.clicks
-    rows = sum(len(here.lake.read(table, ["event_id"])) for table in ("impressions", "actions"))
-    events = {event for table in ("impressions", "actions") for event in here.lake.read(table)["event_id"].to_pylist()}
-    assert here.seen.n_repeated == rows - len(events) > 0
+def test_every_impression_and_click_counts_once_despite_repeated_delivery(simulation):
+    assert len(simulation.seen.click) == simulation.written.impressions
+    assert simulation.seen.has_action(0).sum() == simulation.written.clicks
+    rows = sum(len(simulation.lake.read(table, ["event_id"])) for table in ("impressions", "actions"))
+    events = {
+        event for table in ("impressions", "actions") for event in simulation.lake.read(table)["event_id"].to_pylist()
+    }
+    assert simulation.seen.n_repeated == rows - len(events) > 0
 
 
-def test_the_oldest_whole_days_are_read_when_not_all_may_be(here):
-    some = read(here.world, here.lake, here.truth, 100_000)
-    day = (some.now - here.world.population.start) // DAY
+def test_a_limit_on_impressions_reads_the_oldest_whole_days(simulation):
+    some = read(simulation.world, simulation.lake, simulation.truth, 100_000)
+    day = (some.now - simulation.world.population.start) // DAY
     assert len(some.dates) == 2
     assert set(np.unique(day)) <= {0, 1, 2}  # a session may run over midnight
     assert len(some.click) <= 100_000
-    assert len(some.click) + some.n_left_out == here.written.impressions
-    assert (some.click == here.seen.click[: len(some.click)]).all()
+    assert len(some.click) + some.n_left_out == simulation.written.impressions
+    assert (some.click == simulation.seen.click[: len(some.click)]).all()
 
 
-def test_the_first_day_is_read_in_any_case(here):
-    assert len(read(here.world, here.lake, here.truth, 1).dates) == 1
+def test_the_first_day_is_always_read(simulation):
+    assert len(read(simulation.world, simulation.lake, simulation.truth, 1).dates) == 1
 
 
-def test_truth_of_another_version_is_refused(here, tmp_path):
+def test_a_truth_table_of_another_version_is_refused(simulation, tmp_path):
     (tmp_path / "impressions").mkdir()
     pd.DataFrame({"request_id": [1]}).to_parquet(tmp_path / "impressions" / "2026-01-05-0.parquet")
     with pytest.raises(DataError, match="run `recsys simulate` again"):
-        read(here.world, here.lake, tmp_path)
+        read(simulation.world, simulation.lake, tmp_path)
 
 
-def test_depth_counts_the_posts_that_the_session_showed_before(here, report):
-    rows = pd.DataFrame({"session": here.seen.session[here.seen.request], "random": here.seen.random})
+def test_depth_counts_the_earlier_posts_of_the_session(simulation, report):
+    rows = pd.DataFrame({"session": simulation.seen.session[simulation.seen.request], "random": simulation.seen.random})
     before = rows.groupby("session").cumcount()[rows.random]
     figure = report.figures["depth"]
     expected = np.histogram(before, [0, 1, 3, 6, 10, 20, 40, 10**6])[0]
@@ -256,8 +258,8 @@ def test_depth_counts_the_posts_that_the_session_showed_before(here, report):
     assert figure.cells[:3] == ("0", "1 to 2", "3 to 5")
 
 
-def test_taste_correlation_is_that_of_the_tastes_themselves(here, report):
-    users, done = here.world.population.users, 4.5 / 5
+def test_taste_correlation_equals_the_correlation_of_tastes(simulation, report):
+    users, done = simulation.world.population.users, 4.5 / 5
     of_users = [
         np.corrcoef(first, (1 - done) * first + done * last)[0, 1]
         for first, last in zip(users.taste_start.astype(float), users.taste_end.astype(float), strict=True)
@@ -266,8 +268,8 @@ def test_taste_correlation_is_that_of_the_tastes_themselves(here, report):
     assert (np.diff(report.taste_correlation) < 0).all()
 
 
-def test_repeated_texts_are_those_of_the_truth(here, report):
-    copies = here.world.population.posts.copy
+def test_counts_of_copies_equal_the_truth(simulation, report):
+    copies = simulation.world.population.posts.copy
     kinds = report.duplicates["kinds"]
     assert [row["posts"] for row in kinds.values()] == np.bincount(copies, minlength=5).tolist()
     assert kinds["repost"]["declared"] == kinds["repost"]["posts"]
@@ -281,18 +283,18 @@ def test_repeated_texts_are_those_of_the_truth(here, report):
     ("k", "n", "low", "high"),
     [(81, 263, 0.2535, 0.3682), (15, 148, 0.0598, 0.1644), (0, 20, 0.0, 0.2005), (1, 29, 0.0018, 0.1963)],
 )
-def test_wilson_bounds_are_the_published_ones(k, n, low, high):
+def test_wilson_bounds_equal_published_values(k, n, low, high):
     bounds = wilson(np.array([k]), np.array([n]), quantile(1))
     assert [float(bound[0]) for bound in bounds] == pytest.approx([low, high], abs=5e-5)
 
 
-def test_simultaneous_bands_hold_all_cells_as_often_as_they_say():
+def test_simultaneous_bands_contain_all_cells_with_their_level():
     assert quantile(1) == pytest.approx(1.959964, abs=1e-5)
     drawn = np.random.default_rng(0).standard_normal((20_000, 12))
     assert (abs(drawn).max(axis=1) <= quantile(12)).mean() == pytest.approx(0.95, abs=0.006)
 
 
-def test_the_exponent_of_a_drawn_power_law_is_found():
+def test_the_exponent_of_a_drawn_power_law_is_recovered():
     # The continuous law from a half below the start, rounded: what the estimator approximates whole numbers by.
     rng = np.random.default_rng(0)
     counts = np.round(5.5 * (1 - rng.random(20_000)) ** (-1 / 1.5))
@@ -301,7 +303,7 @@ def test_the_exponent_of_a_drawn_power_law_is_found():
     assert fit.standard_error == pytest.approx(1.5 / 20_000**0.5, rel=0.05)
 
 
-def test_a_tail_begins_where_the_power_law_does():
+def test_the_fitted_tail_starts_where_the_power_law_does():
     rng = np.random.default_rng(0)
     body, tail = rng.integers(1, 20, 5000), np.round(19.5 * (1 - rng.random(5000)) ** (-1 / 1.2))
     fit = power_tail(np.concatenate([body, tail]).astype(float))
@@ -313,14 +315,14 @@ def test_too_few_counts_have_no_power_law():
     assert power_tail(np.arange(40.0)) is None
 
 
-def test_counts_of_users_who_are_all_alike_have_nearly_no_spread():
+def test_equal_rates_have_a_sigma_near_zero():
     counts = np.random.default_rng(0).poisson(8.0, 300).astype(float)
     assert log_normal_rate(counts).sigma < 0.15
     assert log_normal_rate(np.full(300, 10_000.0)).sigma == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.1])
-def test_the_spread_of_log_normal_rates_is_found_behind_counts(sigma):
+def test_the_sigma_of_log_normal_rates_is_recovered_from_counts(sigma):
     rng = np.random.default_rng(0)
     found = [log_normal_rate(rng.poisson(np.exp(rng.normal(0.7, sigma, 1500)))) for _ in range(30)]
     off = np.array([(fit.sigma - sigma) / fit.standard_error for fit in found])
@@ -328,12 +330,12 @@ def test_the_spread_of_log_normal_rates_is_found_behind_counts(sigma):
     assert 0.7 < off.std() < 1.4
 
 
-def test_rates_of_nobody_are_refused():
+def test_rates_of_zero_counts_are_refused():
     with pytest.raises(ValueError, match="none is above 0"):
         log_normal_rate(np.zeros(10))
 
 
-def test_top_shares_are_exact_and_their_errors_those_of_sampling():
+def test_top_shares_are_exact_and_their_standard_errors_match_sampling():
     assert top_share(np.array([6.0, 1, 1, 1, 1, 0, 0, 0, 0, 0]), 0.1)[0] == pytest.approx(0.6)
     rng = np.random.default_rng(0)
     held = [top_share(rng.lognormal(0, 0.7, 2000), 0.1) for _ in range(200)]

@@ -1,4 +1,4 @@
-"""What was sent: in order of time, mostly at once, sometimes late, sometimes twice, always under the same id."""
+"""Delivery of events: in order of time, mostly prompt, sometimes late, sometimes twice under the same id."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from recsys.types import SECOND
 from .test_simulate import binomial_band
 
 
-def test_events_follow_each_other_in_time(small, shown):
+def test_request_impression_action_and_arrival_are_in_order_of_time(small, shown):
     assert (shown.event_time > shown.now).all()
     assert (shown.ingest_time > shown.event_time).all()
     seconds = (shown.event_time - shown.now) / SECOND
     assert ((seconds >= 1 + 2 * shown.position) & (seconds < 2 + 2 * shown.position)).all()
     of_shown = shown[["request_id", "post_id", "event_time", "click"]]
     actions = small.table("actions").merge(of_shown, on=["request_id", "post_id"], suffixes=("", "_shown"))
-    assert len(actions) == len(small.table("actions")), "nobody acts on what was not on screen"
+    assert len(actions) == len(small.table("actions")), "every action is on a post that was on screen"
     assert (actions.event_time > actions.event_time_shown).all()
     assert (actions.click[actions.type != "hide"] == 1).all()
     assert (actions.click[actions.type == "hide"] == 0).all()
@@ -24,7 +24,7 @@ def test_events_follow_each_other_in_time(small, shown):
     assert actions.value[actions.type != "dwell"].isna().all()
 
 
-def test_a_dwell_ends_after_its_click_by_its_seconds_and_likes_and_shares_follow_the_click(small):
+def test_a_dwell_is_logged_its_seconds_after_the_click_and_likes_and_shares_after_the_click(small):
     actions = small.table("actions").drop_duplicates("event_id")
     times = actions.pivot(index=["request_id", "post_id"], columns="type", values="event_time")
     value = actions.pivot(index=["request_id", "post_id"], columns="type", values="value").dwell
@@ -44,7 +44,7 @@ def test_a_share_of_events_is_late(small):
         assert low < late < high, table
 
 
-def test_a_share_of_shown_posts_is_sent_twice_with_all_that_was_done_to_them(small):
+def test_a_share_of_shown_posts_is_sent_twice_with_all_its_actions(small):
     impressions, actions = small.table("impressions"), small.table("actions")
     n = impressions.event_id.nunique()
     resent = impressions[impressions.duplicated("event_id")]
@@ -66,7 +66,7 @@ def test_a_share_of_shown_posts_is_sent_twice_with_all_that_was_done_to_them(sma
         assert len(same) == len(by_event)
 
 
-def test_delivery_without_faults_is_prompt_and_once(flat):
+def test_without_faults_every_event_arrives_promptly_and_once(flat):
     for table in ("impressions", "actions"):
         events = flat.table(table)
         assert events.event_id.is_unique

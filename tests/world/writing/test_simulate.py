@@ -1,4 +1,4 @@
-"""The logs: the same for the same seed, whole, and under the dates they belong to."""
+"""Simulated logs are reproducible, complete and under the right dates."""
 
 import filecmp
 import os
@@ -38,13 +38,13 @@ def binomial_band(n, p, sigmas=4):
 
 
 def run(folder, n_threads, **settings):
-    """Simulate a small world, not kept for other tests."""
+    """Simulate a small world that other tests do not share."""
     lake = Lake(str(folder / "lake"))
     config = WorldConfig.model_validate(SMALL | settings)
     return simulate(config, lake, folder / "world" / "truth", n_threads, lambda done, total: None)
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_threads(tmp_path, monkeypatch):
+def test_the_same_seed_gives_the_same_bytes_for_any_number_of_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "recsys.world.writing.simulate._BLOCK", 16
     )  # several blocks for the threads to share in every chunk
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_threads(tmp_p
         assert written[n - 1] == written[0]
 
 
-def test_a_day_of_many_impressions_goes_on_in_another_file_with_the_same_rows(tmp_path, monkeypatch, simulated):
+def test_a_day_of_many_impressions_is_split_into_files_with_the_same_rows(tmp_path, monkeypatch, simulated):
     whole = simulated(**FEW)
     monkeypatch.setattr("recsys.world.writing.simulate._FILE_ROWS", 700)
     run(tmp_path, 2, **FEW)
@@ -78,7 +78,7 @@ def test_another_seed_gives_another_world(simulated):
         assert not one.table(table).equals(other.table(table)), table
 
 
-def test_the_lake_holds_the_tables_of_the_schema_and_nothing_else(small):
+def test_the_lake_has_exactly_the_tables_of_the_schema(small):
     assert sorted(path.name for path in small.folder.iterdir()) == ["lake", "world"]
     tables = set(TABLES) - {"ids"}  # the names of ids come with outside logs only
     assert sorted(os.listdir(small.folder / "lake")) == sorted([*tables, "_lake.json"])
@@ -90,7 +90,7 @@ def test_the_lake_holds_the_tables_of_the_schema_and_nothing_else(small):
     assert not lake.quarantined
 
 
-def test_what_was_written_is_what_was_wanted_and_is_reported(small, shown):
+def test_the_reported_sizes_are_those_of_the_logs(small, shown):
     assert len(shown) == small.written.impressions >= small.config.n_impressions
     assert shown.click.sum() == small.written.clicks
     assert len(small.table("requests")) == small.written.requests
@@ -98,7 +98,7 @@ def test_what_was_written_is_what_was_wanted_and_is_reported(small, shown):
     assert small.written.logs_end == start_of(small.config) + 4 * DAY
 
 
-def test_the_click_rate_is_like_that_of_a_feed(small):
+def test_the_click_rate_is_realistic(small):
     assert 0.03 < small.written.clicks / small.written.impressions < 0.10
 
 
@@ -116,41 +116,41 @@ def test_files_lie_under_the_date_on_which_a_session_began(small):
         ]
 
 
-def test_users_do_nothing_before_they_join(small):
+def test_users_make_no_request_before_they_join(small):
     joined = small.table("users").set_index("user_id").created_at
     requests = small.table("requests")
     assert (joined[requests.user_id].to_numpy() <= requests.now).all()
     assert (joined > start_of(small.config)).mean() == pytest.approx(small.config.joining_share)
 
 
-def test_the_mixture_of_policies_is_as_stated(small):
+def test_policies_have_their_share_of_requests(small):
     requests, policy = small.table("requests"), small.config.policy
     for name in ("random", "popularity", "personalised"):
         low, high = binomial_band(len(requests), getattr(policy, name))
         assert low < (requests.policy == name).sum() < high, name
 
 
-def test_an_interrupted_run_leaves_a_lake_that_says_so_and_no_world_and_can_run_again(tmp_path):
+def test_an_interrupted_run_leaves_an_incomplete_lake_without_a_world_and_can_run_again(tmp_path):
     config = WorldConfig(n_users=50, n_posts=200, n_impressions=1000, n_days=4, n_authors=20)
     lake, truth = Lake(str(tmp_path / "lake")), tmp_path / "world" / "truth"
 
     def stop(done, total):
         raise KeyboardInterrupt
 
-    def go_on(done, total):
+    def check_progress(done, total):
         assert 0 < done <= total == 1000
 
-    simulate(config, lake, truth, 1, go_on)
+    simulate(config, lake, truth, 1, check_progress)
     with pytest.raises(KeyboardInterrupt):
         simulate(config, lake, truth, 1, stop)
     with pytest.raises(DataError, match="incomplete"):
         lake.info()
     with pytest.raises(DataError, match="run `recsys simulate`"):
         World.open(tmp_path / "world")
-    simulate(config, lake, truth, 1, go_on)
+    simulate(config, lake, truth, 1, check_progress)
     assert lake.info()["origin"] == "world"
 
 
-def test_a_start_that_is_no_date_is_refused():
+def test_a_start_that_is_not_a_date_is_refused():
     with pytest.raises(ConfigError, match="start must be a date"):
         start_of(WorldConfig().model_copy(update={"start": "monday"}))
