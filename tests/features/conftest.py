@@ -19,7 +19,7 @@ START = 20_000 * DAY
 
 @pytest.fixture(scope="session")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    """Eleven posts: author 1 on chess (0-2) or without topic (3), author 2 on tennis (4-6, 10), author 3 without (7, 8).
+    """Eleven posts: author 1 on chess (0-2), no topic (3), author 2 on tennis (4-6, 10), author 3 without topic (7, 8).
 
     Post 9 is only mentioned. Users 0-4 speak English, 5 French, 6 is only mentioned; media alternate.
     """

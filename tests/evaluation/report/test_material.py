@@ -90,7 +90,7 @@ def test_logs_that_the_release_does_not_know_are_refused_with_the_remedy(copied_
     lake = Lake(copied_world.lake_url)
     stream_in(copied_world, lake.info()["logs_end"] - HOUR)
     lake.finish({**lake.info(), "origin": "elsewhere"})
-    with pytest.raises(DataError, match=r"holds 1 exposures .* run `recsys train` again"):
+    with pytest.raises(DataError, match=r"has 1 exposures .* run `recsys train` again"):
         gather(copied_world)
 
 
