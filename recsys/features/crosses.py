@@ -36,10 +36,10 @@ def follow_crosses(
     follows_author = (lookup(pair, user * n_authors + author) >= 0) & (author >= 0)
     # 2. How many authors each user follows per topic, and each post's share of them.
     of_topic, n_of_topic = np.unique(follower * n_topics + catalogue.author_topic[follows] + 1, return_counts=True)
-    wanted = user * n_topics + topic + 1  # (C,)
+    place = lookup(of_topic, user * n_topics + topic + 1)  # (C,)
     share = np.where((topic >= 0) & (n_followed[user] > 0), np.float32(0), np.float32(np.nan))
-    found = (lookup(of_topic, wanted) >= 0) & (topic >= 0)
-    share[found] = n_of_topic[np.searchsorted(of_topic, wanted[found])] / n_followed[user[found]]
+    found = (place >= 0) & (topic >= 0)
+    share[found] = n_of_topic[place[found]] / n_followed[user[found]]
     return follows_author, share
 
 

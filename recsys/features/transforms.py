@@ -19,6 +19,7 @@ from typing import Literal, Self
 import numpy as np
 
 from recsys.features.spec import CATEGORICAL, MAX_CATEGORIES, MAX_QUANTILES, NAMES
+from recsys.lookup import lookup
 from recsys.types import Doubles, Floats, Ids, Mask, Rows
 
 Scaling = Literal["standard", "quantile"]
@@ -136,6 +137,5 @@ def _codes(column: Floats, kept: Rows) -> Rows:
     """Place of each category among the kept ones; len(kept) for rare or unseen, len(kept) + 1 for missing, (N,)."""
     present = column >= 0  # False for NaN and -1
     value = np.where(present, column, -1).astype(np.int32)
-    place = np.searchsorted(kept, value)
-    known = np.isin(value, kept)
-    return np.where(present, np.where(known, place, len(kept)), len(kept) + 1).astype(np.int32)
+    place = lookup(kept.astype(np.int64), value)
+    return np.where(present, np.where(place >= 0, place, len(kept)), len(kept) + 1).astype(np.int32)

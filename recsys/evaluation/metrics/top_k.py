@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from recsys.lookup import lookup
 from recsys.types import Doubles, Ids, Mask, Rows
 
 
@@ -26,9 +27,8 @@ def found(lists: Rows, user: Rows, item: Rows) -> Mask:
     width = int(max(lists.max(initial=-1), item.max(initial=-1))) + 1
     pairs = np.unique(user.astype(np.int64) * width + item)
     keys = np.arange(len(lists), dtype=np.int64)[:, None] * width + lists
-    place = np.searchsorted(pairs, keys)
-    known: Mask = np.append(pairs, -1)[place] == keys
-    return known & (lists >= 0)
+    relevant: Mask = (lookup(pairs, keys) >= 0) & (lists >= 0)
+    return relevant
 
 
 def recall_at(hit: Mask, n_relevant: Ids, k: int) -> Doubles:
