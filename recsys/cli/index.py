@@ -9,14 +9,14 @@ from recsys.config import DEFAULT_PATH, load
 
 app = group("The nearest-neighbour index.")
 _SHOWN = 12
-"""Trials in the table, the cheapest that find enough, and the chosen one; all are in the JSON."""
+"""Rows of the table: the cheapest trials that find enough; the JSON has all."""
 
 
 @app.command("tune")
 def index_tune(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Try index configurations on the current release's vectors, time them, and say which one and why.
+    """Time index configurations on the current release's vectors, and say which one to take and why.
 
-    `recsys train` chooses by the same rule, with a model of costs in place of this machine's clock.
+    `recsys train` chooses by the same rule, with a cost model in place of this machine's clock.
     """
     settings = load(config, overrides or ())
     from recsys.bench.retrieval.index_tuning import tune_release

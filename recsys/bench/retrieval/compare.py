@@ -1,10 +1,10 @@
-"""How fast and how well the index finds 500 of millions, beside FAISS's own indexes, hnswlib, USearch and ScaNN.
+"""The index beside its peers: FAISS's own indexes, hnswlib, USearch and ScaNN.
 
-Takes vectors and queries, gives the configuration that the tuner chooses, measured on queries it has not seen, on one
-core, one query at a time, with deleted posts left out inside the search. The peers search the same posts without
-leaving any out. ScaNN, which knows nothing of queries when it builds, also gets posts and queries moved as the lists
-move them by a sample of queries, inner products unchanged. All figures come from one run on one machine; compare
-ratios.
+Takes vectors and queries, gives recall, times and memory of the tuned fast lists and of FAISS as the product builds it,
+measured on queries that tuned nothing, on one core, one query at a time, with deleted posts filtered inside the search.
+The peers search the same posts without a filter. ScaNN, whose build knows nothing of queries, is also given posts and
+queries moved into the space that our lists are built in (`index/space.py`), inner products unchanged. All figures come
+from one run on one machine; compare ratios.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from recsys.bench.one_core import one_core, processor
 from recsys.bench.peers import Peers
 from recsys.bench.retrieval import vectors as sources
-from recsys.bench.retrieval.faiss_curves import faiss_curves
+from recsys.bench.retrieval.faiss_curves import faiss_curves, front
 from recsys.bench.retrieval.plot import draw
 from recsys.bench.retrieval.vectors import Vectors
 from recsys.bench.world.simulate import existing_folder
@@ -38,11 +38,11 @@ from recsys.types import Floats
 
 DELETED = 0.01
 RETURNED = 1000
-"""Posts that a user has been shown before, as many as the online store remembers by default."""
+"""Posts returned to a user before; as many as the online store remembers by default."""
 PEERS = ("hnswlib", "usearch", "scann")
 SCANN_MOVED = "scann_moved"
 LARGEST_FOR_PEERS = 1_000_000
-"""Posts above which the peers' graphs would take hours to build."""
+"""Above so many posts the peers' graphs would take hours to build."""
 _EXACT_QUERIES = 50
 _PLOT_QUERIES = 200
 """Queries per configuration of the picture; the chosen one gets all."""
@@ -132,7 +132,7 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
         of_moved = tuner.ExactAnswers.of(PostIndex.exact(moved), seen, k)
         found = _peer_curves(moved, of_moved, ("scann",), config.data_dir, peers, progress)
         curves[SCANN_MOVED] = found["scann"]
-    # Minutes lie between the rounds, and a machine is not as quick at all times.
+    # The rounds lie minutes apart, since a machine is not equally fast at all times.
     with one_core():
         rounds.append(tuner.measure(chosen, queries, k, allowed))
     figures["chosen"] |= _middle(rounds)
@@ -140,7 +140,7 @@ def _bench(vectors: Vectors, k: int, config: Config, peers: Peers, progress: Pro
     figures["peers"] = {name: None if curve is None else at_recall(curve, at, k) for name, curve in curves.items()}
     best = [peer["qps_1_core"] for peer in figures["peers"].values() if peer and peer["qps_1_core"]]
     figures["ratio_to_best_peer"] = _rounded(figures["chosen"]["qps_1_core"] / max(best)) if best else None
-    # Said at once: what follows takes as long again, and may be interrupted.
+    # Print now: the second set takes as long again and may be interrupted.
     progress.say(f"{vectors.name}: {figures['chosen']}, ratio to the best peer {figures['ratio_to_best_peer']}")
     return figures
 
@@ -164,7 +164,7 @@ def _faiss(
         for number, trial in enumerate(tuned.trials[1:]):
             points.append(_point(trial, exact, posts, some, allowed))
             report(number + 1, len(tuned.trials) - 1)
-    curves = {"tuned": _front(points)}
+    curves = {"tuned": front(points)}
     if len(posts) <= LARGEST_FOR_PEERS:
         with progress.stage("FAISS's own indexes"):
             curves |= faiss_curves(posts, allowed, truth, _PLOT_QUERIES)
@@ -187,20 +187,11 @@ def _faiss(
 def _point(
     trial: tuner.Trial, exact: tuner.Trial, posts: Floats, some: tuner.ExactAnswers, allowed: Bitmap
 ) -> dict[str, Any]:
-    """Recall and times of a trial on queries it was not tuned with."""
+    """Recall and times of a trial on queries it was not tuned with; its lower bound is of the tuning queries."""
     timed = exact if trial.index.is_exact else tuner.measure(trial, some.queries, some.k, allowed)
     rows = trial.index.search(some.queries, some.k, allowed)[1]
     figures = replace(timed, recall=float(some.recall(posts, rows).mean())).figures()
-    return {name: value for name, value in figures.items() if name != "recall_lower_bound"}  # of the tuning queries
-
-
-def _front(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Points that no other beats in both recall and speed, by recall."""
-    front: list[dict[str, Any]] = []
-    for point in sorted(points, key=lambda point: (-point["queries_per_s"], -point["recall"])):
-        if not front or point["recall"] > front[-1]["recall"]:
-            front.append(point)
-    return front
+    return {name: value for name, value in figures.items() if name != "recall_lower_bound"}
 
 
 def _as_time_passes(
@@ -228,7 +219,7 @@ def _middle(rounds: list[tuner.Trial]) -> dict[str, Any]:
 def _with_filter(
     chosen: tuner.Trial, exact: tuner.Trial, posts: Floats, queries: Floats, k: int, share: float = 0.2
 ) -> dict[str, Any]:
-    """The chosen index where only a fifth of the posts, drawn at random, may appear."""
+    """The chosen index under a filter that allows a random fifth of the posts."""
     allowed = Bitmap.of(np.random.default_rng(2).random(len(posts)) < share)
     return {"share": share} | _found(chosen, exact, posts, queries[:_PLOT_QUERIES], k, allowed)
 
@@ -236,7 +227,7 @@ def _with_filter(
 def _found(
     chosen: tuner.Trial, exact: tuner.Trial, posts: Floats, queries: Floats, k: int, allowed: Bitmap
 ) -> dict[str, Any]:
-    """What the chosen index finds of these queries' best, and how long one takes."""
+    """Recall of the chosen index on these queries, and the time of one."""
     truth = tuner.ExactAnswers.of(exact.index, queries, k, allowed)
     recall = truth.recall(posts, chosen.index.search(queries, k, allowed)[1])
     with one_core():
@@ -247,7 +238,7 @@ def _found(
 def _with_best_left_out(
     chosen: tuner.Trial, exact: tuner.Trial, posts: Floats, queries: Floats, k: int
 ) -> dict[str, Any]:
-    """The chosen index where a query's best posts may not appear, as for a user who was shown them before."""
+    """The chosen index when each query's best posts are left out, as for a user who was shown them before."""
     some, left_out = queries[:_PLOT_QUERIES], min(RETURNED, len(posts) - k)
     best, rows = exact.index.search(some, left_out + k)
     everything = Bitmap.of(np.ones(len(posts), bool))
@@ -266,7 +257,7 @@ def _with_best_left_out(
 def _peer_curves(
     posts: Floats, truth: tuner.ExactAnswers, names: tuple[str, ...], beside: Path, peers: Peers, progress: Progress
 ) -> dict[str, list[dict[str, Any]] | None]:
-    """Settings of each peer with what they find and cost, None for a peer that is not there."""
+    """Each peer's settings with their recall and times; None for a peer that is not installed."""
     curves: dict[str, list[dict[str, Any]] | None] = {}
     with tempfile.TemporaryDirectory(prefix="recsys-bench-", dir=existing_folder(beside)) as name:
         folder = Path(name)
@@ -280,22 +271,21 @@ def _peer_curves(
 
 
 def at_recall(curve: list[dict[str, Any]], recall: float, k: int) -> dict[str, Any]:
-    """A peer's figures at this recall, between the two settings around it on its own curve, of which settings that
-    another one beats in both recall and speed are no part.
+    """A peer's figures at this recall, interpolated on the front of its curve.
 
-    Times are interpolated by their logarithm. Beyond the ends of the curve the nearest setting counts where it finds
-    more than is asked for; where none does, `qps_1_core` is None.
+    Logarithms of times are interpolated between the two settings around the recall. Below the curve its lowest setting
+    counts; above it `qps_1_core` is None.
     """
     curve = sorted(curve, key=lambda point: point["recall"])
-    front = _front(curve)
-    place = np.array([point["recall"] for point in front])
+    best = front(curve)
+    place = np.array([point["recall"] for point in best])
     if place[-1] < recall:
-        last = front[-1]
+        last = best[-1]
         most = {f"recall@{k}": round(last["recall"], 4), "p50_ms": _rounded(last["p50_ms"])}
         return most | {"qps_1_core": None, "curve": curve}
 
     def between(name: str) -> float:
-        return float(np.exp(np.interp(recall, place, np.log([point[name] for point in front]))))
+        return float(np.exp(np.interp(recall, place, np.log([point[name] for point in best]))))
 
     return {
         f"recall@{k}": round(max(recall, float(place[0])), 4),

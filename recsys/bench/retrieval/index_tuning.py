@@ -1,6 +1,6 @@
-"""`recsys index tune`: the tuner on a release's own vectors and users, with times of this machine.
+"""`recsys index tune`: run the tuner on a release's vectors and users, and time every configuration on this machine.
 
-Takes settings, gives every configuration tried, the choice and why, and leaves them in a file. It changes no release.
+Takes settings, gives the trials, the choice and the reason, and writes them to a file. It changes no release.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from recsys.retrieval.index import tuner
 from recsys.retrieval.index.bitmap import Bitmap
 
 _TIMED = 200
-"""Queries that each configuration is timed with."""
+"""Queries that time each configuration."""
 
 
 def tune_release(config: Config, progress: Progress) -> dict[str, Any]:
-    """Tune, time, choose by the times; the figures are also written to `<data_dir>/index-tuning.json`.
+    """Tune, time and choose by the times; also write the figures to `<data_dir>/index-tuning.json`.
 
     Raises: ReleaseError without a release, DataError when the lake is not the one it learned from.
     """

@@ -1,8 +1,8 @@
-"""How soon a post is found and gone, and what searches find while the index is rebuilt and swapped under them.
+"""Add and delete posts while the index is rebuilt and swapped under traffic.
 
-Takes vectors, gives figures of one run: a real Redis carries the changes, a worker follows them by its own position and
-searches over and over, a builder process makes segment after segment out of files and stream, as a service would run
-them. Here one process holds worker and traffic; every further worker would do the same by itself.
+Takes vectors, gives figures of one run. As in a service, a real Redis carries the changes, a worker follows them by its
+own position and searches all the time, and a builder process makes one segment after another from files and stream.
+Here one process holds the worker and the traffic.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class _Seen:
 def bench_live(config: Config, n_posts: int, n_swaps: int, k: int, progress: Progress) -> dict[str, Any]:
     """`post_to_retrievable_p99_ms`, `delete_to_gone_p99_ms`, `recall_during_rebuild`, `swaps`, `failed_requests`.
 
-    A post counts as retrievable when a search for its own taste returns it, from before it is sent to the stream; as
-    gone when it no longer does. Recall is that of searches against an exact search over what was there at that moment,
-    by the mean of each stretch between two swaps; the least of them is `recall_during_rebuild`. A request fails when it
-    raises, comes short, has a post twice, or one that was seen gone.
+    A post counts as retrievable when a search with its own vector returns it, timed from before it is sent to the
+    stream; as gone when that search no longer does. Recall compares searches with an exact search over the posts of
+    that moment; `recall_during_rebuild` is the lowest mean between two swaps. A request fails when it raises, returns
+    too few posts, a post twice, or one that was already gone.
 
     Raises: ReleaseError without a release, DependencyError when no redis-server can be started.
     """
@@ -169,15 +169,15 @@ def _run(bench: _Bench, n_swaps: int, progress: Progress) -> _Seen:
 
 @dataclass
 class _There:
-    """Which posts are there, as the one who sends them knows."""
+    """The posts that exist, as their sender knows."""
 
     ids: Ids
     gone: set[int] = field(default_factory=set)
-    """Seen gone, and not come again."""
+    """Deleted, seen gone, and not added again."""
 
 
 def _guarded(work: Callable[[], None], seen: _Seen, stop: threading.Event) -> Callable[[], None]:
-    """A thread that fails ends the run and is counted."""
+    """Wrap a thread's work: a failure is counted and ends the run."""
 
     def run() -> None:
         try:
@@ -209,7 +209,7 @@ def _come_and_go(
     live: LiveIndex, changes: PostChanges, posts: Floats, n_posts: int, there: _There, k: int, seen: _Seen,
     stop: threading.Event,
 ) -> None:  # fmt: skip
-    """Posts come one after the other, now and then one goes; each is waited for."""
+    """Add one post after another and delete one now and then; wait for each."""
     rng = np.random.default_rng(7)
     number, next_gone = 0, time.monotonic()
     while not stop.is_set():

@@ -1,4 +1,4 @@
-"""Recall against latency of every configuration, as one picture.
+"""Draw recall against latency for every configuration.
 
 Takes figures, writes a PNG. It does not know how they were measured.
 """

@@ -1,6 +1,7 @@
-"""Vectors to search: of a release's post tower for as many posts as wanted, hard ones from a recipe, or from files.
+"""Vectors for the index benchmark: from a release's post tower for any number of posts, hard made-up ones, or from
+files.
 
-Takes a size, gives post vectors with a sample of the users who look for them. It does not know how they are searched.
+Takes a size, gives post vectors and a sample of the users who search them.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ from recsys.training import some_users
 from recsys.types import HOUR, Floats, Rows, Times
 
 N_QUERIES = 2000
-"""Of all moments together; half shape and tune an index, half measure it."""
+"""Queries over all moments; half tune an index, half measure it."""
 HOURS = (0.0, 3.0, 6.0, 12.0, 24.0, 48.0, 72.0, 168.0)
-"""After the end of the logs, at which an index is asked besides."""
+"""Hours after the end of the logs at which the index is measured again."""
 _CHUNK = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """What is searched and for whom."""
+    """Posts to search and the queries of users."""
 
     name: str
     posts: Floats
     """(N, D)."""
     queries: Floats
-    """As of S moments, the same M each time, (S, M, D)."""
+    """The same M users at S moments, (S, M, D)."""
     later: dict[float, Floats] = field(default_factory=dict)
-    """Those that measure, so many hours after the end of the logs, (M / 2, D) each; none where time changes nothing."""
+    """Hours after the end of the logs to the measuring users then, (M / 2, D); empty where time changes nothing."""
 
 
 def halves(queries: Floats) -> tuple[Floats, Floats]:
-    """One to shape and tune an index with, (S, M / 2, D), the other to measure it by, moments in turn, (S M / 2, D)."""
+    """Split queries by user, half to tune with, (S, M / 2, D), half to measure with, moments in turn, (S M / 2, D)."""
     return queries[:, 0::2], np.swapaxes(queries[:, 1::2], 0, 1).reshape(-1, queries.shape[-1])
 
 
 @dataclass(frozen=True)
 class _MadeUp:
-    """Posts that nobody wrote, as the post tower reads them: what `Towers.post_vectors` takes of a catalogue."""
+    """Made-up posts with the columns that `Towers.post_vectors` reads of a catalogue."""
 
     topic: Rows
     author: Rows
@@ -60,15 +61,15 @@ class _MadeUp:
 
 
 def of_towers(material: Material, n: int, report: Report) -> Vectors:
-    """The release's post tower on n made-up posts, and its users as of the end of the logs and later.
+    """The release's post tower applied to n made-up posts, and its users at the end of the logs and later.
 
-    A post takes topic, author, language, medium, own embedding and half of its words from one post of the catalogue,
-    the other words from another of the same topic and language, and its time from a third: as in a world of that size,
-    hardly two are alike.
+    A made-up post takes topic, author, language, medium, embedding and half of its words from one post of the
+    catalogue, the other words from another of the same topic and language, and its time from a third. Hardly two are
+    alike, as in a world of that size.
     """
     catalogue, towers = material.catalogue, material.towers
     rng = np.random.default_rng(0)
-    # Posts of one topic and language stand together, so that a neighbour is a post of the same kind.
+    # Sort posts by topic and language, so that a neighbour in this order is of the same kind.
     kind = np.asarray(catalogue.topic, np.int64) * (len(catalogue.languages) + 1) + catalogue.language
     order = np.argsort(kind, kind="stable")
     vectors = np.empty((n, towers.embedding_size), np.float32)
@@ -93,7 +94,7 @@ def of_towers(material: Material, n: int, report: Report) -> Vectors:
 
 
 def users_of(material: Material) -> Floats:
-    """Users of the release as of the end of its logs and later, (S, M, D)."""
+    """Users of the release at the end of its logs and later, (S, M, D)."""
     config = material.config
     index = config.retrieval.index.model_copy(update={"n_tuning_queries": N_QUERIES // len(MOMENTS)})
     config = config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"index": index})})
@@ -101,7 +102,7 @@ def users_of(material: Material) -> Floats:
 
 
 def hard(n: int, size: int = 64, seed: int = 0) -> Vectors:
-    """Vectors with little to go by: 300 wide clusters in a space without small directions, length 1; users alike."""
+    """Hard vectors of length 1: 300 wide clusters with no direction to ignore; users have the same distribution."""
     rng = np.random.default_rng(seed)
     axes = rng.normal(size=(size, size)) * np.arange(1, size + 1) ** -0.35
     centres = rng.normal(size=(300, size))
@@ -139,12 +140,12 @@ def from_files(posts: Path, queries: Path) -> Vectors:
         if len(bad := np.flatnonzero(~np.isfinite(read[-1]).all(axis=1))):
             raise DataError(
                 f"{path} must hold finite numbers as float32, got {len(bad)} rows with others (first: row {bad[0]}); "
-                "leave them out"
+                "remove them"
             )
     if read[0].shape[1] != read[1].shape[1]:
         raise DataError(
             f"{queries} must have vectors as long as {posts}, got {read[1].shape[1]} and {read[0].shape[1]} columns; "
-            "take both from one model"
+            "use one model for both"
         )
     if len(read[1]) < 40:
         raise DataError(f"{queries} must hold at least 40 vectors, half to tune with, got {len(read[1])}; add some")
@@ -152,7 +153,7 @@ def from_files(posts: Path, queries: Path) -> Vectors:
 
 
 def n_distinct(vectors: Floats) -> int:
-    """How many different vectors there are, by a hash of their bits."""
+    """Number of distinct vectors, by a hash of their bits."""
     bits = np.ascontiguousarray(vectors).view(np.uint32)
     rng = np.random.default_rng(0)
     hashes = np.zeros(len(bits), np.uint64)

@@ -44,13 +44,13 @@ _AGAIN = "run `recsys train` again"
 
 @dataclass(frozen=True, slots=True)
 class PostIndex:
-    """N vectors of D dimensions, searchable; safe to share between threads."""
+    """An index of N vectors of D dimensions; safe to share between threads."""
 
     segment: Segment
     effort: Effort
-    """How thorough a search is unless it says otherwise; an exact one has no choice."""
+    """How thorough a search is unless the call says otherwise."""
     built_from: str
-    """`digest` of its vectors: an index by other towers, or of another catalogue, has another."""
+    """`digest` of its vectors, by which an index of other towers or another catalogue is refused."""
 
     @property
     def n_posts(self) -> int:
@@ -76,16 +76,16 @@ class PostIndex:
 
     @classmethod
     def exact(cls, vectors: Floats) -> Self:
-        """An exact index of these vectors, (N, D), finite; row r is result r.
+        """Build an exact index of these vectors, (N, D), finite; row r is result r.
 
-        Raises: DataError when there is none or one is not finite.
+        Raises: DataError when there is no vector or one is not finite.
         """
         vectors = checked(vectors)
         return cls(Exact.build(vectors), NO_EFFORT, digest(vectors))
 
     @classmethod
     def build(cls, vectors: Floats, queries: Floats, config: IndexConfig) -> Self:
-        """FAISS's lists, or fast lists, with the numbers of the settings, not tuned.
+        """Build FAISS's lists or fast lists with the numbers of the settings, without tuning.
 
         The same vectors and queries give the same index on the same machine.
 
@@ -127,14 +127,14 @@ class PostIndex:
             )
         effort = effort or self.effort
         scores, rows = self.segment.search(queries, k, allowed, effort)
-        # The visited lists may hold too few allowed posts; then more are visited.
+        # Where the visited lists hold too few allowed posts, visit more.
         while (short := rows[:, -1] < 0).any() and not self.segment.sees_all(allowed, effort):
             effort = replace(effort, lists=4 * max(effort.lists, 1))
             scores[short], rows[short] = self.segment.search(queries[short], k, allowed, effort)
         return scores, rows
 
     def save(self, folder: Path) -> None:
-        """Write the arrays and `index.json`, which says what they must be."""
+        """Write the index's files and `index.json`, which describes them."""
         folder.mkdir(parents=True, exist_ok=True)
         names = self.segment.save(folder)
         about = {
@@ -161,7 +161,7 @@ class PostIndex:
                 raise ReleaseError(f"the index in {folder} must have layout {_LAYOUT}, got {layout}; {_AGAIN}")
             if about["metric"] != METRIC:
                 raise ReleaseError(f"the index in {folder} must be built for {METRIC}, got {about['metric']}; {_AGAIN}")
-            # A mapped file that is too short would kill the process when it is read, so its length is checked first.
+            # Reading past the end of a truncated mapped file kills the process, so check the length first.
             for name, size in about["bytes"].items():
                 if (got := (folder / name).stat().st_size) != size:
                     raise ReleaseError(f"{folder / name} must have {size} bytes, got {got}; {_AGAIN}")
@@ -181,24 +181,24 @@ class PostIndex:
 
 
 def digest(vectors: Floats) -> str:
-    """What tells an index's vectors from others': a hash of about a thousand rows, evenly spread, and of the shape.
+    """A fingerprint of vectors: a hash of about a thousand rows, evenly spread, and of the shape.
 
-    Every worker computes it when it starts, so it must not read all. Other towers change every row; a few rows changed
-    by hand may pass, against which releases have checksums of whole files.
+    Every worker computes it at its start, so it must not read all rows. Other towers change every row; releases guard
+    against smaller changes with checksums of whole files.
     """
     some = np.ascontiguousarray(vectors[:: max(1, len(vectors) // 1000)], np.float32)
     return hashlib.blake2b(some.tobytes() + str(vectors.shape).encode(), digest_size=8).hexdigest()
 
 
 def number_of_lists(n_posts: int, factor: float) -> int:
-    """So many per square root of the catalogue's size."""
+    """Number of inverted lists: `factor` times the square root of the number of posts."""
     return max(1, min(round(factor * math.sqrt(n_posts)), n_posts))
 
 
 def checked(vectors: Floats) -> Floats:
-    """The vectors of posts, as float32.
+    """Validate post vectors; return them as float32.
 
-    Raises: DataError when there is none or one is not finite as float32.
+    Raises: DataError when there is no vector or one is not finite as float32.
     """
     vectors = _as_float32(vectors)
     if vectors.ndim != 2:
@@ -215,7 +215,7 @@ def checked(vectors: Floats) -> Floats:
 
 
 def checked_queries(queries: np.ndarray, size: int) -> Floats:
-    """The vectors of users, as float32.
+    """Validate user vectors; return them as float32.
 
     Raises: DataError when they are not of this size or not finite as float32.
     """
@@ -232,6 +232,6 @@ def checked_queries(queries: np.ndarray, size: int) -> Floats:
 
 
 def _as_float32(numbers: np.ndarray) -> Floats:
-    """What lies beyond float32 becomes infinite, without a warning: whoever asks refuses it by name."""
+    """Convert; values beyond float32 become infinite without a warning, and the caller refuses them by name."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(numbers, np.float32)
