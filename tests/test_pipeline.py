@@ -24,10 +24,7 @@ def recommender(tiny_world):
     store = SnapshotStore(
         material.catalogue, snapshot(material.catalogue, material.logs.events, 1), material.config.online, {}
     )
-    return Recommender(
-        material.config, "r", material.logs_end, store, material.catalogue, material.towers, material.index,
-        material.post_vectors, material.learned_sources, material.rankers,
-    )  # fmt: skip
+    return Recommender(material.config, store, material.parts)
 
 
 def ask(recommender, user=0):

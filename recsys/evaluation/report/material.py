@@ -18,6 +18,7 @@ from recsys.offline.lake.lake import Lake
 from recsys.offline.logs.events import Events
 from recsys.offline.logs.exposures import Exposures, Logs, Negatives, read_logs
 from recsys.offline.logs.time_split import SHARES, Split
+from recsys.pipeline import ReleaseParts
 from recsys.ranking.rankers import Rankers
 from recsys.retrieval.index.index import PostIndex
 from recsys.retrieval.sources.learned import LearnedSources
@@ -49,6 +50,14 @@ class Material:
     def logs_end(self) -> int:
         """End of the logs that the release learned from, microseconds."""
         return self.release.manifest.logs_end
+
+    @property
+    def parts(self) -> ReleaseParts:
+        """The loaded release, as a recommender takes it."""
+        return ReleaseParts(
+            self.release.version, self.logs_end, self.towers, self.index, self.post_vectors, self.learned_sources,
+            self.rankers,
+        )  # fmt: skip
 
     def test(self) -> Exposures:
         """Exposures of the test share; in a world only those the world wrote, since later ones have no truth."""

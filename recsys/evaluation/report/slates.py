@@ -60,10 +60,7 @@ def _clicks(
     returned = _returned(material)
     state = snapshot(catalogue, material.logs.events, material.config.ranking.n_threads)
     store = SnapshotStore(catalogue, state, material.config.online, returned)
-    recommender = Recommender(
-        material.config, material.release.version, now, store, catalogue,
-        material.towers, material.index, material.post_vectors, material.learned_sources, material.rankers,
-    )  # fmt: skip
+    recommender = Recommender(material.config, store, material.parts)
     # 2. What any slate may contain, and the posts by popularity, (N,) each.
     popular = _by_popularity(material)
     exists = catalogue.visible & (catalogue.created_at <= now)

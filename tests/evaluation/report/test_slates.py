@@ -24,10 +24,7 @@ def report(material):
 def recommender(material):
     state = snapshot(material.catalogue, material.logs.events, 1)
     store = SnapshotStore(material.catalogue, state, material.config.online, _returned(material))
-    return Recommender(
-        material.config, "r", material.logs_end, store, material.catalogue, material.towers, material.index,
-        material.post_vectors, material.learned_sources, material.rankers,
-    )  # fmt: skip
+    return Recommender(material.config, store, material.parts)
 
 
 def test_the_share_of_the_oracle_follows_from_the_parts(report):
