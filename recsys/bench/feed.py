@@ -1,4 +1,4 @@
-"""How long one feed takes, by stage and over HTTP, beside the floor: the bare Redis read and the bare LightGBM call.
+"""How long one feed takes, by stage and over HTTP, beside the floor: a bare Redis read and a bare LightGBM call.
 
 Takes settings of a trained data folder, gives milliseconds. All figures come from one run on one machine; compare
 ratios, not times.
@@ -32,7 +32,7 @@ _ROW_BYTES = 16 + 8 * POST.shape[0] * POST.shape[1]
 
 
 def bench_feed(config: Config, n_requests: int, progress: Progress) -> dict[str, Any]:
-    """p50 and p99 of the server's own work and of the whole HTTP exchange, one request at a time."""
+    """Time feeds one at a time: p50 and p99 of the server's own work and of the whole HTTP exchange."""
     catalogue = Catalogue.load(release.load(config.releases_path).path / "catalogue")
     rng = np.random.default_rng(config.evaluation.seed)
     users = rng.choice(np.asarray(catalogue.user_id), n_requests + _WARM_UP).tolist()
@@ -65,7 +65,7 @@ def _stages(config: Config, users: list[int], report: Callable[[int, int], None]
         recommender = Recommender.open(config, loaded, store)
         spent: defaultdict[str, list[float]] = defaultdict(list)
         now = loaded.manifest.logs_end
-        # The bytes of as many post rows as a request reads, under keys of their own.
+        # As many values as a request reads post rows, each as long as one, under keys of their own.
         floor = [b"recsys:floor:%d" % row for row in range(config.retrieval.sources.budget)]
         connection.client.mset(dict.fromkeys(floor, bytes(_ROW_BYTES)))
 

@@ -1,4 +1,4 @@
-"""Work on one core, and which core it is: what a benchmark of single searches measures."""
+"""Run code on one core, and name the processor."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ faiss: Any = _typed_faiss
 
 
 _VECTORS = ("avx512f", "avx2", "sse2", "sve", "neon")
-"""Widths of vector instructions, best first for either kind of processor."""
+"""Vector instruction sets, widest first, of x86 and of Arm."""
 
 
 def processor() -> str:
-    """The kind of processor and its widest vectors, as `znver3, avx2`: ratios between programs depend on both."""
+    """The processor and its widest vectors, as `znver3, avx2`; ratios between programs depend on both."""
     has = llvm.get_host_cpu_features()
     return ", ".join([llvm.get_host_cpu_name(), *[name for name in _VECTORS if has.get(name)][:1]])
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """This thread stays on one core while the block runs, and numerical libraries use no other thread."""
+    """Pin this thread to one core while the block runs, and give numerical libraries one thread."""
     cores, threads = os.sched_getaffinity(0), faiss.omp_get_max_threads()
     os.sched_setaffinity(0, {min(cores)})
     faiss.omp_set_num_threads(1)

@@ -26,7 +26,7 @@ from recsys.online.connection.client import connect
 
 @dataclass(frozen=True)
 class OwnRedis:
-    """A running server."""
+    """The running server."""
 
     url: str
     """An `online.url`."""
@@ -63,13 +63,13 @@ def own_redis(folder: Path) -> Iterator[OwnRedis]:
 
 @contextmanager
 def client_of(own: OwnRedis) -> Iterator[redis.Redis]:
-    """A client as the programs of the service have it."""
+    """A client as the service's programs open it."""
     with connect(own.config, Path()) as connection:
         yield connection.client
 
 
 def pin(pid: int, core: int) -> None:
-    """Keep a process on one core, the threads it already has included."""
+    """Pin a process and its present threads to one core."""
     for thread in psutil.Process(pid).threads():
         psutil.Process(thread.id).cpu_affinity([core])
 
@@ -84,5 +84,5 @@ def _wait(process: subprocess.Popen[bytes], path: Path) -> None:
     deadline = time.monotonic() + local_server.START_TIMEOUT_S
     while not local_server.answers(path):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise DependencyError("the benchmark's redis-server did not come up; see whether redis-server runs at all")
+            raise DependencyError("the benchmark's redis-server did not start; check that `redis-server` runs by hand")
         time.sleep(0.01)

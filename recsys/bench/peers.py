@@ -1,4 +1,4 @@
-"""Peers: other programs that do the same work, run by an environment of their own (`make bench-peers`).
+"""Peers: other programs that do the same work, run in their own environment (`make bench-peers`).
 
 Takes the name of a script of `scripts/peers` and its words, gives the JSON object of its last line, or None with the
 reason told when there is no such environment or the script fails. It does not know what is compared.
@@ -20,10 +20,10 @@ _LIMIT_S = 1800.0
 
 
 class Peers:
-    """The environment that peers run in, if there is one."""
+    """The peers' environment, where it is installed."""
 
     def __init__(self, folder: Path | None, progress: Progress) -> None:
-        """`folder`: a virtual environment; None or a folder without Python: no peers, every answer is None."""
+        """`folder`: a virtual environment; without Python in it, or with None, every answer is None."""
         python = None if folder is None else folder / "bin" / "python"
         self.python = python if python is not None and python.exists() and SCRIPTS.is_dir() else None
         self.progress = progress
@@ -31,11 +31,11 @@ class Peers:
             progress.say(f"no peers in {folder}: their figures stay empty; `make bench-peers` installs them")
 
     def run(self, script: str, *words: object) -> dict[str, Any] | None:
-        """What the script printed last; a peer that fails costs its own figures only."""
+        """Run a script; return the JSON of its last line, None when it fails."""
         if self.python is None:
             return None
         command = [str(self.python), str(SCRIPTS / script), *map(str, words)]
-        # Feast reports its use to the internet unless it is told not to.
+        # Feast sends usage statistics unless told not to.
         environment = {**os.environ, "FEAST_USAGE": "False", "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             done = subprocess.run(command, env=environment, capture_output=True, timeout=_LIMIT_S, check=True)

@@ -1,4 +1,4 @@
-"""How fast features are computed from a log, read by a request, and brought up to date, each beside its peers.
+"""The feature benchmark: point-in-time counts, a request's read and the stream, each beside its peers.
 
 Takes a folder to work beside, a scale and the peers' environment, gives the figures of three parts (`point_in_time`,
 `online_read`, `stream`). All data is random and made on the spot, no data folder is read. All figures come from one run
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from recsys.bench.features.online_read import bench_online_read
+from recsys.bench.features.online_read import Rounds, bench_online_read
 from recsys.bench.features.point_in_time import bench_point_in_time
 from recsys.bench.features.random_log import END, LogSizes, make_catalogue, make_events
 from recsys.bench.features.stream import Load, bench_stream
@@ -27,7 +27,7 @@ _N_THREADS = 2
 
 
 def bench_features(data_dir: Path, scale: float, peers_folder: Path | None, progress: Progress) -> dict[str, Any]:
-    """The three parts.
+    """Run the three parts.
 
     Args:
         data_dir: temporary data lies in a folder beside it, on the same disk.
@@ -49,10 +49,8 @@ def bench_features(data_dir: Path, scale: float, peers_folder: Path | None, prog
         with own_redis(folder / "read") as own, client_of(own) as client:
             load_snapshot(client, catalogue, counts, own.config, SnapshotReach("", END))
             with progress.stage("online read") as report:
-                rounds, peer_rounds = max(20, round(_ROUNDS * scale)), max(10, round(_PEER_ROUNDS * scale))
-                online_read = bench_online_read(
-                    own, client, catalogue, counts, rounds, peer_rounds, folder / "feast", peers, report
-                )
+                rounds = Rounds(max(20, round(_ROUNDS * scale)), max(10, round(_PEER_ROUNDS * scale)))
+                online_read = bench_online_read(own, client, catalogue, counts, rounds, folder / "feast", peers, report)
         with own_redis(folder / "stream") as own, client_of(own) as client:
             load_snapshot(client, catalogue, counts, own.config, SnapshotReach("", END))
             with progress.stage("stream") as report:

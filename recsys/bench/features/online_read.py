@@ -1,4 +1,4 @@
-"""Reading one user and 500 candidates from the online store, beside the bare MGET of the same keys and beside Feast.
+"""Read one user and 500 candidates from the online store, beside a bare MGET of the same keys and beside Feast.
 
 Takes a loaded store and the peers, gives milliseconds. The read is `RedisStore.read_counts`, decoding and decaying
 included; the floor is one command on the same client that fetches the same keys and throws the answer away. Feast gets
@@ -33,7 +33,16 @@ N_POSTS = 500
 NOW = END + SECOND
 _WARM_UP = 20
 _COMPARED = 5
-"""Reads whose every count is held against the snapshot in memory."""
+"""Reads whose counts are all compared with the snapshot in memory."""
+
+
+class Rounds(NamedTuple):
+    """Timed reads."""
+
+    ours: int
+    """Of our store and of the floor."""
+    peer: int
+    """Of Feast, whose reads take tens of milliseconds."""
 
 
 class Ask(NamedTuple):
@@ -44,7 +53,7 @@ class Ask(NamedTuple):
 
 
 def draw_asks(catalogue: Catalogue, n_asks: int) -> list[Ask]:
-    """Users and posts at random, each post once per read."""
+    """Draw users and posts at random, each post once per read."""
     rng = np.random.default_rng(4)
     users = rng.choice(np.asarray(catalogue.user_id), n_asks).tolist()
     return [Ask(user, rng.choice(catalogue.n_posts, N_POSTS, replace=False).astype(np.int32)) for user in users]
@@ -52,16 +61,16 @@ def draw_asks(catalogue: Catalogue, n_asks: int) -> list[Ask]:
 
 def bench_online_read(
     own: OwnRedis, client: redis.Redis, catalogue: Catalogue, snapshot: Snapshot,
-    n_rounds: int, n_peer_rounds: int, folder: Path, peers: Peers, report: Report,
+    rounds: Rounds, folder: Path, peers: Peers, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Ours and the floor in turns, then Feast.
+    """Time our read and the floor in turns, then Feast.
 
     `ratio_to_floor` and `ratio_to_feast` are our median over theirs: 1 is the floor itself, below 1 is faster.
     `feast_p50_ms` is the call and its answer as lists; `call_p50_ms` below `feast` is the call alone. Feast
     reads the user's and the posts' own counts only; ours reads those of authors, topics and the user with both as well.
     """
     store = RedisStore(client, catalogue, own.config)
-    asks = draw_asks(catalogue, n_rounds + _WARM_UP)
+    asks = draw_asks(catalogue, rounds.ours + _WARM_UP)
     keys = [_keys_read(client, store, ask) for ask in asks]
     ours: list[float] = []
     floor: list[float] = []
@@ -70,14 +79,14 @@ def bench_online_read(
             (ours, store.read_counts, (*ask, NOW)),
             (floor, client.execute_command, ("MGET", *names)),
         ]
-        # Whoever comes second finds the rows in the processor's cache, so they take turns at it.
+        # The second of a pair finds the rows in the processor's cache, so the order alternates.
         for spent, work, words in turns if number % 2 else reversed(turns):
             start = time.perf_counter()
             work(*words)
             spent.append(time.perf_counter() - start)
         report(number + 1, len(asks))
     ours, floor = ours[_WARM_UP:], floor[_WARM_UP:]
-    feast = _feast(own, catalogue, snapshot, store, asks[:n_peer_rounds], folder, peers)
+    feast = _feast(own, catalogue, snapshot, store, asks[: rounds.peer], folder, peers)
     feast_p50 = None if feast is None else feast["p50_ms"]
     return {
         "p50_ms": _ms(ours, 50),
@@ -87,7 +96,7 @@ def bench_online_read(
         "ratio_to_floor": round(_ms(ours, 50) / _ms(floor, 50), 3),
         "feast_p50_ms": feast_p50,
         "ratio_to_feast": None if feast_p50 is None else round(_ms(ours, 50) / feast_p50, 5),
-        "rounds": n_rounds,
+        "rounds": rounds.ours,
         "posts": catalogue.n_posts,
         "keys": round(float(np.median([len(names) for names in keys]))),
         "max_relative_difference": max(
@@ -100,7 +109,7 @@ def bench_online_read(
 
 
 def _keys_read(client: redis.Redis, store: RedisStore, ask: Ask) -> list[bytes]:
-    """What a read fetches, as the server sees it, whatever way it is sent."""
+    """The keys that a read fetches, as the server sees them (MONITOR)."""
     with client.monitor() as monitor:  # type: ignore[no-untyped-call]
         store.read_counts(*ask, NOW)
         client.echo(b"over")
@@ -117,7 +126,7 @@ def _keys_read(client: redis.Redis, store: RedisStore, ask: Ask) -> list[bytes]:
 
 
 def _difference(read: CountsRead, memory: SnapshotStore, ask: Ask) -> float:
-    """The largest relative difference to the counts in memory."""
+    """Largest relative difference to the counts in memory."""
     expected = memory.read_counts(*ask, NOW).counts
     return max(_relative(read.counts[name], expected[name]) for name in expected)
 
@@ -132,7 +141,7 @@ def _feast(
     own: OwnRedis, catalogue: Catalogue, snapshot: Snapshot, store: RedisStore, asks: list[Ask], folder: Path,
     peers: Peers,
 ) -> dict[str, Any] | None:  # fmt: skip
-    """Write the counts of all posts and users through Feast, ask it, and hold its first answer against ours."""
+    """Write the counts of all posts and users through Feast, time its reads, and compare its first answer with ours."""
     if peers.python is None:
         return None
     folder.mkdir()

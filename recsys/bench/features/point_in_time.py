@@ -1,4 +1,4 @@
-"""Counts as of 5 million queries from 20 million events, beside DuckDB and Polars that start from the same tables.
+"""Counts as of 5 million queries from 20 million events, beside DuckDB and Polars on the same tables.
 
 Takes a scale and the peers, gives rows a second. Everybody gets the same Arrow files, unsorted, and two threads, and
 gives the same (Q, 3) array in the order of the queries; reading the files is not timed, sorting is. What the peers
@@ -30,23 +30,23 @@ ROUNDS = 3
 START = 20_000 * DAY
 PEERS = ("duckdb", "polars")
 TOLERANCE = 1e-9
-"""Relative, of sums of doubles that are added in another order."""
+"""Relative difference allowed between sums of doubles added in another order."""
 
 _SPAN = 14 * DAY
-"""336 of the shortest half-life: 2^336 fits a double, so peers may use sums that only grow."""
+"""336 times the shortest half-life: 2^336 fits a double, so peers may use sums that only grow."""
 _SCRIPTS = {name: f"{name}_as_of.py" for name in PEERS}
 _BATCH_ROWS = 1 << 20
 _EVENTS, _QUERIES, _ITEMS = 20_000_000, 5_000_000, 300_000
 
 
 def write_tables(folder: Path, scale: float, span: int = _SPAN) -> None:
-    """`events.arrow` and `queries.arrow`: entity_id and time in random order, ids popular as 1 / rank.
+    """Write `events.arrow` and `queries.arrow`: entity_id and time in random order, popularity of ids as 1 / rank.
 
-    Queries also have their row, which spares the peers a numbering.
+    Queries also have a row number, so that peers need not number them.
     """
     rng = np.random.default_rng(0)
     n_items = max(10, round(_ITEMS * scale))
-    # Ids as outside logs have them: large, without order, most numbers unused.
+    # Ids as in real logs: large, unordered, most numbers unused.
     ids = rng.permutation(np.unique(rng.integers(0, 1 << 40, 2 * n_items))[::2])[:n_items]
     share = np.cumsum(1 / np.arange(1, len(ids) + 1))
     for name, size in (("events", _EVENTS), ("queries", _QUERIES)):
@@ -70,7 +70,7 @@ def counts(events: pa.Table, queries: pa.Table) -> Doubles:
 
 
 def bench_point_in_time(folder: Path, scale: float, peers: Peers, report: Report) -> dict[str, Any]:
-    """Ours and the peers' times in turns, `ROUNDS` each.
+    """Time ours and the peers in turns, `ROUNDS` each.
 
     `rows_per_s` is events and queries over the median of ours; a peer's is that of its best formulation, whose name is
     in `best_formulation`. `ratio_to_best` is ours over the better peer's, above 1 where ours is faster.
@@ -83,7 +83,7 @@ def bench_point_in_time(folder: Path, scale: float, peers: Peers, report: Report
     seconds: list[float] = []
     cpu_seconds: list[float] = []
     peer_runs: dict[str, list[dict[str, Any]]] = {name: [] for name in PEERS}
-    with peak_memory() as peak:  # not while the clock runs: looking at memory stops whoever takes some
+    with peak_memory() as peak:  # outside the timed part: sampling memory stops processes that allocate
         np.save(folder / "ours.npy", counts(events, queries))
     for number in range(ROUNDS):
         start, cpu_start = time.perf_counter(), time.process_time()
@@ -112,9 +112,9 @@ def bench_point_in_time(folder: Path, scale: float, peers: Peers, report: Report
 
 
 def _peer(name: str, runs: list[dict[str, Any]], n_rows: int) -> dict[str, Any] | None:
-    """All that the runs of one peer say, None when one of them failed. Its memory is the most over all formulations.
+    """Combine the runs of one peer; None when one failed. Memory is the maximum over all formulations.
 
-    Raises: DataError when it counted something else.
+    Raises: DataError when its counts differ from ours.
     """
     if len(runs) < ROUNDS:
         return None
@@ -144,7 +144,7 @@ def _read(path: Path) -> pa.Table:
 
 
 def _column(table: pa.Table, name: str) -> Ids:
-    """All chunks of a column in one array; as many threads copy as work later."""
+    """All chunks of a column as one array, copied by as many threads as count later."""
     column = np.empty(len(table), np.int64)
     ends = np.cumsum([0, *(len(chunk) for chunk in table[name].chunks)]).tolist()
     with ThreadPoolExecutor(N_THREADS) as pool:

@@ -1,4 +1,4 @@
-"""A catalogue and logs of random numbers, as large as a real one: what the store benchmarks load, read and stream.
+"""A random catalogue and random logs of realistic size, for the store benchmarks to load, read and stream.
 
 Takes a scale, gives a `Catalogue`, `Events` for a batch load and `Event`s for the stream; the same for the same scale.
 Posts are popular as 1 / rank, users equally busy. It does not know stores.
@@ -22,7 +22,7 @@ from recsys.types import DAY, Ids
 
 START = 20_000 * DAY
 END = START + 14 * DAY
-"""The log lies between these."""
+"""First and last moment of the log."""
 
 _ACTION_SHARE = (0.8, 0.12, 0.03, 0.02, 0.02, 0.01)
 _NOBODY: Ids = np.empty(0, np.int64)
@@ -30,15 +30,15 @@ _NOBODY: Ids = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class LogSizes:
-    """How much of everything there is."""
+    """Numbers of posts, users and events."""
 
     posts: int
     authors: int
     users: int
     events: int
-    """Of the batch load."""
+    """Events of the batch load."""
     fresh_posts: int
-    """The last posts, which no event of the log is about."""
+    """The last posts, without any event in the log."""
 
     @classmethod
     def at(cls, scale: float) -> LogSizes:
@@ -88,7 +88,7 @@ def make_events(sizes: LogSizes) -> Events:
 
 
 def stream_events(catalogue: Catalogue, sizes: LogSizes, first_id: int, n_events: int, now: int) -> Iterator[Event]:
-    """Events as the server puts them on the stream, ids from `first_id` up, a microsecond apart from `now` on."""
+    """Events as the server appends them: ids from `first_id` up, a microsecond apart from `now` on."""
     rng = np.random.default_rng(first_id)
     post_id = catalogue.post_id[_popular(rng, sizes, n_events)].tolist()
     user_id = catalogue.user_id[rng.integers(0, sizes.users, n_events)].tolist()
@@ -99,7 +99,7 @@ def stream_events(catalogue: Catalogue, sizes: LogSizes, first_id: int, n_events
 
 def _popular(rng: np.random.Generator, sizes: LogSizes, n_rows: int) -> np.ndarray:
     known = sizes.posts - sizes.fresh_posts
-    row = np.random.default_rng(3).permutation(known).astype(np.int32)  # whose turn it is to be popular
+    row = np.random.default_rng(3).permutation(known).astype(np.int32)  # which posts are popular
     share = np.cumsum(1 / np.arange(1, known + 1))
     return np.asarray(row[np.searchsorted(share, rng.random(n_rows) * share[-1])])
 

@@ -1,4 +1,4 @@
-"""How fast the consumer takes the stream, and how long a click takes to become a feature.
+"""How fast the consumer processes the stream, and how long a click takes to become a feature.
 
 Takes a loaded Redis of the benchmark's own, gives events a second and milliseconds. The consumer is the one of
 `recsys consume`, online sink and lake sink in one process, which is kept on one core; redis-server is kept on another.
@@ -48,23 +48,23 @@ POLL_S = 0.001
 
 _WARM_UP_EVENTS = 2000
 _PROBES_FROM, _PRODUCED_FROM = 1 << 40, 1 << 41
-"""First event ids, so that none is taken for a repeat."""
+"""First event ids of each part, far apart, so that none counts as a repeat."""
 _CLICKS = USER.at("click", WEEK)
 _LIMIT_S = 600.0
 _LOOK_EVERY_S = 0.05
-"""Looking takes time from the cores that are measured."""
+"""Pause between checks, which take time from the measured cores."""
 _BATCH_BEFORE = 500
 
 
 class Load(NamedTuple):
-    """How much is streamed."""
+    """Sizes of the run."""
 
     events: int
-    """Waiting on the stream when the consumer starts."""
+    """Events on the stream when the consumer starts."""
     seconds: float
-    """How long events are produced while probes are sent."""
+    """Seconds of steady production while probes are sent."""
     probes: int
-    """At least so many, however long it takes."""
+    """Probes sent at least, however long it takes."""
 
     @classmethod
     def at(cls, scale: float) -> Load:
@@ -74,7 +74,7 @@ class Load(NamedTuple):
 def bench_stream(
     own: OwnRedis, client: redis.Redis, catalogue: Catalogue, sizes: LogSizes, load: Load, folder: Path, report: Report
 ) -> dict[str, Any]:
-    """A full stream until both sinks have all of it, then single clicks beside a steady producer.
+    """Time a full stream until both sinks have it, then single clicks beside a steady producer.
 
     `events_per_s` counts from the consumer's start to the later of both sinks, the two beside it to one sink.
     `events_in_lake` is how many of those events the lake has at the end: all of them. `click_to_feature` counts from
@@ -114,16 +114,16 @@ def bench_stream(
 
 
 class Running(NamedTuple):
-    """A consumer at work."""
+    """A running consumer process."""
 
     began: float
-    """Monotonic."""
+    """Monotonic seconds."""
     pid: int
 
 
 @contextmanager
 def _consumer(url: str, folder: Path, core: int) -> Iterator[Running]:
-    """A consumer in a process of its own for the length of the block."""
+    """Run a consumer in its own process while the block runs."""
     began, other_end = Pipe(duplex=False)
     with began:
         with other_end:
@@ -165,7 +165,7 @@ def _produce(url: str, folder: Path, sizes: LogSizes, now: int, began: PipeEnd) 
 def _latencies(
     own: OwnRedis, client: redis.Redis, catalogue: Catalogue, sizes: LogSizes, load: Load, folder: Path
 ) -> list[float]:
-    """Seconds from before a click's append to the read that shows it, for one fresh user and post after another."""
+    """Seconds from just before a click is appended to the first read that shows it, for fresh users and posts."""
     store, stream = RedisStore(client, catalogue, own.config), RedisStream(client, own.config)
     now = END + 1000 * SECOND
     began, other_end = Pipe(duplex=False)
@@ -197,7 +197,7 @@ def _probe(store: RedisStore, stream: RedisStream, sizes: LogSizes, number: int,
     stream.append([click])
     while store.read_counts(user_id, row, now).counts[USER.name][0][_CLICKS] == 0:
         if time.monotonic() > start + _LIMIT_S:
-            raise DependencyError(f"a click must become a feature within {_LIMIT_S:.0f} s; the consumer does not work")
+            raise DependencyError(f"a click must become a feature within {_LIMIT_S:.0f} s; see the consumer's log")
         time.sleep(POLL_S)
     return time.monotonic() - start
 
@@ -208,7 +208,7 @@ def _append(stream: RedisStream, events: Iterator[Event]) -> None:
 
 
 def _wait_for_both(client: redis.Redis, lake: Lake) -> list[float]:
-    """Monotonic moments at which the online store and the lake have all that is on the stream now."""
+    """Monotonic times at which the online store and the lake have everything that is on the stream now."""
     ((last, _),) = send(client, "XREVRANGE", keys.STREAM, "+", "-", "COUNT", 1)
     end = position(last.decode())
     deadline = time.monotonic() + _LIMIT_S
@@ -228,7 +228,7 @@ def _wait_for_both(client: redis.Redis, lake: Lake) -> list[float]:
 
 
 def _written(lake: Lake, first_id: int, n_events: int) -> int:
-    """How many of these events are in the lake."""
+    """Number of these events in the lake."""
     ids = np.concatenate(
         [lake.read(table, ["event_id"])["event_id"].to_numpy() for table in ("impressions", "actions")]
     )

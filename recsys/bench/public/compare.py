@@ -26,11 +26,11 @@ from recsys.evaluation.metrics.top_k import found, hit_at, mean_interval, ndcg_a
 from recsys.progress import Progress, Report
 
 K = 20
-"""Length of the lists that models give."""
+"""Length of the recommended lists."""
 
 
 def bench_public(folder: Path, config: RetrievalConfig, names: Sequence[str], progress: Progress) -> dict[str, Any]:
-    """Sizes of the data set and the figures of every model.
+    """Train and evaluate every model; return the data set's sizes and the figures.
 
     Args:
         names: of `MODELS`.
@@ -65,9 +65,9 @@ def bench_public(folder: Path, config: RetrievalConfig, names: Sequence[str], pr
 
 
 def evaluate(dataset: Dataset, recommend: Recommend, report: Report) -> dict[str, Any]:
-    """Means over the users with a test item, each with its 95% interval beside it.
+    """Mean of each metric over the users with a test item, with its 95% interval.
 
-    Users come in batches, so that a model may score the whole catalogue for each of them.
+    Users are processed in batches, so that a model may score the whole catalogue for each.
     Raises: ValueError when a list holds an item that the user had before.
     """
     users = np.flatnonzero(dataset.test.size).astype(np.int32)
@@ -92,7 +92,7 @@ def evaluate(dataset: Dataset, recommend: Recommend, report: Report) -> dict[str
 
 
 def _n_seen(dataset: Dataset) -> int:
-    """Test items that their user had before: nobody's list may hold them."""
+    """Number of test items that their user had before; no list may hold them."""
     n_items = len(dataset.item_ids)
     test, seen = (part.user.astype(np.int64) * n_items + part.item for part in (dataset.test, dataset.seen))
     return int(pc.sum(pc.is_in(pa.array(test), value_set=pa.array(seen))).as_py())

@@ -1,4 +1,4 @@
-"""Public data sets of users and items as dense rows: lines `user item item ...` in one of two layouts.
+"""Read public data sets, lines `user item item ...` in one of two layouts, as dense rows of users and items.
 
 `interactions`: `train.txt` and `test.txt`, the order within a line means nothing. `sequences`: `sequences.txt`, items
 in order of time; the last item is the test, the one before it validation, the rest is for training.
@@ -24,19 +24,19 @@ from recsys.offline.imports.lines import read_item_lines
 from recsys.types import Ids, Rows
 
 MIN_SEQUENCE = 3
-"""A shorter sequence has no item to train on beside its validation and test; it all goes into training."""
+"""Shorter sequences go entirely into training: they have no items left for validation and test."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """What the lines of one file say."""
+    """The parsed lines of one file."""
 
     user: pa.Array
-    """One word a line, (L,)."""
+    """User of each line, (L,)."""
     n_items: Ids
-    """Items of each line, (L,)."""
+    """Number of items of each line, (L,)."""
     item: pa.Array
-    """Items of all lines, one after the other, (n_items.sum(),)."""
+    """Items of all lines, concatenated, (n_items.sum(),)."""
     number: Ids
     """Number of each line in the file, from 1, (L,)."""
     skipped: list[tuple[int, str]]
@@ -45,10 +45,10 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
-    """Items of each user, one user after the other (CSR)."""
+    """Items by user, concatenated (CSR)."""
 
     start: Ids
-    """Where each user begins, (U + 1,)."""
+    """First place of each user, (U + 1,)."""
     item: Rows
     """Item rows, (n,)."""
 
@@ -66,7 +66,7 @@ class Interactions:
         return np.repeat(np.arange(len(self.start) - 1, dtype=np.int32), self.size)
 
     def of(self, users: Rows) -> tuple[Rows, Rows]:
-        """Of some users, (B,): for each of their items its place in `users`, and the item, both (n,)."""
+        """The (place in `users`, item) pairs of these users, (B,); both arrays (n,)."""
         size = self.size[users]
         nth = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         rows = np.repeat(np.arange(len(users), dtype=np.int32), size)
@@ -75,23 +75,23 @@ class Interactions:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Users and items as rows, and who had what when."""
+    """A data set: users, items and their interactions by split."""
 
     layout: str
     user_ids: pa.Array
     """Id of each user row, (U,)."""
     item_ids: pa.Array
-    """Id of each item row: everything in any of the files, (N,)."""
+    """Id of each item row, over all files, (N,)."""
     train: Interactions
     validation: Interactions
-    """Empty for `interactions`."""
+    """Validation items; empty for `interactions`."""
     test: Interactions
     seen: Interactions
-    """Training and validation: what a list for the test must not repeat."""
+    """Training and validation items, which a test list must not repeat."""
     skipped: dict[str, int]
-    """Reason to number of lines that were left out."""
+    """Reason to number of skipped lines."""
     n_repeats: int
-    """Items named again in a user's lines of one file; dropped from `interactions`, kept in `sequences`."""
+    """Repeated items of a user within one file; dropped from `interactions`, kept in `sequences`."""
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -105,7 +105,7 @@ def read_dataset(folder: Path) -> Dataset:
         raise DataError(
             f"{folder} must hold either train.txt and test.txt or sequences.txt, "
             f"got {', '.join([*there, sequences.name]) if there else 'none of them'}"
-            f"{'' if folder.is_dir() else ', since it is no folder'}; pass the folder of one data set"
+            f"{'' if folder.is_dir() else ', since it is not a folder'}; pass the folder of one data set"
         )
     paths = pairs if there else [sequences]
     files = [read_lines(path) if there else _first_of_each_user(read_lines(path)) for path in paths]
@@ -187,7 +187,7 @@ def _first_of_each_user(lines: Lines) -> Lines:
 
 
 def _rows(ids: pa.Array) -> tuple[pa.Array, Rows]:
-    """The different ids in order of their text, and the place of each given one among them."""
+    """Distinct ids in text order, and the place of each given id among them."""
     encoded = ids.dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     row = np.empty(len(order), np.int32)
@@ -196,7 +196,7 @@ def _rows(ids: pa.Array) -> tuple[pa.Array, Rows]:
 
 
 def by_user(user: Rows, item: Rows, n_users: int) -> Interactions:
-    """Items with their users, (n,) each, as items of each user, in the order given."""
+    """Group (user, item) pairs, (n,) each, by user, keeping their order."""
     order = np.argsort(user, kind="stable")
     start = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n_users))]).astype(np.int64)
     return Interactions(start, item[order])
@@ -209,7 +209,7 @@ def _without_repeats(part: Interactions, n_items: int) -> Interactions:
 
 
 def _leave_last_out(all_items: Interactions) -> tuple[Interactions, Interactions, Interactions, Interactions]:
-    """Training, validation, test and everything before the test. Source: Kang, McAuley, "SASRec", ICDM 2018."""
+    """Training, validation, test and all before the test. Source: Kang, McAuley, "SASRec", ICDM 2018."""
     user, size = all_items.user, all_items.size
     from_end = all_items.start[1:][user] - np.arange(len(all_items))
     long = size[user] >= MIN_SEQUENCE

@@ -1,4 +1,4 @@
-"""The models of `bench public`: from a data set to lists for its users.
+"""The models of `bench public`: from a data set to recommended lists for its users.
 
 A model learns from `train` and, to choose how long, `validation`; it is given nothing of the test. Settings are the
 same for every data set. It does not know how lists are judged.
@@ -22,22 +22,22 @@ from recsys.retrieval.towers.metric import similarity
 from recsys.types import Floats, Rows
 
 _HELD_SHARE = 0.02
-"""Interactions kept from training to tell when to stop, where the data set has no validation of its own."""
+"""Share of the training interactions held out for early stopping where the data set has no validation."""
 _MOST_HELD = 20_000
 _CELLS = 1 << 25
-"""User-item scores a batch may hold: 128 MB as float32, whatever the catalogue's size."""
+"""User-item scores per batch at most: 128 MB as float32, whatever the catalogue's size."""
 _MAX_BATCH = 4096
 
 Recommend: TypeAlias = Callable[[Rows], Rows]
-"""User rows (B,) to item rows (B, k): best first, none twice, none of the user's `seen`, -1 where nothing is left."""
+"""User rows (B,) to item rows (B, k): best first, no repeats, none of the user's seen items, -1 padded."""
 
 
 class LearnedLists(NamedTuple):
-    """A model that has learned."""
+    """A trained model."""
 
     recommend: Recommend
     n_examples: int | None = None
-    """Examples it looked at, passes included; None for a model that counts and does not fit."""
+    """Training examples processed over all passes; None for a model that only counts."""
     epochs: int | None = None
 
 
@@ -46,14 +46,14 @@ Model: TypeAlias = Callable[[Dataset, int, RetrievalConfig, Report], LearnedList
 
 
 def popularity(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> LearnedLists:
-    """The items with the most interactions in training; among equals the lowest row, that is the first id as text."""
+    """The items with the most training interactions; ties go to the lowest row, the first id in text order."""
     count = np.bincount(dataset.train.item, minlength=len(dataset.item_ids))
     order = np.argsort(-count, kind="stable").astype(np.int32)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
 
     def recommend(users: Rows) -> Rows:
-        # A user who has n of the items finds k others among the first n + k.
+        # A user who has seen n items finds k others among the first n + k.
         depth = min(len(order), k + int(dataset.seen.size[users].max(initial=0)))
         row, item = dataset.seen.of(users)
         near = place[item] < depth
@@ -69,18 +69,18 @@ def popularity(dataset: Dataset, k: int, config: RetrievalConfig, report: Report
 
 
 def matrix_factorisation(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> LearnedLists:
-    """One vector per user and item, learned as the two towers are."""
+    """One vector per user and item, trained with the same loss as the two towers."""
     ids = config.id_towers.model_copy(update={"history_size": 0, "user_ids": True})
     return _fitted(dataset, k, ids, report)
 
 
 def two_tower(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> LearnedLists:
-    """A user is what the user took before, and an id where the settings say so."""
+    """Towers of ids: a user is the history, plus an id where the settings say so."""
     return _fitted(dataset, k, config.id_towers, report)
 
 
 def item_cf(dataset: Dataset, k: int, config: RetrievalConfig, report: Report) -> LearnedLists:
-    """Items that were taken by the same users as the user's own."""
+    """Items with the same users as the items in the user's history."""
     n_users, n_items = len(dataset.user_ids), len(dataset.item_ids)
     similar = neighbours(dataset.train.user, dataset.train.item, n_users, n_items, config.covisitation).matrix()
 
@@ -106,7 +106,7 @@ def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) ->
     users = np.random.default_rng(config.seed).permutation(users)[:_MOST_HELD]
 
     def judge() -> float:
-        """Recall of what was held out."""
+        """Recall of the held-out interactions."""
         posts, parts, size = towers.post_vectors(), [], batch_size(len(dataset.item_ids))
         for begin in range(0, len(users), size):
             some = users[begin : begin + size]
@@ -124,12 +124,12 @@ def _fitted(dataset: Dataset, k: int, config: IdTowersConfig, report: Report) ->
 
 
 def batch_size(n_items: int) -> int:
-    """Users whose scores of all items are held at once."""
+    """Users per batch, so that the scores of all items fit in memory."""
     return min(_MAX_BATCH, max(1, _CELLS // n_items))
 
 
 def best(score: Floats, seen: Interactions, users: Rows, k: int) -> Rows:
-    """Lists of the k items with the highest scores, without what each user has; ties: lowest row first.
+    """The k items with the highest scores for each user, without seen items; ties go to the lowest row.
 
     Args:
         score: of `users` and all items, (B, N); changed in place.
@@ -149,7 +149,7 @@ def best(score: Floats, seen: Interactions, users: Rows, k: int) -> Rows:
 
 
 def _held_out(train: Interactions, seed: int) -> tuple[Interactions, Interactions]:
-    """Training and what is kept from it, of users with more than two."""
+    """Split off held-out interactions of users with more than two."""
     rng = np.random.default_rng(seed)
     held = (rng.random(len(train)) < _HELD_SHARE) & (train.size[train.user] > 2)
     user, n_users = train.user, len(train.start) - 1

@@ -1,4 +1,4 @@
-"""The floor of writing logs: the same Parquet files, filled with random numbers, as fast as they can be written.
+"""The floor of writing logs: the same Parquet files with random numbers, written as fast as possible.
 
 Takes a folder of Parquet files, gives the time that writing as many rows of the same schemas into as many files takes.
 Random values are drawn before the clock starts and reused from file to file, so only writing counts. It does not know
@@ -23,7 +23,7 @@ from recsys.offline.lake.encoding import encodings
 from recsys.progress import Report
 
 MIN_SHARE = 0.2
-"""Share of the rows that is written however long it takes."""
+"""Share of the rows written at least, however long it takes."""
 _POOL_ROWS = 1 << 20
 """Random rows kept per kind of file; a longer file repeats them."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -31,7 +31,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 @dataclass(frozen=True)
 class Floor:
-    """What was written, and how long it took."""
+    """Rows written, and the time."""
 
     elapsed_s: float
     share: float
@@ -48,7 +48,7 @@ class _File:
 
 
 def write_floor(source: Path, target: Path, n_threads: int, limit_s: float, report: Report) -> Floor:
-    """Write the files below `source` again below `target`, with random values.
+    """Write the files below `source` again below `target` with random values.
 
     Values are uniform over the range that the column has in the largest file of its kind. Texts and truth values are
     drawn from that file's own, lists have lengths drawn from its own, nulls are as frequent. Options are the lake's.
@@ -107,7 +107,7 @@ def _random_rows(path: Path, rng: np.random.Generator) -> pa.Table:
 
 
 def _random_like(column: pa.Array, n: int, rng: np.random.Generator) -> pa.Array:
-    """`n` random values of the column's type and range, null as often as there."""
+    """Draw `n` values of the column's type, range and share of nulls."""
     kind, present = column.type, column.drop_null()
     if not len(present):
         return pa.nulls(n, kind)

@@ -1,4 +1,4 @@
-"""How fast the world writes its logs, beside the floor: writing as many random numbers of the same schemas.
+"""How fast the world writes its logs, beside the floor: random numbers in the same files.
 
 Takes settings, gives impressions a second, memory and bytes. The world is written into a temporary folder beside
 `data_dir`, so on the same disk, and removed afterwards. All figures come from one run on one machine; compare ratios.
@@ -20,12 +20,12 @@ from recsys.progress import Progress
 from recsys.world.writing.simulate import simulate
 
 LOG_TABLES = ("requests", "returned", "impressions", "actions")
-"""What grows with the impressions; users, posts, follows and blocks do not."""
+"""Tables that grow with the impressions; users, posts, follows and blocks do not."""
 _FLOOR_LIMIT_S = 60.0
 
 
 def bench_simulate(config: Config, n_impressions: int, progress: Progress) -> dict[str, Any]:
-    """One world of the configured settings with this many impressions.
+    """Simulate one world of the configured settings with this many impressions.
 
     `impressions_per_s` counts the whole run, population and closing notes included; compiling is done before, by a
     tiny world. `peak_memory_mb` is the process tree's while that run lasts. `bytes_per_impression` is the size of the
@@ -66,14 +66,14 @@ def _simulate(world: WorldConfig, folder: Path, n_threads: int, progress: Any) -
 
 
 def _tiny(world: WorldConfig) -> WorldConfig:
-    """The same effects on a small stage: it compiles everything that the real run calls."""
+    """A tiny world with the same effects, which compiles every kernel that the real run calls."""
     n_posts = min(world.n_posts, max(1000, 10 * world.policy.n_candidates))
     smaller = {"n_users": min(world.n_users, 200), "n_authors": min(world.n_authors, 20), "n_posts": n_posts}
     return world.model_copy(update={**smaller, "n_impressions": 1000})
 
 
 def existing_folder(data_dir: Path) -> Path:
-    """Where a temporary folder lies on the same disk as the data: the nearest folder above them that exists."""
+    """The nearest existing folder above the data, so that a temporary folder lies on the same disk."""
     above = data_dir.resolve().parent
     return above if above.is_dir() else existing_folder(above)
 

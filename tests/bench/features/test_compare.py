@@ -10,7 +10,7 @@ import pytest
 
 from recsys.bench.features import point_in_time
 from recsys.bench.features.compare import bench_features
-from recsys.bench.features.online_read import bench_online_read
+from recsys.bench.features.online_read import Rounds, bench_online_read
 from recsys.bench.features.point_in_time import ITEM, counts, write_tables
 from recsys.bench.features.random_log import END, LogSizes, make_catalogue, make_events, stream_events
 from recsys.bench.own_redis import client_of, own_redis
@@ -137,8 +137,7 @@ def test_feast_reads_the_same_counts(tmp_path):
             client,
             catalogue,
             loaded,
-            2,
-            10,
+            Rounds(2, 10),
             tmp_path / "feast",
             Peers(PEERS, Progress()),
             lambda done, total: None,
