@@ -182,7 +182,7 @@ def test_a_config_round_trips_through_json():
     assert Config.model_validate_json(config.model_dump_json()) == config
 
 
-@pytest.mark.parametrize(("old", "new"), [("tuned", "auto"), ("lists", "fast_lists with tuned: false")])
+@pytest.mark.parametrize(("old", "new"), [("tuned", "auto"), ("lists", "fast_lists, with tuned: false")])
 def test_an_old_kind_of_index_is_refused_with_its_new_name(old, new):
-    with pytest.raises(ConfigError, match=f"got '{old}': write {new}"):
+    with pytest.raises(ConfigError, match=f"{old} is now called {new}, got '{old}'"):
         load(None, [f"retrieval.index.kind={old}"])

@@ -195,9 +195,9 @@ class IndexConfig(Section):
     @field_validator("kind", mode="before")
     @classmethod
     def _kind_has_a_new_name(cls, kind: object) -> object:
-        renamed = {"tuned": "auto", "lists": "fast_lists with tuned: false"}
+        renamed = {"tuned": "auto", "lists": "fast_lists, with tuned: false"}
         if isinstance(kind, str) and kind in renamed:
-            raise ValueError(f"kind is one of auto, exact, faiss, fast_lists, got {kind!r}: write {renamed[kind]}")
+            raise ValueError(f"{kind} is now called {renamed[kind]}")
         return kind
 
 

@@ -42,7 +42,7 @@ def entity_keys(entity: Entity, catalogue: Catalogue, user_row: Rows, post_row: 
     return {POST.name: post_row.astype(np.int64), AUTHOR.name: author, TOPIC.name: topic, USER.name: user}[entity.name]
 
 
-class Seen(NamedTuple):
+class EventsSeen(NamedTuple):
     """How many events, from the first on, each of Q queries could see. A request reads its user before its posts."""
 
     by_post: Ids
@@ -56,7 +56,7 @@ _IN_USER_ROW = (USER, USER_TOPIC, USER_AUTHOR)
 
 
 def point_in_time(
-    catalogue: Catalogue, events: Events, user_row: Rows, post_row: Rows, now: Times, seen: Seen, n_threads: int
+    catalogue: Catalogue, events: Events, user_row: Rows, post_row: Rows, now: Times, seen: EventsSeen, n_threads: int
 ) -> dict[str, Doubles]:
     """Counts of every entity as each query saw them.
 

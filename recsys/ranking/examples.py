@@ -13,7 +13,7 @@ import numpy as np
 from recsys.features.assemble import assemble
 from recsys.features.histories import Clicks, histories_at
 from recsys.features.inputs import make_inputs
-from recsys.features.point_in_time import Seen, point_in_time
+from recsys.features.point_in_time import EventsSeen, point_in_time
 from recsys.features.spec import NAMES
 from recsys.features.users import UserBatch
 from recsys.offline.catalogue.catalogue import Catalogue
@@ -64,7 +64,7 @@ def build_examples(
     # 1. Counters as of each exposure: entity name to (E, A, H).
     counts = point_in_time(
         catalogue, events, exposures.user_row, exposures.post_row, exposures.now,
-        Seen(exposures.seen, exposures.history_seen), n_threads,
+        EventsSeen(exposures.seen, exposures.history_seen), n_threads,
     )  # fmt: skip
     # 2. Find the requests. Exposures of one request are adjacent, since they share `now`; their user is built once.
     # Imported logs may give one request id to several users or to a whole session, so all four columns must agree.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.features import decay
-from recsys.features.point_in_time import Seen, entity_keys, point_in_time, snapshot
+from recsys.features.point_in_time import EventsSeen, entity_keys, point_in_time, snapshot
 from recsys.features.spec import AUTHOR, ENTITIES, POST, TOPIC, USER, USER_AUTHOR, USER_TOPIC
 from recsys.offline.logs.events import ACTIONS, CLICK, Events
 from recsys.types import DAY, SECOND
@@ -32,7 +32,7 @@ def thing(entity, user, post):
 def seen_by(events, now):
     """How many events arrived strictly before each query."""
     n = np.searchsorted(events.ingest_time, now)
-    return Seen(n, n)
+    return EventsSeen(n, n)
 
 
 def by_hand(entity, events, user, post, now):
@@ -90,7 +90,7 @@ def test_the_snapshot_equals_a_query_after_the_last_event(catalogue, random_even
     final = snapshot(catalogue, events, 2)
     user, post = (np.repeat(np.arange(7), 11).astype(np.int32), np.tile(np.arange(11), 7).astype(np.int32))
     everything = np.full(len(user), len(events))
-    built = point_in_time(catalogue, events, user, post, np.full(len(user), end), Seen(everything, everything), 1)
+    built = point_in_time(catalogue, events, user, post, np.full(len(user), end), EventsSeen(everything, everything), 1)
     for entity in ENTITIES:
         keys, states = final.keys[entity.name], final.states[entity.name]
         assert (np.diff(keys) > 0).all()
@@ -165,8 +165,8 @@ def test_counters_in_the_users_row_are_as_of_the_read_of_the_user(catalogue, ran
     )
     late = np.searchsorted(events.ingest_time, now)
     early = late // 2
-    both = point_in_time(catalogue, events, user, post, now, Seen(by_post=late, by_user=early), 1)
+    both = point_in_time(catalogue, events, user, post, now, EventsSeen(by_post=late, by_user=early), 1)
     for seen, names in ((early, ("user", "user_topic", "user_author")), (late, ("post", "author", "topic"))):
-        one = point_in_time(catalogue, events, user, post, now, Seen(seen, seen), 1)
+        one = point_in_time(catalogue, events, user, post, now, EventsSeen(seen, seen), 1)
         for name in names:
             np.testing.assert_array_equal(both[name], one[name])
