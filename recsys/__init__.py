@@ -2,14 +2,15 @@
 
     from recsys import load, train, Recommender
 
-    config = load("configs/demo.yaml")      # settings, checked
+    config = load("configs/demo.yaml")      # validated settings
     release = train(config, Progress())     # logs in the lake -> features, towers, index, rankers -> a release
     recommender = Recommender.open(config, release, store)
     slate = recommender.recommend(request)  # retrieval (500) -> filters -> ranking -> re-ranking -> a slate
 
-Read on in the order data flows: `offline`, `world`, `features`, `online`, `retrieval`, `ranking`, `reranking`,
-`pipeline`, `release`, `serving`, `evaluation`, `training`. Names are imported when first used: settings should not
-wait for torch.
+To read the package in the order data flows: `offline`, `world`, `features`, `online`, `retrieval`, `ranking`,
+`reranking`, `pipeline`, `release`, `serving`, `evaluation`, `training`.
+
+Each name is imported when it is first used, so that loading settings does not import torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m recsys` is the command line."""
+"""Run the command line: `python -m recsys`."""
 
 from recsys.cli import main
 

@@ -1,6 +1,6 @@
-"""The whole system from nothing to served feeds: simulate, train, evaluate, serve, fetch over HTTP.
+"""Run the whole system from an empty folder: simulate, train, evaluate, serve, fetch feeds over HTTP.
 
-Takes settings, gives what was fetched. It uses only what the command line offers piece by piece.
+Takes settings, gives the report and the feeds. Each step is also a command of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FEED_SIZE = 20
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo showed."""
+    """Results of the demo."""
 
     report: dict[str, Any]
     feeds: list[dict[str, Any]]
@@ -46,9 +46,9 @@ class Demo:
 
 @contextmanager
 def demo(config: Config, progress: Progress) -> Iterator[Demo]:
-    """Everything from nothing in an empty data folder; the server runs for the length of the block.
+    """Empty the data folder, run all steps, and keep the server running until the block ends.
 
-    Raises: DataError when the data folder holds more than an earlier demo or simulation of ours.
+    Raises: DataError when the lake in the data folder was not simulated.
     """
     start = time.perf_counter()
     clear_data(config)
@@ -65,9 +65,9 @@ def demo(config: Config, progress: Progress) -> Iterator[Demo]:
 
 
 def clear_data(config: Config) -> None:
-    """Empty the data folder of a simulated world and all that was made from it.
+    """Delete a simulated world from the data folder: its lake, releases and Redis data.
 
-    Raises: DataError when the lake there was not simulated, DependencyError when a running program uses the folder.
+    Raises: DataError when the lake was not simulated, DependencyError when a running program uses the folder.
     """
     lake = Lake(config.lake_url)
     refuse_foreign_logs(lake, config)
@@ -79,15 +79,15 @@ def clear_data(config: Config) -> None:
                     f"another program uses {config.data_dir}; stop it, or pass --set data_dir=FOLDER with another one"
                 )
         shutil.rmtree(redis_folder)
-    # Only what has our names: the folders are the user's, and may hold more.
+    # Delete releases and tables by name: the user may keep other files in these folders.
     for version in release.list_releases(config.releases_path):
         shutil.rmtree(config.releases_path / version)
-    release.retire(config.releases_path)
+    release.clear_current(config.releases_path)
     lake.delete_tables([*TABLES, "quarantine", "stream"])
 
 
 def _three_users(config: Config) -> list[int]:
-    """Three active users whose clicks lie in different topics."""
+    """Three active users who clicked most on three different topics."""
     lake = Lake(config.lake_url)
     actions = lake.read("actions", ["user_id", "post_id", "type"])
     clicks = actions.filter(pc.equal(actions["type"], "click"))
@@ -103,7 +103,7 @@ def _three_users(config: Config) -> list[int]:
         if user not in users and topic not in topics:
             users.append(user)
             topics.add(topic)
-    # Fewer topics than feeds: then whoever there is.
+    # With fewer than three topics, fill up with any users.
     everyone = lake.read("users", ["user_id"])["user_id"].to_pylist()
     users += [user for user in everyone if user not in users]
     return users[:N_FEEDS]

@@ -1,8 +1,8 @@
-"""Every error this package raises on purpose.
+"""The errors that this package raises on purpose.
 
     RecsysError
-    ├── ConfigError        a setting is wrong; the message carries file, key, rule and value
-    ├── DataError          data is missing or broken; the message says which command makes it
+    ├── ConfigError        a setting is wrong; the message names file, key, rule and value (exit code 2)
+    ├── DataError          data is missing or broken; the message names the command that makes it
     ├── ReleaseError       a release is missing, truncated, altered or mixed
     ├── RequestError       the caller's request is wrong (HTTP 422)
     └── DependencyError    something outside this process does not answer (HTTP 503)
@@ -14,11 +14,11 @@ __all__ = ["ConfigError", "DataError", "DependencyError", "RecsysError", "Releas
 
 
 class RecsysError(Exception):
-    """Base of every error raised on purpose; the command line prints it as one sentence and exits 1."""
+    """Base of all errors raised on purpose; the command line prints it as one sentence and exits with code 1."""
 
 
 class ConfigError(RecsysError):
-    """A configuration file or an override breaks a rule."""
+    """A settings file or an override breaks a rule."""
 
 
 class DataError(RecsysError):
@@ -30,7 +30,7 @@ class ReleaseError(RecsysError):
 
 
 class RequestError(RecsysError):
-    """A request from outside breaks a rule of the interface."""
+    """A client's request breaks a rule of the interface."""
 
 
 class DependencyError(RecsysError):

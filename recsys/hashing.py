@@ -1,6 +1,6 @@
-"""Stable hashes: the same number for the same input in every process and on every machine.
+"""Stable hashes: the same input gives the same number in every process and on every machine.
 
-Takes text or integers, gives 64-bit integers. Nothing here is secret; signatures use `hmac`.
+Takes text or integers, gives 64-bit integers. These hashes are not for secrets; signatures use `hmac`.
 
 Source of the mixer: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014 (splitmix64).
 """
@@ -21,14 +21,14 @@ _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def hash_text(text: str) -> int:
-    """A number from 0 to 2**63 - 1 for a text."""
+    """Hash a text to a number from 0 to 2**63 - 1."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") >> 1
 
 
 def mix64(x: Any) -> Any:
-    """Mix the bits of uint64 numbers (splitmix64's finaliser), one to one: a scalar or an array.
+    """Mix the bits of uint64 numbers, a scalar or an array, one to one (splitmix64's finaliser).
 
-    Compiled code calls it as well, after `numba.extending.register_jitable`.
+    Compiled code can call it too, after `numba.extending.register_jitable`.
     """
     x = (x ^ (x >> _30)) * _MIX_1
     x = (x ^ (x >> _27)) * _MIX_2
@@ -36,7 +36,7 @@ def mix64(x: Any) -> Any:
 
 
 def hash_rows(*columns: Ids | int) -> Ids:
-    """A number from 0 to 2**63 - 1 for each row of these int64 columns, (N,) each; a single number counts for all."""
+    """Hash each row of these int64 columns, (N,) each, to 0 .. 2**63 - 1; a single number stands for a whole column."""
     x = np.zeros(1, np.uint64)
     for column in columns:
         x = mix64((x ^ np.atleast_1d(np.asarray(column, np.int64)).view(np.uint64)) + GOLDEN_GAMMA)

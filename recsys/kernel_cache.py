@@ -1,7 +1,7 @@
 """Recompile a cached numba kernel when any file that it inlines from has changed.
 
-numba checks only the kernel's own file, and would load a kernel with outdated code inlined from other files. Here the
-cache depends on the text of all of them. It does not know what a kernel computes.
+numba checks only the kernel's own file, so it would load a kernel with outdated code inlined from other files. Here the
+cache depends on the text of all of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,6 @@ def source_stamp(files: Iterable[Path]) -> str:
 
 
 def with_stamp(kernel: Any, stamp: str) -> Any:
-    """The same compiled function (`cache=True`); the cache is used only if it was saved with this stamp."""
+    """The same compiled function (`cache=True`), which loads its cache only if it was saved with this stamp."""
     kernel._cache._cache_file._source_stamp = stamp
     return kernel

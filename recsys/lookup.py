@@ -9,7 +9,7 @@ from recsys.types import Ids, Rows
 
 
 def lookup(ascending: Ids, values: ArrayLike) -> Rows:
-    """Place of each value in an ascending array, -1 where it is absent.
+    """Position of each value in an ascending array, -1 where it is absent.
 
     Args:
         ascending: int64, (N,).

@@ -1,7 +1,6 @@
-"""Peak memory of this program and everything it started: proportional set size over the process tree, Redis included.
+"""Peak memory of this process and its children (Redis included), as proportional set size in megabytes.
 
-Takes nothing, gives megabytes. Shared pages count once over all processes, so memory-mapped arrays are not counted per
-worker.
+Proportional set size counts a shared page once over all processes, so memory-mapped arrays do not count per worker.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _INTERVAL_S = 0.5
 
 
 class PeakMemory:
-    """The largest sum seen so far."""
+    """The largest sum over the process tree so far."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -32,14 +31,14 @@ class PeakMemory:
             try:
                 memory = process.memory_full_info()
             except psutil.Error:
-                continue  # it ended between listing and asking
+                continue  # the process ended after it was listed
             total += getattr(memory, "pss", memory.rss)
         self.bytes = max(self.bytes, total)
 
 
 @contextmanager
 def peak_memory() -> Iterator[PeakMemory]:
-    """Watch twice a second while the block runs."""
+    """Measure twice a second while the block runs."""
     peak, stop = PeakMemory(), threading.Event()
 
     def watch() -> None:

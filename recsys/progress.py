@@ -1,6 +1,6 @@
-"""Progress of long work: a bar on a terminal, a plain line per stage otherwise, always on stderr.
+"""Show progress of long work on stderr: a bar on a terminal, otherwise plain lines per stage.
 
-Takes stage names and counts. It knows nothing of the work, and nothing depends on what it prints.
+Takes stage names and counts.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ Report = Callable[[int, int], None]
 
 
 class _Rate(ProgressColumn):
-    """How much a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
 
 
 class Progress:
-    """Where stages of work report to."""
+    """Prints the stages of long work."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:
-        """Announce a stage; what is yielded takes (done, total) as often as the work likes."""
+        """Print a stage's start and end; yields a function to call with (done, total) at any time."""
         start = time.perf_counter()
         if self._console.is_terminal:
             columns = (
@@ -62,5 +62,5 @@ class Progress:
         print(f"{name}: {spent:.1f} s{rate}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """A line about what happens and why."""
+        """Print a line."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

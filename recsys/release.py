@@ -1,11 +1,11 @@
-"""The atomic bundle: everything that serves together, in one folder that exists whole or not at all.
+"""A release: all files that serve together, in one folder that appears complete or not at all.
 
     <releases>/r-0123456789ab/     catalogue/, towers/, index/, ranking/, ... and manifest.json
     <releases>/current             one line: the version that serves
 
-Takes a staging folder that callers filled with files of any kind, gives a checked, read-only `Release`. A version is
-named after its content: the checksum of its manifest, which holds the checksum of every file. So the same data trained
-again is the same release under the same name, and no part of one release can stand in another unnoticed.
+Takes a staging folder with files of any kind, gives a checked, read-only `Release`. A version is named after its
+content: the checksum of its manifest, which holds the checksum of every file. So training again on the same data gives
+the same release under the same name, and a file from another release is always detected.
 It does not know what the files mean.
 """
 
@@ -31,13 +31,13 @@ from recsys.errors import ReleaseError
 from recsys.features import spec
 
 FORMAT = 5
-"""Version of the folder's layout. Since 5 an index says which vectors it was built from."""
+"""Version of the folder's layout. Since 5 an index names the vectors it was built from."""
 
 LIBRARIES = ("faiss-cpu", "lightgbm", "numpy", "pyarrow", "torch")
 MANIFEST = "manifest.json"
 
 _VERSION = re.compile(r"r-[0-9a-f]{12}")
-_AGAIN = "run `recsys train` to make it again"
+_REMEDY = "run `recsys train` to make it again"
 
 
 class _Strict(BaseModel):
@@ -45,7 +45,7 @@ class _Strict(BaseModel):
 
 
 class FileEntry(_Strict):
-    """What a file of a release must be."""
+    """Size and checksum of one file of a release."""
 
     size: int
     """Bytes."""
@@ -53,23 +53,23 @@ class FileEntry(_Strict):
 
 
 class Manifest(_Strict):
-    """What a release says about itself. No wall time: the same data gives the same bytes."""
+    """Description of a release. It holds no wall time, so the same data gives the same bytes."""
 
     format: int
     fingerprint: str
-    """`features.spec.fingerprint()` of the code that made it."""
+    """`features.spec.fingerprint()` of the code that made the release."""
     files: dict[str, FileEntry]
-    """Path inside the folder to size and checksum."""
+    """Path inside the folder -> size and checksum."""
     config: dict[str, JsonValue]
     """The resolved settings."""
     metrics: dict[str, JsonValue]
     libraries: dict[str, str]
     logs_end: int
-    """Microseconds; the last event it learned from."""
+    """Microseconds; the time of the last event in the training logs."""
     watermark: str
-    """Stream position its online snapshot reflects; empty for none."""
+    """Stream position that its online snapshot reflects; empty for none."""
     world: bool
-    """Whether the logs come from the synthetic world, whose clock then applies."""
+    """Whether the logs come from the synthetic world. Serving then uses the world's clock."""
 
     def encoded(self) -> bytes:
         return json.dumps(self.model_dump(), indent=1, sort_keys=True, allow_nan=False).encode()
@@ -77,7 +77,7 @@ class Manifest(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A release that passed its checks."""
+    """A release that passed all checks."""
 
     path: Path
     manifest: Manifest
@@ -89,9 +89,10 @@ class Release:
 
 @contextmanager
 def staging(releases_path: Path) -> Iterator[Path]:
-    """An empty folder beside the releases to fill and `publish`; the rest of it goes with the block, also on Ctrl-C.
+    """Make an empty folder beside the releases, to fill and then `publish`.
 
-    The folder is locked as long as its process lives. Those of processes that died are cleared away first.
+    Deletes the folder when the block ends, also on Ctrl-C, unless it was published. A lock marks the folder as in use
+    while its process lives; folders of dead processes are deleted first.
     """
     releases_path.mkdir(parents=True, exist_ok=True)
     with _locked(releases_path):
@@ -117,15 +118,15 @@ def publish(
     watermark: str = "",
     world: bool = False,
 ) -> Release:
-    """Seal a staging folder as a release: write the manifest, flush every file, rename into place.
+    """Turn a staging folder into a release: write the manifest, flush every file, rename the folder.
 
     Args:
-        folder: what `staging` gave; it is gone afterwards.
+        folder: from `staging`; it no longer exists afterwards.
         config: the resolved settings, as JSON (`config.model_dump(mode="json")`).
-        metrics: figures of the training, as JSON; nothing that differs between two equal runs.
-        logs_end: microseconds, the last event the release learned from.
-    Returns: the release; the one that was there already when it has the same content and is intact.
-    Raises: ReleaseError when the folder holds no file, holds a link, or a figure is not JSON.
+        metrics: training figures, as JSON; nothing that differs between two equal runs.
+        logs_end: microseconds, the time of the last event in the training logs.
+    Returns: the release. If an intact release with the same content exists, returns that one.
+    Raises: ReleaseError when the folder is empty, holds a link, or a figure is not JSON.
     """
     paths = _files(folder)
     if not paths:
@@ -158,7 +159,7 @@ def publish(
             try:
                 return load(releases_path, version)
             except ReleaseError:
-                # A damaged copy of the same content: the good one takes its place.
+                # The existing copy of the same content is damaged: replace it.
                 os.rename(target, releases_path / f".staging-damaged-{secrets.token_hex(4)}")
         os.rename(folder, target)
         _flush(releases_path)
@@ -166,9 +167,9 @@ def publish(
 
 
 def use(releases_path: Path, version: str) -> None:
-    """Make a release the current one; readers see the old name or the new, never neither.
+    """Make a release the current one. Readers see either the old or the new name.
 
-    Raises: ReleaseError when it does not exist or any of its files is not what it should be.
+    Raises: ReleaseError when the release does not exist or a file is missing or altered.
     """
     load(releases_path, version)
     with _locked(releases_path):
@@ -179,13 +180,13 @@ def use(releases_path: Path, version: str) -> None:
         _flush(releases_path)
 
 
-def retire(releases_path: Path) -> None:
-    """No release is current any more: what they learned from is gone. None is removed."""
+def clear_current(releases_path: Path) -> None:
+    """Leave no release current, because the logs they were trained on are gone. Deletes no release."""
     (releases_path / "current").unlink(missing_ok=True)
 
 
 def current(releases_path: Path) -> str | None:
-    """Name of the release that serves, None when none was chosen."""
+    """Version of the current release, None if there is none."""
     try:
         return (releases_path / "current").read_text().strip()
     except FileNotFoundError:
@@ -193,7 +194,7 @@ def current(releases_path: Path) -> str | None:
 
 
 def list_releases(releases_path: Path) -> list[str]:
-    """Names of the releases in the folder, the newest first, whatever their state."""
+    """Versions of all releases in the folder, newest first; their files are not checked."""
     paths = [p for p in releases_path.glob("r-*") if _VERSION.fullmatch(p.name)] if releases_path.is_dir() else []
     return [path.name for path in sorted(paths, key=lambda p: (-p.stat().st_mtime_ns, p.name))]
 
@@ -202,9 +203,9 @@ def load(releases_path: Path, version: str | None = None, verify: bool = True) -
     """Open a release after checking that it is complete, unaltered and made for this code.
 
     Args:
-        version: its name; None takes the current one.
-        verify: read every file and compare checksums; otherwise names and sizes only.
-    Raises: ReleaseError naming file, expectation, finding and remedy.
+        version: None loads the current release.
+        verify: compare the checksum of every file; otherwise only names and sizes.
+    Raises: ReleaseError that names the file, what was expected, what was found, and the remedy.
     """
     known = list_releases(releases_path)
     version = version if version is not None else current(releases_path)
@@ -228,17 +229,18 @@ def load(releases_path: Path, version: str | None = None, verify: bool = True) -
     found.pop(MANIFEST, None)
     if surplus := sorted(found.keys() - manifest.files.keys()):
         raise ReleaseError(
-            f"release {version}: {surplus[0]} is not in its manifest; parts of two releases are mixed, {_AGAIN}"
+            f"release {version}: {surplus[0]} is not in its manifest; parts of two releases are mixed, {_REMEDY}"
         )
     for name, entry in manifest.files.items():
         if name not in found:
-            raise ReleaseError(f"release {version}: {name} is missing ({entry.size} bytes expected); {_AGAIN}")
+            raise ReleaseError(f"release {version}: {name} is missing ({entry.size} bytes expected); {_REMEDY}")
         if (size := found[name].stat().st_size) != entry.size:
-            raise ReleaseError(f"release {version}: {name} must have {entry.size} bytes, got {size}; {_AGAIN}")
+            raise ReleaseError(f"release {version}: {name} must have {entry.size} bytes, got {size}; {_REMEDY}")
         if verify and (sha256 := _checksum(found[name])) != entry.sha256:
             origin = _owner_of(releases_path, known, name, sha256)
             raise ReleaseError(
-                f"release {version}: {name} must have sha256 {entry.sha256[:12]}…, got {sha256[:12]}…{origin}; {_AGAIN}"
+                f"release {version}: {name} must have sha256 {entry.sha256[:12]}…, "
+                f"got {sha256[:12]}…{origin}; {_REMEDY}"
             )
     return Release(path, manifest)
 
@@ -248,21 +250,23 @@ def _read_manifest(path: Path) -> Manifest:
         encoded = (path / MANIFEST).read_bytes()
         format_found = json.loads(encoded)["format"]
         if format_found != FORMAT:
-            raise ReleaseError(f"release {path.name}: its format is {format_found}, this code reads {FORMAT}; {_AGAIN}")
+            raise ReleaseError(
+                f"release {path.name}: its format is {format_found}, this code reads {FORMAT}; {_REMEDY}"
+            )
         manifest = Manifest.model_validate_json(encoded)
     except FileNotFoundError:
-        raise ReleaseError(f"release {path.name}: {MANIFEST} is missing; {_AGAIN}") from None
+        raise ReleaseError(f"release {path.name}: {MANIFEST} is missing; {_REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
-        raise ReleaseError(f"release {path.name}: {MANIFEST} is not a readable manifest; {_AGAIN}") from None
+        raise ReleaseError(f"release {path.name}: {MANIFEST} is not a readable manifest; {_REMEDY}") from None
     if (name := _name(encoded)) != path.name:
         raise ReleaseError(
-            f"release {path.name}: its {MANIFEST} is that of {name}, altered or of another release; {_AGAIN}"
+            f"release {path.name}: its {MANIFEST} is that of {name}, so it was altered or swapped; {_REMEDY}"
         )
     return manifest
 
 
 def _owner_of(releases_path: Path, known: list[str], name: str, sha256: str) -> str:
-    """Where a file that does not belong here comes from, as part of a sentence."""
+    """Name the release that a foreign file belongs to, as part of a sentence; empty if unknown."""
     for other in known:
         try:
             entry = _read_manifest(releases_path / other).files.get(name)
@@ -278,12 +282,12 @@ def _name(manifest: bytes) -> str:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Path inside the folder to path, in order of name, for every file below it."""
+    """All files below the folder, as relative name -> path, sorted by name."""
     entries = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
     for path in entries:
         if path.is_symlink() or not path.is_file():
             raise ReleaseError(
-                f"release {folder.name}: {path.relative_to(folder)} must be a file, got a link or device; {_AGAIN}"
+                f"release {folder.name}: {path.relative_to(folder)} must be a file, got a link or device; {_REMEDY}"
             )
     return {path.relative_to(folder).as_posix(): path for path in entries}
 
@@ -303,7 +307,7 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's own lock; it goes with the process, so it cannot be left behind."""
+    """Hold a lock on the folder. The system releases it when the process ends, so it cannot become stale."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -313,7 +317,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    """Remove a staging folder unless its process still holds the lock on it."""
+    """Delete a staging folder unless a live process holds its lock."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:

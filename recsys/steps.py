@@ -1,6 +1,6 @@
-"""The long steps as one call each, and what a step needs made first. What the command line and the demo share.
+"""Long steps as one call each, shared by the command line, the demo and the benchmarks.
 
-Takes settings, gives results. The work itself lives in the packages.
+Takes settings, gives results. A step first runs the steps it depends on when their results are missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from recsys.world.writing.simulate import Written, simulate
 
 
 def simulate_step(config: Config, progress: Progress) -> Written:
-    """Write a new world into the lake. What the online store knew of an older one is removed, no release stays current.
+    """Write a new world into the lake. Clears the online store and the current release, which belong to older logs.
 
     Raises: DataError when the lake holds logs that are not a world's.
     """
@@ -31,22 +31,25 @@ def simulate_step(config: Config, progress: Progress) -> Written:
     if config.online.url is not None or (config.data_dir / "redis").exists():
         with connect(config.online, config.data_dir) as connection:
             generations.clear(connection.client)
-    release.retire(config.releases_path)
+    release.clear_current(config.releases_path)
     with progress.stage("simulate") as report:
         return simulate(config.world, lake, config.world_path / "truth", config.ranking.n_threads, report)
 
 
 def refuse_foreign_logs(lake: Lake, config: Config) -> None:
-    """Before a lake is emptied for a world. Raises: DataError when no simulation wrote what it holds."""
+    """Protect logs that are not simulated: call this before emptying a lake.
+
+    Raises: DataError when the lake holds tables that no simulation wrote.
+    """
     if _foreign(lake):
         raise DataError(
-            f"{config.lake_url} holds tables that no simulation wrote; "
-            "pass --set data_dir=FOLDER (or offline.url) with an empty one"
+            f"a simulation must not overwrite other logs, {config.lake_url} holds tables that no simulation wrote; "
+            "choose an empty folder with --set data_dir=FOLDER (or offline.url)"
         )
 
 
 def _foreign(lake: Lake) -> bool:
-    """Whether the lake holds logs that are not a world's, or the beginning of such."""
+    """Whether the lake holds logs, complete or partial, that no simulation wrote."""
     unfinished = lake.unfinished()
     if unfinished is not None:
         return bool(unfinished.get("origin", "world") != "world")
@@ -54,18 +57,19 @@ def _foreign(lake: Lake) -> bool:
 
 
 def evaluate_step(config: Config, progress: Progress, n_seeds: int = 1) -> dict[str, Any]:
-    """The report; simulates and trains where that was not done yet, and says so.
+    """Make the evaluation report. Simulates and trains first if needed, and prints that it does.
 
     Args:
-        n_seeds: more than one makes that many worlds, each in a data folder of its own below `data_dir`.
-    Raises: ConfigError when several worlds are asked for beside logs that are not a world's.
+        n_seeds: number of worlds to average over. With more than one, each world gets its own folder below
+            `data_dir/seeds`.
+    Raises: ConfigError when `n_seeds` > 1 and the lake holds logs that were not simulated.
     """
     if n_seeds == 1:
         return _evaluate_one(config, progress)
     if _foreign(Lake(config.lake_url)):
         raise ConfigError(
-            f"--seeds must be left out where logs are not a world's, got {n_seeds}: it makes a world per seed, which "
-            f"says nothing of the logs in {config.lake_url}; pass --set data_dir=FOLDER for worlds"
+            f"--seeds must be 1 for logs that were not simulated, got {n_seeds}: it simulates a world per seed, which "
+            f"says nothing about the logs in {config.lake_url}; use another folder with --set data_dir=FOLDER"
         )
     reports = {}
     for seed in range(config.world.seed, config.world.seed + n_seeds):
@@ -86,18 +90,18 @@ def evaluate_step(config: Config, progress: Progress, n_seeds: int = 1) -> dict[
 
 
 def ensure_release(config: Config, progress: Progress) -> None:
-    """Simulate and train where that was not done yet, and say so."""
+    """Simulate and train if needed, and print that it does."""
     lake = Lake(config.lake_url)
     written = any(lake.files(table) for table in ("impressions", "returned", "actions")) and not lake.interrupted()
     if not written and not _foreign(lake):
-        progress.say(f"no logs in {config.lake_url} yet: simulating first")
+        progress.say(f"no logs in {config.lake_url} yet, simulating first")
         simulate_step(config, progress)
         train(config, progress)
         return
     if lake.info().get("origin") == "world" and _settings_changed(config):
         progress.say(
-            f"the world in {config.data_dir} was simulated with other world settings than these and is used as it is; "
-            "run `recsys simulate` for a new one"
+            f"the world in {config.data_dir} was simulated with other world settings and is used as it is; "
+            "run `recsys simulate` to replace it"
         )
     try:
         release.load(config.releases_path, verify=False)
@@ -112,8 +116,8 @@ def _evaluate_one(config: Config, progress: Progress) -> dict[str, Any]:
 
 
 def _settings_changed(config: Config) -> bool:
-    """Whether a world was simulated here with other settings than these."""
+    """Whether the world in the data folder was simulated with other settings."""
     try:
         return read_settings(config.world_path)[0] != config.world
     except DataError:
-        return False  # no notes to compare with; what needs them says so
+        return False  # the world's settings are missing; the step that needs them raises

@@ -1,8 +1,8 @@
-"""From logs to a release that serves: catalogue, towers, index, rankers, online features.
+"""Train a release from the logs: catalogue, towers, index, rankers, online features.
 
-Takes the lake, gives a published release and loads the online store. Each model learns on its own share of time
-(`offline.logs.time_split`). It never reads the world or its truth: a world's logs and imported logs are the same to it,
-and the same logs give the same release.
+Takes the lake, gives a published release and loads the online store. Each model trains on its own period of the logs
+(`offline.logs.time_split`). Training never reads the simulated world or its truth: it treats simulated and imported
+logs alike. The same logs give the same release, byte for byte.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ from recsys.types import Floats
 
 @dataclass(frozen=True)
 class TrainingLogs:
-    """What was read of the lake."""
+    """What training reads from the lake."""
 
     catalogue: Catalogue
     logs: Logs
     logs_end: int
-    """Microseconds. A clock that serves from these logs starts here."""
+    """Microseconds; where `serving.clock: logs` starts."""
     quarantined: dict[str, int]
-    """Reason to number of rows that were set aside."""
+    """Reason -> number of rows that were set aside."""
 
 
 @dataclass(frozen=True)
 class TrainedModels:
-    """What a release is made of, still in memory."""
+    """The parts of a release, in memory."""
 
     catalogue: Catalogue
     split: Split
@@ -73,49 +73,50 @@ class TrainedModels:
 
 
 def train(config: Config, progress: Progress) -> release.Release:
-    """Read the lake, learn, publish, switch `current`, load the online store.
+    """Read the lake, train, publish a release, load the online store, make the release current.
 
-    Raises: DataError when the lake lacks what is needed; the release that served before then stays.
+    Raises: DataError when the lake lacks what training needs; the current release then stays current.
     """
     with connect(config.online, config.data_dir) as connection, ExitStack() as until_loaded:
         lake, stream = Lake(config.lake_url), RedisStream(connection.client, config.online)
         lake.info()
-        # The lake is brought up to the stream and held while it is read, so that the logs and the watermark are one.
-        # What follows on the stream is kept until the load has replayed it, and that from before the lake goes on: its
-        # next step and a trim behind that would take it away.
+        # Bring the lake up to the end of the stream and lock it while reading, so that the logs end exactly at the
+        # watermark. Then hold the stream: later events must not be trimmed before the online load has replayed them.
+        # The hold starts before the lake is unlocked, because its writer may then go on and trim.
         with LakeSink(connection.client, stream, lake).held() as watermark:
             until_loaded.enter_context(stream.hold(watermark))
-            # Of people whose erasure is not through yet the lake still holds rows.
+            # The lake may still hold rows of people whose erasure has begun but not finished: leave them out.
             erased = read_erased(connection.client)
-            material = read_material(config, lake, progress, erased.covers)
+            training_logs = read_training_logs(config, lake, progress, erased.covers)
             with progress.stage("read what was returned"):
                 returned = _returned(lake)
         checkpoints = config.data_dir / "checkpoints"
-        learned = learn(config, material, progress, checkpoints)
+        models = train_models(config, training_logs, progress, checkpoints)
         with progress.stage("release"), release.staging(config.releases_path) as folder:
-            _save(learned, folder)
+            _save(models, folder)
             made = release.publish(
                 folder,
                 config=config.model_dump(mode="json"),
-                metrics=learned.metrics,
-                logs_end=material.logs_end,
+                metrics=models.metrics,
+                logs_end=training_logs.logs_end,
                 watermark=watermark,
                 world=lake.info().get("origin") == "world",
             )
         with progress.stage("online features") as report:
-            state = snapshot(material.catalogue, material.logs.events, config.ranking.n_threads)
-            reach = SnapshotReach(watermark, material.logs_end, erased)
-            load_snapshot(
-                connection.client, material.catalogue, state, config.online, reach, report, config.offline.impressions
-            )
+            catalogue = training_logs.catalogue
+            state = snapshot(catalogue, training_logs.logs.events, config.ranking.n_threads)
+            reach = SnapshotReach(watermark, training_logs.logs_end, erased)
+            load_snapshot(connection.client, catalogue, state, config.online, reach, report, config.offline.impressions)
             load_returned(connection.client, returned, config.online)
         release.use(config.releases_path, made.version)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return made
 
 
-def read_material(config: Config, lake: Lake, progress: Progress, exclude: ExcludeEvents | None = None) -> TrainingLogs:
-    """What models learn from, without the events chosen by `exclude`; says what was set aside of it."""
+def read_training_logs(
+    config: Config, lake: Lake, progress: Progress, exclude: ExcludeEvents | None = None
+) -> TrainingLogs:
+    """Read the catalogue and the logs, without the events that `exclude` selects. Prints what was set aside."""
     with progress.stage("read the lake"):
         catalogue = build_catalogue(lake, *mentioned_ids(lake))
         logs = read_logs(lake, catalogue, config.offline, exclude=exclude)
@@ -123,36 +124,44 @@ def read_material(config: Config, lake: Lake, progress: Progress, exclude: Exclu
     for reason, count in lake.quarantined.items():
         progress.say(f"set aside: {count} x {reason}")
     if catalogue.n_id_only_posts:
-        progress.say(
-            f"{catalogue.n_id_only_posts} posts are mentioned in events but described nowhere: known by id only"
-        )
+        progress.say(f"{catalogue.n_id_only_posts} posts appear in events but are not described: known by id only")
     if logs.negatives == "sampled":
         progress.say(
-            f"clicks outnumber impressions in these logs: each learns against {config.offline.sampled_negatives} "
-            "posts drawn at random (offline.sampled_negatives); probabilities are against those, not click rates"
+            f"these logs have more clicks than impressions, so each click is trained against "
+            f"{config.offline.sampled_negatives} random posts (offline.sampled_negatives); "
+            "predicted probabilities are relative to these, not click rates"
         )
     return TrainingLogs(catalogue, logs, logs_end, dict(lake.quarantined))
 
 
-def learn(config: Config, material: TrainingLogs, progress: Progress, checkpoints: Path | None = None) -> TrainedModels:
-    """All models, each from its own share of time. Reads and writes nothing but the checkpoints of a stopped run."""
-    catalogue, logs, logs_end = material.catalogue, material.logs, material.logs_end
-    exposures = logs.exposures
+def train_models(
+    config: Config, training_logs: TrainingLogs, progress: Progress, checkpoints: Path | None = None
+) -> TrainedModels:
+    """Train all models, each on its own period of the logs.
+
+    Args:
+        checkpoints: folder for the towers' checkpoints, so that an interrupted run can continue. The only files used.
+    """
+    catalogue, logs, logs_end = training_logs.catalogue, training_logs.logs, training_logs.logs_end
+    exposures = logs.exposures  # E rows in order of time
     split = split_by_time(exposures, config.offline.split, config.offline.label_window_s)
+    # 1. Towers: learn from the clicks of the towers' period, (n_clicks,) of users, posts and times.
     with progress.stage("train towers") as report:
         clicked = np.flatnonzero(split.rows(exposures, "towers") & exposures.click)
         clicks = Clicks(exposures.user_row[clicked], exposures.post_row[clicked], exposures.now[clicked])
         towers = train_towers(catalogue, clicks, config.retrieval.towers, report, checkpoints).with_reference(logs_end)
+    # 2. Index: built over all post vectors, (N, D), and tuned with user vectors at four moments, (4, M, D).
     with progress.stage("build index") as report:
         post_vectors = towers.post_vectors(catalogue)
-        users = some_users(catalogue, logs.events, towers, logs_end, config)
+        users = tuning_users(catalogue, logs.events, towers, logs_end, config)
         tuned = tuner.tune(post_vectors, users, config.retrieval.sources.budget, config.retrieval.index, report)
     progress.say(f"index: {tuned.why}")
+    # 3. Other sources: count over everything before the test period, because they depend on recent clicks.
     with progress.stage("sources"):
-        # From all that came before the test share: who is asked about then has clicked lately, not in the towers' days.
         sources = LearnedSources.learn(catalogue, logs, split.bounds("test")[0], config.retrieval)
+    # 4. Features of the exposures that rankers use, each as of its request: (n_used, F).
     with progress.stage("point-in-time features"):
-        shares = {share: split.rows(exposures, share) for share in ("rankers", "calibrators", "test")}
+        shares = {share: split.rows(exposures, share) for share in ("rankers", "calibrators", "test")}  # (E,) masks
         _keep_newest(shares["rankers"], config.ranking.max_rows)
         used = np.flatnonzero(np.any(list(shares.values()), axis=0))
         examples = build_examples(
@@ -164,6 +173,7 @@ def learn(config: Config, material: TrainingLogs, progress: Progress, checkpoint
             config.online.history_size,
             config.ranking.n_threads,
         )
+    # 5. Rankers and their calibrators, then their figures on the test period.
     with progress.stage("train rankers") as report:
         rankers = fit_rankers(
             examples.where(shares["rankers"][used]), examples.where(shares["calibrators"][used]), config.ranking, report
@@ -182,14 +192,17 @@ def learn(config: Config, material: TrainingLogs, progress: Progress, checkpoint
         "rows": {share: int(rows.sum()) for share, rows in shares.items()} | {"towers": len(clicks)},
         "posts": catalogue.n_posts,
         "id_only_posts": catalogue.n_id_only_posts,
-        "quarantined": material.quarantined,
+        "quarantined": training_logs.quarantined,
     }
     return TrainedModels(catalogue, split, towers, post_vectors, tuned, sources, rankers, metrics)
 
 
-def some_users(catalogue: Catalogue, events: Events, towers: Towers, now: int, config: Config) -> Floats:
-    """Vectors of different users, drawn by how much they did, as a request at `now` would know them, and as of the
-    later moments for which an index is made (`freshness.MOMENTS`), (S, M, D)."""
+def tuning_users(catalogue: Catalogue, events: Events, towers: Towers, now: int, config: Config) -> Floats:
+    """Vectors of random users, for tuning the index: (S, M, D) for S moments and M users.
+
+    Active users are drawn more often, as in traffic; no user is drawn twice. The histories are those at `now`, the
+    moments are `freshness.MOMENTS`.
+    """
     drawn = events.user_row[np.random.default_rng(0).permutation(len(events))]
     _, first = np.unique(drawn, return_index=True)
     chosen = drawn[np.sort(first)[: config.retrieval.index.n_tuning_queries]]
@@ -200,7 +213,7 @@ def some_users(catalogue: Catalogue, events: Events, towers: Towers, now: int, c
 
 
 def _returned(lake: Lake) -> pa.Table:
-    """What users were sent, as user_id, post_id, now; where the logs do not say, what they clicked, which is less."""
+    """Posts that were returned to users, as user_id, post_id, now. Logs without these rows give the clicked posts."""
     returned = lake.read("returned", ["user_id", "post_id", "now"])
     if len(returned):
         return returned
@@ -210,16 +223,16 @@ def _returned(lake: Lake) -> pa.Table:
 
 
 def _keep_newest(rows: np.ndarray, n: int) -> None:
-    """Leave only the last n rows of a mask over exposures in order of time, in place."""
+    """Keep only the last n true rows of a mask over exposures, which are in order of time; changes it in place."""
     chosen = np.flatnonzero(rows)
     rows[chosen[: max(len(chosen) - n, 0)]] = False
 
 
-def _save(learned: TrainedModels, folder: Path) -> None:
-    learned.catalogue.save(folder / "catalogue")
-    learned.towers.save(folder / "towers")
-    learned.tuning.chosen.index.save(folder / "index")
-    (folder / "index" / "tuning.json").write_text(json.dumps(learned.tuning.figures(), indent=1))
-    np.save(folder / "index" / "post_vectors.npy", learned.post_vectors)
-    learned.sources.save(folder / "sources")
-    learned.rankers.save(folder / "ranking")
+def _save(models: TrainedModels, folder: Path) -> None:
+    models.catalogue.save(folder / "catalogue")
+    models.towers.save(folder / "towers")
+    models.tuning.chosen.index.save(folder / "index")
+    (folder / "index" / "tuning.json").write_text(json.dumps(models.tuning.figures(), indent=1))
+    np.save(folder / "index" / "post_vectors.npy", models.post_vectors)
+    models.sources.save(folder / "sources")
+    models.rankers.save(folder / "ranking")

@@ -1,4 +1,4 @@
-"""What travels through the three stages: one request, what is known about it, its candidates as columns, the slate.
+"""The types that pass through the three stages: request, context, candidates (as columns), slate.
 
 Shape letters: N posts, U users, C candidates of one request, F features, H heads, D embedding size, K slate.
 Posts and users have ids outside (int64) and dense int32 rows inside; times are int64 microseconds since 1970 UTC.
@@ -27,7 +27,7 @@ DAY = 24 * HOUR
 
 
 class Source(IntFlag):
-    """Which retrieval source brought a candidate; a candidate may carry several bits."""
+    """Retrieval sources, as bits: a candidate found by several sources has several bits set."""
 
     TWO_TOWER = 1
     FOLLOWED = 2
@@ -42,7 +42,7 @@ class Source(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What earlier pages of the same feed already showed; travels in the cursor."""
+    """What earlier pages of the same feed showed; stored in the cursor."""
 
     post_ids: tuple[int, ...] = ()
     authors: dict[int, int] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class FeedRequest:
-    """What the client said."""
+    """A client's request for a page of posts."""
 
     request_id: int
     user_id: int
@@ -64,11 +64,11 @@ class FeedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The request and what the stores know about its user."""
+    """The request and what catalogue and online store know about its user."""
 
     request: FeedRequest
     user_row: int
-    """Row in the catalogue, -1 for a user it does not know."""
+    """Row in the catalogue, -1 for an unknown user."""
     language: int
     """Row of the user's language in the catalogue, -1 unknown."""
     country: int
@@ -80,11 +80,11 @@ class Context:
     history: Rows
     """Posts clicked before, newest first, as post rows."""
     returned: Rows
-    """Posts returned before (those of the cursor included), as post rows."""
+    """Posts returned before, those in the cursor included, as post rows."""
     trending: Rows
     """Trending posts in the user's language, best first, as post rows."""
     user_watermark: str = ""
-    """Stream position as of which the user's history was read; empty when nothing was streamed yet."""
+    """Stream position that the user's history reflects; empty before the first event."""
 
     @property
     def now(self) -> int:
@@ -107,15 +107,15 @@ class Candidates:
     score: Floats | None = None
     """Final ranked value, (C,)."""
     removed: dict[str, Rows] = field(default_factory=dict)
-    """Reason to the post rows it removed."""
+    """Reason -> the post rows removed for it."""
     missing_sources: tuple[str, ...] = ()
-    """Sources that failed or were late."""
+    """Sources that failed."""
 
     def __len__(self) -> int:
         return len(self.post_row)
 
     def take(self, order: NDArray[np.integer]) -> Self:
-        """The candidates at these places, in this order."""
+        """The candidates at these positions, in this order."""
         return replace(
             self,
             post_row=self.post_row[order],
@@ -127,7 +127,7 @@ class Candidates:
         )
 
     def where(self, keep: Mask, reason: str) -> Self:
-        """The candidates under the mask (C,); the others are remembered under `reason`."""
+        """Keep the candidates where the mask, (C,), is true; record the others in `removed` under `reason`."""
         if keep.all():
             return self
         gone = np.concatenate([self.removed.get(reason, np.empty(0, np.int32)), self.post_row[~keep]])
@@ -136,19 +136,19 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """The ordered list a user gets; every array has length K."""
+    """The ordered list of posts a user gets, of length K."""
 
     context: Context
     candidates: Candidates
-    """The chosen posts in order of position, with the columns they were chosen by."""
+    """The chosen posts in order of position, with the columns used to choose them."""
     recorded: Rows
-    """Every post that was ranked for this request: what the slate was chosen from, (C,)."""
+    """All posts that were ranked for this request, (C,); the slate was chosen from these."""
     propensity: Floats
     """P(this post here | earlier positions, recorded candidates), (K,), in (0, 1]."""
     watermark: str
-    """Stream position the features reflect; empty when nothing was streamed yet."""
+    """Stream position that the features reflect; empty before the first event."""
     degraded: tuple[str, ...] = ()
-    """What was left out, by name."""
+    """Names of the parts that were left out."""
 
 
 class Filter(Protocol):
@@ -158,6 +158,6 @@ class Filter(Protocol):
 
 
 class Scorer(Protocol):
-    """P(click) of feature rows, as logged position 0 would see them: (C, F) -> (C,), finite, in (0, 1)."""
+    """P(click) of feature rows as if shown at position 0: (C, F) -> (C,), finite, in (0, 1)."""
 
     def probability(self, features: Floats) -> Doubles: ...

@@ -21,7 +21,7 @@ from recsys.online.tombstones import mark_erased
 from recsys.progress import Progress
 from recsys.retrieval.towers.freshness import MOMENTS, later
 from recsys.steps import simulate_step
-from recsys.training import read_material, some_users, train
+from recsys.training import read_training_logs, train, tuning_users
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -60,14 +60,14 @@ def test_a_release_says_what_it_learned_from_and_how_good_it_is(tiny_world):
 def test_an_index_is_tuned_with_the_same_users_at_every_moment(tiny_world):
     material = gather(tiny_world)
     catalogue, events, towers = material.catalogue, material.logs.events, material.towers
-    users = some_users(catalogue, events, towers, material.logs_end, tiny_world)
+    users = tuning_users(catalogue, events, towers, material.logs_end, tiny_world)
     assert users.shape[0] == len(MOMENTS)
     assert 50 < users.shape[1] <= tiny_world.retrieval.index.n_tuning_queries
     assert len(np.unique(users[0], axis=0)) > 0.9 * users.shape[1]
     for passed, vectors in zip(MOMENTS, users, strict=True):
         np.testing.assert_allclose(vectors, later(users[0], passed), rtol=1e-6)
     none = Events(*(getattr(events, column.name)[:0] for column in fields(events)))
-    nobody = some_users(catalogue, none, towers, material.logs_end, tiny_world)
+    nobody = tuning_users(catalogue, none, towers, material.logs_end, tiny_world)
     assert nobody.shape == (len(MOMENTS), 0, towers.embedding_size)
 
 
@@ -85,7 +85,7 @@ def test_whoever_is_being_erased_is_neither_learned_from_nor_loaded(small_config
         counts = store.read_counts(user, np.arange(50, dtype=np.int32), made.manifest.logs_end).counts
     assert len(read.history) == len(read.returned) == 0
     assert not any(counts[name].any() for name in ("user", "user_topic", "user_author"))
-    material = read_material(small_config, lake, Progress(), lambda user_id, time: user_id == user)
+    material = read_training_logs(small_config, lake, Progress(), lambda user_id, time: user_id == user)
     row = int(material.catalogue.user_rows([user])[0])
     assert row >= 0
     assert row not in material.logs.events.user_row

@@ -283,7 +283,7 @@ def test_a_training_run_holds_the_stream_before_it_gives_the_lake_back(
             seen.append((connection.client.exists(keys.LAKE_LOCK), connection.client.zcard(keys.HOLDS)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "read_material", interrupted)
+    monkeypatch.setattr(training, "read_training_logs", interrupted)
     with connect(config.online, config.data_dir) as connection:
         with pytest.raises(KeyboardInterrupt):
             training.train(config, Progress())

@@ -16,7 +16,7 @@ from recsys.errors import DataError
 from recsys.evaluation.report.material import Material
 from recsys.progress import Report
 from recsys.retrieval.towers.freshness import MOMENTS, later
-from recsys.training import some_users
+from recsys.training import tuning_users
 from recsys.types import HOUR, Floats, Rows, Times
 
 N_QUERIES = 2000
@@ -98,7 +98,7 @@ def users_of(material: Material) -> Floats:
     config = material.config
     index = config.retrieval.index.model_copy(update={"n_tuning_queries": N_QUERIES // len(MOMENTS)})
     config = config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"index": index})})
-    return some_users(material.catalogue, material.logs.events, material.towers, material.logs_end, config)
+    return tuning_users(material.catalogue, material.logs.events, material.towers, material.logs_end, config)
 
 
 def hard(n: int, size: int = 64, seed: int = 0) -> Vectors:

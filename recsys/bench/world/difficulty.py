@@ -1,4 +1,4 @@
-"""How hard the world is: what models reach with more logs, and what each difficulty costs them.
+"""How hard the world is: AUC of the models with more logs, and without each difficulty.
 
 Takes settings, simulates worlds into a temporary folder beside `data_dir`, trains on each and holds the rankers against
 the true probabilities. Nothing is published, no store is loaded. It does not know how figures are shown.
@@ -17,7 +17,7 @@ from recsys.evaluation.metrics.clicks import auc
 from recsys.offline.lake.lake import Lake
 from recsys.progress import Progress
 from recsys.ranking.rankers import RANKERS
-from recsys.training import learn, read_material
+from recsys.training import read_training_logs, train_models
 from recsys.world.world import World
 from recsys.world.writing.simulate import simulate
 
@@ -40,7 +40,7 @@ DIFFICULTIES: dict[str, dict[str, Any]] = {
     "copies": {"duplicate_share": 0.0, "edited_share": 0.0},
     "late, delayed and repeated events": {"late_share": 0.0, "delayed_share": 0.0, "redelivered_share": 0.0},
 }
-"""Each difficulty of the world, and the settings that take it away."""
+"""Each difficulty of the world, and the settings that remove it."""
 
 
 def learning_curve(config: Config, sizes: Sequence[int], progress: Progress) -> list[dict[str, float]]:
@@ -54,9 +54,9 @@ def learning_curve(config: Config, sizes: Sequence[int], progress: Progress) -> 
 
 
 def costs(config: Config, names: Sequence[str], progress: Progress) -> dict[str, Any]:
-    """For each difficulty, AUC in the world without it, and what it costs each model.
+    """For each difficulty, AUC in the world without it, and its cost to each model.
 
-    The cost is how much closer to the oracle a model comes without the difficulty: (oracle - model) with everything on,
+    The cost is how much closer a model comes to the oracle without the difficulty: (oracle - model) with everything on,
     less (oracle - model) without it. Taking away a difficulty moves the oracle as well, so AUCs alone do not compare.
     """
     progress.say("the world as it is")
@@ -80,10 +80,10 @@ def _figures(config: Config, world: WorldConfig, progress: Progress) -> dict[str
         lake = Lake(str(folder / "lake"))
         with progress.stage("simulate") as report:
             simulate(world, lake, folder / "world" / "truth", config.ranking.n_threads, report)
-        material = read_material(config, lake, progress)
-        learned = learn(config, material, progress)
+        material = read_training_logs(config, lake, progress)
+        learned = train_models(config, material, progress)
         figures = {ranker: float(learned.metrics["ranking"][ranker]["auc"]) for ranker in RANKERS}
         exposures = material.logs.exposures
         test = exposures.take(learned.split.rows(exposures, "test"))
         probability, _ = World.open(folder / "world").true_click_probability(test.request_id, test.position)
-        return {**figures, "oracle": cast(float, auc(probability, test.click))}  # the split saw to clicks
+        return {**figures, "oracle": cast(float, auc(probability, test.click))}  # the split guarantees clicks

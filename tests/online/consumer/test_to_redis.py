@@ -653,7 +653,7 @@ def test_the_catalogue_is_that_of_the_release_in_use_and_loaded_once(
     release.use(releases_path, version)
     second = of_now()
     assert second.post_id.tolist() == [100, NEW_POST]
-    release.retire(releases_path)
+    release.clear_current(releases_path)
     assert of_now() is second
 
 
