@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,14 +44,20 @@ class Recommends(Protocol):
     def recommend(self, request: FeedRequest) -> Slate: ...
 
 
+class Stores(NamedTuple):
+    """What a service reads and writes."""
+
+    online: RedisStore
+    stream: EventStream
+
+
 class Service:
     """A loaded release, ready to answer; safe to call from several threads."""
 
     def __init__(
         self,
         recommender: Recommends,
-        store: RedisStore,
-        stream: EventStream,
+        stores: Stores,
         clock: Clock,
         cursors: Cursors,
         *,
@@ -62,17 +68,16 @@ class Service:
     ) -> None:
         """
         Args:
-            api_key: what writes must present; None lets everybody write.
+            api_key: required of writes; None lets everybody write.
             wall: the wall clock in microseconds, when `clock` is a world's and clients may report wall times.
-            eraser: removes the user of this id from both stores, gives the receipt (`erasing.Receipt`); None where
+            eraser: erases the user of this id from both stores and returns the receipt (`erasing.Receipt`); None where
                 there is no lake.
-            resources: what `close` gives back.
+            resources: closed by `close`.
         """
         self.api_key = api_key
         self.metrics = Metrics()
         self._recommender = recommender
-        self._store = store
-        self._stream = stream
+        self._store, self._stream = stores
         self._clock = clock
         self._cursors = cursors
         self._wall = wall

@@ -27,7 +27,7 @@ from recsys.online.stream.log import RedisStream
 from recsys.serving.http.app import create_app
 from recsys.serving.http.cursor import KEY_BYTES, Cursors
 from recsys.serving.processes import server
-from recsys.serving.service import Service
+from recsys.serving.service import Service, Stores
 from recsys.types import Candidates, Context, Slate, Source
 
 N_POSTS = 130
@@ -102,8 +102,7 @@ class NewestFirst:
 def make_service(recommender, client, **settings) -> Service:
     return Service(
         recommender,
-        recommender.store,
-        RedisStream(client, OnlineConfig()),
+        Stores(recommender.store, RedisStream(client, OnlineConfig())),
         Clock(),
         Cursors(bytes(KEY_BYTES), 3600),
         **settings,

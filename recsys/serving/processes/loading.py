@@ -18,7 +18,7 @@ from recsys.pipeline import Recommender
 from recsys.serving.erasing import erase
 from recsys.serving.http.cursor import Cursors, read_key
 from recsys.serving.processes.clock_choice import is_on_logs, service_clock
-from recsys.serving.service import Service
+from recsys.serving.service import Service, Stores
 
 
 def open_service(config: Config, verify: bool = True) -> Service:
@@ -36,8 +36,7 @@ def open_service(config: Config, verify: bool = True) -> Service:
         store = RedisStore(client, Catalogue.load(loaded.path / "catalogue"), config.online)
         return Service(
             Recommender.open(config, loaded, store),
-            store,
-            RedisStream(client, config.online),
+            Stores(store, RedisStream(client, config.online)),
             clock,
             Cursors(read_key(config.data_dir / "cursor.key"), config.serving.cursor_ttl_s),
             api_key=config.serving.api_key,

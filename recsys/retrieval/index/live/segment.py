@@ -24,7 +24,6 @@ import numpy as np
 from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
 from recsys.online.stream.post_changes import NO_POST, START, PostChange, is_after
-from recsys.progress import Report
 from recsys.retrieval.index import tuner
 from recsys.retrieval.index.index import PostIndex, digest
 from recsys.types import Floats, Ids, Rows
@@ -54,16 +53,16 @@ class Segment:
     @classmethod
     def build(
         cls, post_id: Ids, vectors: Floats, language: Rows, users: Floats, k: int, config: IndexConfig, release: str,
-        position: str = START, report: Report = lambda done, total: None,
+        position: str = START,
     ) -> Self:  # fmt: skip
-        """Index these posts, of whatever kind the tuner chooses.
+        """Index these posts with the kind that the tuner chooses.
 
         Args:
             post_id: (N,), each once.
             users: a sample of the queries to come.
             release: whose towers the vectors are of.
-        Raises: DataError when there is no post, an id repeats or is that of none, a vector is not finite, or there are
-            not as many of each.
+        Raises: DataError when there is no post, an id repeats or is `NO_POST`, a vector is not finite, or the arrays
+            differ in length.
         """
         if not len(post_id) == len(vectors) == len(language):
             raise DataError(
@@ -71,7 +70,7 @@ class Segment:
                 f"got {len(post_id)}, {len(vectors)} and {len(language)}"
             )
         if (post_id == NO_POST).any():
-            raise DataError(f"a post must have an id other than {NO_POST}, which stands for none; rename it")
+            raise DataError(f"a post id must not be {NO_POST}, which means "no post"; give the post another id")
         order = np.argsort(post_id, kind="stable")
         post_id, vectors, language = (
             post_id[order].astype(np.int64),
@@ -79,19 +78,16 @@ class Segment:
             language[order],
         )
         if len(twice := np.flatnonzero(np.diff(post_id) == 0)):
-            raise DataError(f"a segment holds a post once, got post {post_id[twice[0]]} twice; keep its last vector")
-        index = tuner.tune(vectors, users, k, config, report).chosen.index
+            raise DataError(f"a segment must hold each post once, got post {post_id[twice[0]]} twice; keep its last vector")
+        index = tuner.tune(vectors, users, k, config, lambda done, total: None).chosen.index
         return cls(index, vectors, post_id, language.astype(np.int32), release, position)
 
-    def with_changes(
-        self, changes: Iterable[PostChange], users: Floats, k: int, config: IndexConfig,
-        report: Report = lambda done, total: None,
-    ) -> Self:  # fmt: skip
-        """A new segment of these posts and what became of them since.
+    def with_changes(self, changes: Iterable[PostChange], users: Floats, k: int, config: IndexConfig) -> Self:
+        """Build a new segment: these posts with all changes since.
 
         Args:
-            changes: in order of the stream; those this segment already holds are skipped, and so are, with a word in
-                the log, those that no segment can hold: one bad vector must not end all rebuilding.
+            changes: in stream order. Changes that this segment already holds are skipped. Invalid changes are skipped
+                and logged, since one bad vector must not stop all rebuilding.
         Raises: as `build`.
         """
         last: dict[int, PostChange] = {}
@@ -103,7 +99,7 @@ class Segment:
             try:
                 change.check(size)
             except DataError as error:
-                log.warning("change %s of a post is passed over: %s", change.position, error)
+                log.warning("change %s of a post is skipped: %s", change.position, error)
             else:
                 last[change.post_id] = change
         stays = ~np.isin(self.post_id, np.fromiter(last, np.int64, len(last)))
@@ -112,11 +108,11 @@ class Segment:
             np.concatenate([self.post_id[stays], np.array([change.post_id for change in come], np.int64)]),
             np.concatenate([self.vectors[stays], np.array([c.vector for c in come], np.float32).reshape(-1, size)]),
             np.concatenate([self.language[stays], np.array([change.language for change in come], np.int32)]),
-            users, k, config, self.release, position, report,
+            users, k, config, self.release, position,
         )  # fmt: skip
 
     def publish(self, folder: Path) -> Path:
-        """Write it and make it the current one; a reader sees the old one or the new, never neither."""
+        """Write the segment and make it current, atomically: readers see the old one or the new one."""
         folder.mkdir(parents=True, exist_ok=True)
         staging = folder / f".staging-{os.getpid()}"
         shutil.rmtree(staging, ignore_errors=True)

@@ -194,7 +194,7 @@ def test_a_bad_change_holds_up_neither_later_ones_nor_rebuilding(bad, caplog):
     expected = sorted([*IDS.tolist(), 8, 9])
     assert rebuilt.post_id.tolist() == expected
     assert rebuilt.position == "3-0"
-    assert "change 2-0 of a post is passed over" in caplog.text
+    assert "change 2-0 of a post is skipped" in caplog.text
     for newer in (index.segment, rebuilt):
         index.swap(newer)
         assert sorted(post for post in found(index, 20) if post >= 0) == expected
