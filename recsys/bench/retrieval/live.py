@@ -273,7 +273,7 @@ def _search(live: LiveIndex, queries: Floats, k: int, there: _There, seen: _Seen
 
 def _recall(live: LiveIndex, query: Floats, found: Ids, k: int) -> float:
     """Share of the k found that score at least the k-th score of an exact search over what is there."""
-    ids, vectors = live.there()
+    ids, vectors = live.existing_posts()
     scores = vectors @ query[0]
     kth = np.partition(scores, -k)[-k]
     return float(np.count_nonzero(np.isin(ids, found) & (scores >= kth - 1e-6 * abs(kth)))) / k

@@ -1,11 +1,11 @@
-"""An index that forgets and learns: a trained segment, posts that came since, and what is gone.
+"""A live index: a frozen segment plus adds and deletes.
 
-Takes changes of posts in the order of their stream, and new segments as they are built; answers searches meanwhile.
-The fresh posts are few and searched exactly. It does not know where changes come from.
+Takes changes of posts in stream order, and new segments as they are built; answers searches meanwhile. Fresh posts are
+few and are searched exactly.
 
-Searches wait for nobody and see every post once, as it was at some moment of the search. What makes it so: of a post
-that changes, the new is written before the old is taken away; a search first copies which posts of the segment are
-there, then looks which fresh ones are, and leaves out of the copy what it sees twice.
+Searches take no lock, and see every post once, as it was at some moment of the search. When a post changes, the writer
+adds the new version before it removes the old one. A search copies the segment's alive bits first, then reads which
+fresh posts are alive, and clears from its copy the posts that it sees twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FIRST_CAPACITY = 1024
 
 @dataclass(slots=True)
 class _Fresh:
-    """Posts that came after the segment, in order of their coming; only the first `n` count."""
+    """Posts added after the segment was built, in order of arrival; only the first `n` places count."""
 
     vectors: Floats
     """(capacity, D)."""
@@ -45,19 +45,19 @@ class _Fresh:
         )  # fmt: skip
 
     def places(self) -> Rows:
-        """Places of the posts that are alive; a post that is being changed may have two, the newer one behind."""
-        # Before they are counted: what is not alive any more by now was replaced by one that counts. `tobytes` reads
-        # all of it at one moment; during `copy` other threads may run.
+        """Places of alive posts; a post that is being changed may have two, the newer one last."""
+        # Read `alive` before `n`: a post removed since then was replaced by one within `n`. `tobytes` copies under
+        # the GIL, at one moment; during `copy` other threads may run.
         alive = np.frombuffer(self.alive.tobytes(), bool)
         return np.flatnonzero(alive[: self.n]).astype(np.int32)
 
     def newest(self, places: Rows) -> Rows:
-        """Of these places the last of each post."""
+        """The last place of each post among these places."""
         _, last = np.unique(self.post_id[places][::-1], return_index=True)
         return np.sort(places[len(places) - 1 - last])
 
     def grown(self) -> _Fresh:
-        """A copy with twice the room."""
+        """A copy with twice the capacity."""
         larger = _Fresh.empty(2 * len(self.post_id), self.vectors.shape[1])
         for name in ("vectors", "post_id", "language", "alive"):
             getattr(larger, name)[: self.n] = getattr(self, name)[: self.n]
@@ -67,19 +67,19 @@ class _Fresh:
 
 @dataclass(slots=True)
 class _State:
-    """What one search sees: a segment, and what became of its posts since."""
+    """What one search sees: a segment and the changes since."""
 
     segment: Segment
     alive: Bitmap
-    """Posts of the segment that are not gone; its bits are cleared in place."""
+    """Posts of the segment that are not deleted; bits are cleared in place."""
     n_alive: int
     of_language: dict[int, Bitmap]
     fresh: _Fresh
-    """Replaced by a larger one when it is full."""
+    """Replaced by a larger copy when it is full."""
     n_steps: int = 0
-    """Two per change: odd while one is being made."""
+    """Counts two per change; odd while a change is being applied."""
     place: dict[int, int] = field(default_factory=dict)
-    """Of every fresh post that is alive; only the writer looks."""
+    """Post id to place of every alive fresh post; only the writer reads it."""
 
     @classmethod
     def of(cls, segment: Segment) -> _State:
@@ -94,14 +94,14 @@ class _State:
 
 
 class LiveIndex:
-    """The posts of a segment with every change since applied."""
+    """A segment with every change since applied."""
 
     def __init__(self, segment: Segment) -> None:
         self._state = _State.of(segment)
         self._changes: list[PostChange] = []
         self._writing = threading.Lock()
         self.position = segment.position
-        """Of the last change that was applied."""
+        """Stream position of the last applied change."""
 
     @property
     def segment(self) -> Segment:
@@ -109,64 +109,69 @@ class LiveIndex:
 
     @property
     def n_fresh(self) -> int:
-        """Posts outside of the segment."""
+        """Number of posts outside the segment."""
         return len(self._state.place)
 
     def search(
         self, queries: Floats, k: int, language: int | None = None, exclude: Ids | None = None
     ) -> tuple[Floats, Ids]:
-        """The best k posts of each query that are there, best first.
+        """Find the best k existing posts for each query, best first.
 
         Args:
             queries: (B, D), finite.
-            language: only posts in this one; None takes all.
+            language: only posts in this language; None takes all.
             exclude: ids of posts to leave out; unknown ones are ignored.
         Returns: scores (B, k), -inf padded, and post ids (B, k), `NO_POST` padded.
         Raises: DataError when a shape is wrong, a query is not finite, or k is below 1.
         """
         state = self._state
+        # 1. The segment's posts that exist, (N,) bits; then the places of fresh posts that exist, (P,).
         n_steps = state.n_steps
         allowed = replace(state.alive, bits=state.alive.bits.copy(), share=state.n_alive / state.alive.n_posts)
         fresh = state.fresh
-        few = fresh.places()
+        places = fresh.places()
+        # 2. A change ran meanwhile: a post may be in both, or twice among the fresh ones. Keep its newest version.
         if n_steps % 2 or state.n_steps != n_steps:
-            few = fresh.newest(few)
-            allowed = allowed.without(lookup(state.segment.post_id, fresh.post_id[few]))
+            places = fresh.newest(places)
+            allowed = allowed.without(lookup(state.segment.post_id, fresh.post_id[places]))
+        # 3. The request's own filters.
         if language is not None:
             spoken = state.of_language.get(language)
             allowed = allowed & spoken if spoken is not None else Bitmap.of(np.zeros(allowed.n_posts, bool))
         if exclude is not None and len(exclude):
             allowed = allowed.without(lookup(state.segment.post_id, exclude))
+        # 4. Search the segment: scores and rows (B, k).
         scores, rows = state.segment.index.search(queries, k, allowed)
         ids = np.where(rows >= 0, state.segment.post_id[rows], NO_POST)
-        if not len(few):
+        if not len(places):
             return scores, ids
         if language is not None:
-            few = few[fresh.language[few] == language]
+            places = places[fresh.language[places] == language]
         if exclude is not None and len(exclude):
-            few = few[~np.isin(fresh.post_id[few], exclude)]
-        of_fresh = similarity(np.asarray(queries, np.float32), fresh.vectors[few])
+            places = places[~np.isin(fresh.post_id[places], exclude)]
+        # 5. Score all fresh posts, (B, P), and take the best k of both.
+        of_fresh = similarity(np.asarray(queries, np.float32), fresh.vectors[places])
         scores = np.concatenate([scores, of_fresh], axis=1)
-        ids = np.concatenate([ids, np.broadcast_to(fresh.post_id[few], of_fresh.shape)], axis=1)
+        ids = np.concatenate([ids, np.broadcast_to(fresh.post_id[places], of_fresh.shape)], axis=1)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, axis=1), np.take_along_axis(ids, best, axis=1)
 
-    def there(self) -> tuple[Ids, Floats]:
-        """Every post that is there now, in no order: ids (N,) and vectors (N, D), copied."""
+    def existing_posts(self) -> tuple[Ids, Floats]:
+        """Copy every existing post, in no order: ids (N,) and vectors (N, D)."""
         state = self._state
         alive = state.alive.has(np.arange(state.alive.n_posts, dtype=np.int32))
         fresh = state.fresh
-        few = fresh.newest(fresh.places())
-        alive &= ~np.isin(state.segment.post_id, fresh.post_id[few])
+        places = fresh.newest(fresh.places())
+        alive &= ~np.isin(state.segment.post_id, fresh.post_id[places])
         return (
-            np.concatenate([state.segment.post_id[alive], fresh.post_id[few]]),
-            np.concatenate([state.segment.vectors[alive], fresh.vectors[few]]),
+            np.concatenate([state.segment.post_id[alive], fresh.post_id[places]]),
+            np.concatenate([state.segment.vectors[alive], fresh.vectors[places]]),
         )
 
     def apply(self, change: PostChange) -> None:
-        """A post comes, changes or goes; a change that was applied already is skipped, an unknown post that goes too.
+        """Add, change or delete a post. Changes already applied, and deletes of unknown posts, are skipped.
 
-        Raises: DataError when no index can hold it (`PostChange.check`); it counts as read, the post stays as it was.
+        Raises: DataError when the change is invalid (`PostChange.check`); it counts as read, the post stays as it was.
         """
         with self._writing:
             if not is_after(change.position, self.position):
@@ -177,10 +182,10 @@ class LiveIndex:
             self._changes.append(change)
 
     def swap(self, segment: Segment) -> None:
-        """Search this segment from now on, with every change that it does not hold yet.
+        """Switch searches to this segment, with every later change applied again.
 
-        Raises: ReleaseError when it is older than the one in use, or of another release: what came since has vectors of
-            that one's towers.
+        Raises: ReleaseError when it is older than the one in use, or of another release, whose towers made other
+            vectors.
         """
         with self._writing:
             old = self._state.segment
@@ -204,8 +209,8 @@ class LiveIndex:
 
 
 def _apply(state: _State, change: PostChange) -> None:
-    """Make this change: first what is new of the post, then what was there of it."""
-    # What may fail comes first: after that a change is made whole.
+    """Apply a change: add the new version, then remove the old one."""
+    # Allocate first, since it may fail; the rest cannot, so a change is applied whole.
     if change.vector is not None and state.fresh.n == len(state.fresh.post_id):
         state.fresh = state.fresh.grown()
     state.n_steps += 1

@@ -1,10 +1,9 @@
-"""A trained segment on disk: an index, the ids of its posts, and how far it follows the changes of posts.
+"""A frozen segment on disk: an index, the ids of its posts, and the stream position that it reflects.
 
     <folder>/s-r-ce8f3dcb5b5d-1732665600000-0/    index/, vectors.npy, post_id.npy, language.npy, segment.json
     <folder>/current                              one line: the segment that workers search
 
-Takes vectors with ids, gives a segment that exists whole or not at all; all workers map the same files. It does not
-know who searches it.
+Takes vectors with ids, gives a segment that is written whole or not at all; all workers map the same files.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from recsys.types import Floats, Ids, Rows
 log = logging.getLogger(__name__)
 
 _KEPT = 2
-"""Segments on disk: the current one and the one before, which a worker may be opening."""
+"""Segments kept on disk: the current one and the one before, which a worker may still be opening."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """N posts; row r of the index is `post_id[r]`. Nothing in it changes."""
+    """N posts; row r of the index is `post_id[r]`. Immutable."""
 
     index: PostIndex
     vectors: Floats
@@ -46,9 +45,9 @@ class Segment:
     language: Rows
     """(N,), -1 unknown."""
     release: str
-    """Whose post tower the vectors are of."""
+    """The release whose post tower made the vectors."""
     position: str = START
-    """It holds every change of posts up to this one."""
+    """Stream position of the last change that it holds."""
 
     @classmethod
     def build(
@@ -70,7 +69,7 @@ class Segment:
                 f"got {len(post_id)}, {len(vectors)} and {len(language)}"
             )
         if (post_id == NO_POST).any():
-            raise DataError(f"a post id must not be {NO_POST}, which means "no post"; give the post another id")
+            raise DataError(f"a post must have an id other than {NO_POST}, which means no post; give it another id")
         order = np.argsort(post_id, kind="stable")
         post_id, vectors, language = (
             post_id[order].astype(np.int64),
@@ -78,7 +77,9 @@ class Segment:
             language[order],
         )
         if len(twice := np.flatnonzero(np.diff(post_id) == 0)):
-            raise DataError(f"a segment must hold each post once, got post {post_id[twice[0]]} twice; keep its last vector")
+            raise DataError(
+                f"a segment must hold each post once, got post {post_id[twice[0]]} twice; keep its last vector"
+            )
         index = tuner.tune(vectors, users, k, config, lambda done, total: None).chosen.index
         return cls(index, vectors, post_id, language.astype(np.int32), release, position)
 
