@@ -201,7 +201,7 @@ def tuning_users(catalogue: Catalogue, events: Events, towers: Towers, now: int,
     """Vectors of random users, for tuning the index: (S, M, D) for S moments and M users.
 
     Active users are drawn more often, as in traffic; no user is drawn twice. The histories are those at `now`, the
-    moments are `freshness.MOMENTS`.
+    moments are `freshness.INDEX_AGES`.
     """
     drawn = events.user_row[np.random.default_rng(0).permutation(len(events))]
     _, first = np.unique(drawn, return_index=True)
@@ -209,7 +209,7 @@ def tuning_users(catalogue: Catalogue, events: Events, towers: Towers, now: int,
     seen, times = np.full(len(chosen), len(events)), np.full(len(chosen), now, np.int64)
     users = user_batch(catalogue, events, chosen, times, seen, config.online.history_size)
     vectors = towers.user_vectors(catalogue, users)
-    return np.stack([freshness.later(vectors, passed) for passed in freshness.MOMENTS])
+    return np.stack([freshness.later(vectors, passed) for passed in freshness.INDEX_AGES])
 
 
 def _returned(lake: Lake) -> pa.Table:

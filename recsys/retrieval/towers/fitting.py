@@ -1,8 +1,8 @@
-"""The training loop of retrieval models: batches, learning rate, early stopping, checkpoints.
+"""Train a retrieval model: batches, learning rate, early stopping, checkpoints.
 
-Takes a model as its loss, its dense parameters and its tables; changes them in place. The same seed, device, thread
-count and data give the same bytes, also when a run is stopped and resumed. It does not know what a model computes, nor
-on which device: batches and draws are the processor's.
+Takes a model as its loss, its dense parameters and its embedding tables, and changes them in place. The same seed,
+device, thread count and data give the same bytes, also after a stop and resume. It does not know what the model
+computes or on which device: batches and random draws are made on the CPU.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
-    """What can be fitted."""
+    """What `fit` needs of a model."""
 
     @property
     def n_examples(self) -> int: ...
 
     @property
     def dense(self) -> Sequence[nn.Parameter]:
-        """Parameters that every step changes; may be none."""
+        """Parameters that every step updates; may be empty."""
 
     @property
     def tables(self) -> Sequence[RowTable]:
-        """Tables from which every loss takes rows; may be none."""
+        """Embedding tables from which every loss takes rows; may be empty."""
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """Mean loss of these examples, (B,).
 
         Args:
-            batch: places of the examples, on the processor as is `generator`.
+            batch: positions of the examples, on the CPU like `generator`.
         """
 
 
 class Fitted(NamedTuple):
-    """How a fit went."""
+    """Result of `fit`."""
 
     epochs: int
-    """Passes over the examples that the model kept."""
+    """Number of passes after which the model was best; its weights are those."""
     losses: list[float]
-    """Mean loss of each pass made."""
+    """Mean loss of each pass."""
     judged: list[float]
-    """What `judge` said after each pass made, higher is better; empty without one."""
+    """Result of `judge` after each pass, higher is better; empty without `judge`."""
 
 
 def fit(
@@ -70,15 +70,14 @@ def fit(
     judge: Callable[[], float] | None = None,
     checkpoint: Path | None = None,
 ) -> Fitted:
-    """Fit the model for `config.epochs` passes, or until `judge` finds no better one for `config.patience` of them.
+    """Fit the model for `config.epochs` passes, or until `judge` has not improved for `config.patience` passes.
 
     Args:
-        section: dotted name of `config` in the settings, for complaints.
-        judge: how good the model is now, on what it does not learn from; the model ends as the best one was.
-        checkpoint: file that is written after each pass; a run that finds one goes on from there, and from the start,
-            with a word in the log, where it was cut short. The caller sees to it that it belongs to this model and
-            data, and removes it when it is no longer needed.
-    Raises: DataError when the loss stops being a number.
+        section: dotted name of `config` in the settings, for error messages.
+        judge: measures the model on held-out examples; the weights of the best pass are kept.
+        checkpoint: file written after each pass. If it exists the run resumes from it; if it is truncated the run
+            starts anew and logs a warning. The caller makes sure that it belongs to this model and data, and deletes it.
+    Raises: DataError when the loss is not finite.
     """
     run = _Run(model, config)
     if checkpoint is not None and checkpoint.exists() and (state := _read(checkpoint)) is not None:
@@ -105,7 +104,7 @@ def fit(
 
 
 class _Run:
-    """Everything that changes during a fit."""
+    """The state of a fit: everything that a checkpoint holds."""
 
     def __init__(self, model: Model, config: FitConfig) -> None:
         self.model = model
@@ -182,7 +181,7 @@ def _step(run: _Run, batch: Tensor, rate: float, section: str, step: int, n_step
 
 
 def _rate(config: FitConfig, step: int, n_steps: int) -> float:
-    """From the learning rate to `final_rate` of it, along a cosine."""
+    """Cosine decay from the learning rate to `final_rate` times it."""
     cosine = (1 + math.cos(math.pi * step / n_steps)) / 2
     return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)
 
@@ -198,8 +197,8 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A saved state, None where the file was cut short."""
-    read = io.BytesIO(path.read_bytes())  # so that a failing disk is not taken for it
+    """Read a checkpoint; None when the file is truncated."""
+    read = io.BytesIO(path.read_bytes())  # outside the try: a failing disk must raise
     try:
         state: dict[str, Any] = torch.load(read, weights_only=True, map_location=CPU)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -210,11 +209,11 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Ask torch for bit-equal results, and leave its setting as it was."""
+    """Make torch deterministic inside the block; restore its settings after it."""
     settings: Any = torch.utils.deterministic
     before, fill = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    # A guard against reading memory before it is set; it would cost a fifth of the time.
+    # Filling new tensors guards against reading memory before it is set, and would cost a fifth of the time.
     settings.fill_uninitialized_memory = False
     try:
         yield

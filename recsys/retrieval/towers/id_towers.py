@@ -1,14 +1,14 @@
-"""Towers that know users and posts by id alone: what can be learned from who clicked what.
+"""Towers for logs without content: users and posts are known by id alone.
 
-Takes clicks, gives vectors of users and posts whose inner product says how well they suit. With `history_size` 0 this
-is matrix factorisation: one vector per user and post. With a history a user is also the posts clicked so far, which
-share the posts' own vectors. Content, age and follows are `model`'s; loss and loop are the same.
+Takes clicks, gives vectors of users and posts whose inner product says how well they match. With `history_size` 0 this
+is matrix factorisation: one vector per user and post. With a history, the vectors of the clicked posts are added to the
+user's. Content, age and follows are in `torch_model`; loss and training loop are the same.
 
     post:  id -> length 1 | popularity
     user:  id + weighted sum of the clicked posts / sqrt(total weight) -> length 1 | 1
 
-Popularity is one number per post. Vectors of length 1 have to say with their direction how popular a post is, which is
-the same for all users; with a dimension for it they say what differs.
+Popularity is one extra number per post. Without it, vectors of length 1 must express popularity by their direction;
+with it, the direction is free for what differs between users.
 
 Source of the history beside the id: Mao et al., "SimpleX: A Simple and Strong Baseline for Collaborative Filtering",
 CIKM 2021, section 3.3.
@@ -34,20 +34,20 @@ from recsys.retrieval.towers.rowwise_adam import RowTable
 from recsys.types import Floats, Ids, Rows
 
 _SPREAD = 0.1
-"""Standard deviation of fresh vectors."""
-_LEAST = 1e-6
+"""Standard deviation of new vectors."""
+_MIN_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Clicks, one user after the other (CSR)."""
+    """Clicks grouped by user (CSR)."""
 
     start: Ids
-    """Where each user begins, (U + 1,)."""
+    """Position of each user's first click, (U + 1,)."""
     post: Rows
     """(M,); in order of time within a user where `ordered`."""
     ordered: bool
-    """Whether the order says anything: if not, a user's every other click is the history of each."""
+    """True if clicks are in order of time. If False, all other clicks of the user are the history of a click."""
 
     @property
     def n_users(self) -> int:
@@ -61,25 +61,25 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class _Histories:
-    """Clicked posts of B users, one after the other (CSR)."""
+    """Histories of B users: H clicked posts grouped by user (CSR)."""
 
     post: Rows
     start: Ids
     """(B + 1,)."""
     keep: np.ndarray
-    """False for what a user is not to know: the click that is to be predicted, and what dropout hides."""
+    """False for posts left out, (H,): the click to be predicted, and those hidden by dropout."""
     distance: Ids
-    """0 for the newest of a user, 1 for the one before; 0 for all where order says nothing."""
+    """0 for a user's newest click, 1 for the one before, ..., (H,); all 0 without an order."""
 
 
 class IdTowers:
-    """The model, and its clicks as examples."""
+    """The model with its training clicks, as a `fitting.Model`."""
 
     def __init__(self, log: Log, n_posts: int, config: IdTowersConfig) -> None:
         """
         Args:
             log: at least one click; each is an example.
-        Raises: ConfigError when a GPU is asked for that is not there.
+        Raises: ConfigError for a GPU that torch does not see.
         """
         self._device = training_device(config.device, "retrieval.id_towers")
         generator = torch.Generator().manual_seed(config.seed)
@@ -93,15 +93,15 @@ class IdTowers:
         self._posts = table(n_posts)
         self._users = table(log.n_users) if config.user_ids else None
         self._popularity = RowTable(n_posts, 1, 0.0, config.weight_decay, generator, self._device)
-        people = [] if self._users is None else [self._users]
-        self.tables: Sequence[RowTable] = [self._posts, self._popularity, *people]
+        user_table = [] if self._users is None else [self._users]
+        self.tables: Sequence[RowTable] = [self._posts, self._popularity, *user_table]
         self._recency = nn.Parameter(torch.zeros(max(config.history_size, 1), device=self._device))
         self.dense: Sequence[nn.Parameter] = [self._recency] if log.ordered and config.history_size else []
         share = np.bincount(log.post, minlength=n_posts) / len(log.post)
         self._share = self._tensor(share.astype(np.float32))
 
     def fit(self, progress: Report, judge: Callable[[], float] | None = None) -> Fitted:
-        """Learn from the log; see `fitting.fit`."""
+        """Train on the log; see `fitting.fit`."""
         return fit(self, self._config, "retrieval.id_towers", progress, judge)
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
@@ -112,17 +112,19 @@ class IdTowers:
         histories = self._before(examples, generator)
         posts, place = np.unique(np.concatenate([candidates, histories.post]), return_inverse=True)
         rows = self._posts.take(self._tensor(posts))
-        people = self._of_users(user, histories, rows, place[len(candidates) :])
-        # Gathered before they are scaled: the histories' rows are many more.
-        offered = functional.normalize(functional.embedding(self._tensor(place[: len(candidates)]), rows), dim=1)
-        logit = similarity(people / self._config.temperature, offered)
-        once, of_candidate = np.unique(candidates, return_inverse=True)
-        popularity = self._popularity.take(self._tensor(once))
+        user_vectors = self._of_users(user, histories, rows, place[len(candidates) :])
+        # Gather the candidates' rows, (C, D), before normalising: `rows` also holds the many more of the histories.
+        candidate_vectors = functional.normalize(
+            functional.embedding(self._tensor(place[: len(candidates)]), rows), dim=1
+        )
+        logit = similarity(user_vectors / self._config.temperature, candidate_vectors)
+        distinct_candidates, of_candidate = np.unique(candidates, return_inverse=True)
+        popularity = self._popularity.take(self._tensor(distinct_candidates))
         logit = logit + functional.embedding(self._tensor(of_candidate), popularity)[:, 0]
         post = self._tensor(candidates)
-        wrong = post[None, :] == post[: len(batch), None]
-        often = log_expected(self._share[post[: len(batch)]], len(drawn), self._n_posts)
-        return sampled_softmax(logit, often, wrong)
+        not_negative = post[None, :] == post[: len(batch), None]
+        log_draws = log_expected(self._share[post[: len(batch)]], len(drawn), self._n_posts)
+        return sampled_softmax(logit, log_draws, not_negative)
 
     def post_vectors(self) -> Floats:
         """(N, D + 1)."""
@@ -134,10 +136,10 @@ class IdTowers:
         """Vectors of these users, (B, D + 1).
 
         Args:
-            log: what each of the same users clicked so far; may hold more than was learned from.
+            log: clicks so far of the same users; may hold more than the training log.
         """
         end = log.start[users.astype(np.int64) + 1]
-        histories = _last(log, end, end - log.start[users], self._most_remembered(log))
+        histories = _last(log, end, end - log.start[users], self._max_history(log))
         with torch.no_grad():
             place = histories.post.astype(np.int64)
             unit = self._of_users(users.astype(np.int64), histories, self._posts.weight, place)
@@ -147,12 +149,12 @@ class IdTowers:
     def _tensor(self, column: np.ndarray) -> Tensor:
         return torch.from_numpy(column).to(self._device)
 
-    def _most_remembered(self, log: Log) -> int:
-        """A set is read whole, a sequence from its end."""
+    def _max_history(self, log: Log) -> int:
+        """Longest history in serving: the whole set without an order, else the newest `history_size` clicks."""
         return self._config.history_size if log.ordered or not self._config.history_size else len(log.post)
 
     def _before(self, examples: Ids, generator: torch.Generator) -> _Histories:
-        """What the users of these examples clicked otherwise, at most `history_size` of it."""
+        """Histories of these examples, each at most `history_size` clicks."""
         log, size = self._log, self._config.history_size
         first = log.start[self._user[examples]]
         rng = np.random.default_rng(int(torch.randint(1 << 62, (1,), generator=generator)))
@@ -165,11 +167,11 @@ class IdTowers:
         return histories
 
     def _of_users(self, user: Ids, histories: _Histories, rows: Tensor, place: np.ndarray) -> Tensor:
-        """(B, D).
+        """Vectors of B users, (B, D).
 
         Args:
-            rows: vectors that `place` points into, not normalised.
-            place: of each post of the histories.
+            rows: post vectors before normalisation, (P, D).
+            place: row in `rows` of each post of the histories, (H,).
         """
         summed = torch.zeros(len(user), rows.shape[1], device=self._device)
         if self._config.history_size:
@@ -182,17 +184,17 @@ class IdTowers:
             )  # fmt: skip
             of_user = self._tensor(np.repeat(np.arange(len(user)), np.diff(histories.start)))
             total = torch.zeros(len(user), device=self._device).index_add(0, of_user, weight)
-            summed = pooled / total.clamp(min=_LEAST).sqrt()[:, None]
+            summed = pooled / total.clamp(min=_MIN_WEIGHT).sqrt()[:, None]
         if self._users is not None:
-            people, whose = np.unique(user, return_inverse=True)
-            who = self._tensor(people)
-            known = self._users.take(who) if torch.is_grad_enabled() else self._users.weight[who]
-            summed = summed + functional.embedding(self._tensor(whose), known)
+            distinct, place_of_user = np.unique(user, return_inverse=True)
+            user_row = self._tensor(distinct)
+            vectors = self._users.take(user_row) if torch.is_grad_enabled() else self._users.weight[user_row]
+            summed = summed + functional.embedding(self._tensor(place_of_user), vectors)
         return functional.normalize(summed, dim=1)
 
 
 def _last(log: Log, end: Ids, n_before: Ids, size: int) -> _Histories:
-    """The last `size` clicks before `end`, of which there are `n_before`, per user."""
+    """Per user the last `size` of the `n_before` clicks before position `end`, each (B,)."""
     n = np.minimum(n_before, size)
     start = np.concatenate([[0], np.cumsum(n)])
     nth = np.arange(start[-1]) - np.repeat(start[:-1], n)
@@ -202,7 +204,7 @@ def _last(log: Log, end: Ids, n_before: Ids, size: int) -> _Histories:
 
 
 def _sampled(log: Log, example: Ids, first: Ids, n_all: Ids, size: int, rng: np.random.Generator) -> _Histories:
-    """All clicks of each example's user but the example, or `size` of them at random, with repeats."""
+    """All other clicks of each example's user, or `size` random ones with replacement if there are more."""
     n = np.minimum(n_all, size)
     start = np.concatenate([[0], np.cumsum(n)])
     nth = np.arange(start[-1]) - np.repeat(start[:-1], n)

@@ -1,16 +1,17 @@
-"""The two towers at work: posts to vectors, users to vectors, whose inner product says how well they suit.
+"""Run the two towers: turn posts and users into vectors whose inner product says how well they match.
 
-Takes a catalogue and trained weights, gives float32 vectors, with NumPy alone: serving never loads torch (`model` is
-the same arithmetic for training, and a test holds the two together). It does not know how weights are learned nor how
-vectors are searched.
+Takes a catalogue and trained weights, gives float32 vectors. It uses NumPy alone, so serving never loads torch;
+`torch_model` is the same arithmetic for training, and a test compares the two. It does not know how weights are learned
+or how vectors are searched.
 
-    post:  topic + author + language + medium + mean of words + its own = content (E) -> hidden -> output, length 1
+    post:  topic + author + language + medium + mean of words + own embedding = content (E)
+           -> hidden -> output, length 1
     user:  weighted mean content of the clicked posts | mean of followed authors | language + country + number of clicks
            -> hidden -> output, length 1
     both:  J dimensions of freshness behind the output (see `freshness`)
 
 The user's whole vector is divided by the temperature, so that inner products are logits.
-In every table row 0 stands for "unknown", row r + 1 for row r of the catalogue; row 0 of the words is no word.
+In every table row 0 means "unknown" and row r + 1 is row r of the catalogue; row 0 of the words is padding.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from recsys.types import Doubles, Floats, Ids, Rows, Times
 
 Real = TypeVar("Real", Floats, Doubles)
 
-MOST_ATTENTION = 30.0
-"""Largest part of a log weight that content may have: its power still is a float32."""
+MAX_ATTENTION_LOGIT = 30.0
+"""Limit on the attention logit of a clicked post: float32 still holds its exponential."""
 
 _CHUNK = 8192
-"""Rows worked on at once, which bounds the memory for gathered word vectors."""
+"""Rows computed at once, to bound the memory for gathered word vectors."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Towers:
     topic: Floats
     """(T + 1, E)."""
     author: Floats
-    """(A + 1, E); row 0 stands for authors never trained on."""
+    """(A + 1, E); row 0 is the vector of authors without training examples."""
     language: Floats
     media: Floats
     word: Floats
     """(n_text_buckets + 1, E)."""
     post: Floats
-    """Embeddings of posts that were clicked often enough, (P + 1, E); row 0 is zero."""
+    """Embeddings of the P posts with at least `min_post_clicks` clicks, (P + 1, E); row 0 is zero."""
     post_place: Rows
-    """Row in `post` of each post of the catalogue, 0 for most, (N,)."""
+    """Row in `post` of each post of the catalogue, 0 for posts without an embedding, (N,)."""
     post_hidden: Floats
     """(E, H)."""
     post_hidden_bias: Floats
@@ -62,15 +63,16 @@ class Towers:
     """(H, K)."""
     post_output_bias: Floats
     amplitude: Floats
-    """What each topic's posts gain from freshness at each pace, in units of the cosine, (T + 1, J)."""
+    """Weight of freshness at each pace, by topic, in units of the cosine, (T + 1, J)."""
     recency: Floats
     """Log weights of the clicked posts, newest first, (history_size,)."""
     attention: Floats
-    """What of a clicked post's content adds to its log weight, (E,); zeros weigh by recency alone."""
+    """Attention vector, (E,): its product with a clicked post's content is added to the post's log weight. With zeros
+    recency alone decides."""
     user: Floats
-    """Embeddings of users who clicked often enough, (V + 1, E); row 0 is zero."""
+    """Embeddings of the V users with at least `min_user_clicks` clicks, (V + 1, E); row 0 is zero."""
     user_place: Rows
-    """Row in `user` of each user of the catalogue, (U,)."""
+    """Row in `user` of each user of the catalogue, 0 for users without an embedding, (U,)."""
     user_language: Floats
     user_country: Floats
     n_clicks: Floats
@@ -82,9 +84,9 @@ class Towers:
     user_output_bias: Floats
     temperature: float
     text_ngrams: int
-    """As of `text.text_rows`."""
+    """1 for words, 2 for words and pairs of neighbours; see `text_input.text_rows`."""
     reference: int
-    """Moment (microseconds) that the vectors' freshness is relative to: that of the index build."""
+    """Time of the index build (microseconds). The freshness dimensions are relative to it."""
 
     @property
     def embedding_size(self) -> int:
@@ -92,11 +94,11 @@ class Towers:
         return len(self.post_output_bias) + freshness.N_PACES
 
     def with_reference(self, reference: int) -> Self:
-        """The same towers for an index built at this moment. Vectors made before do not belong to them."""
+        """The same towers for an index built at this time. Do not mix their vectors with those of another reference."""
         return replace(self, reference=int(reference))
 
     def content(self, catalogue: Catalogue, rows: Rows) -> Floats:
-        """What the post itself says, (N,) to (N, E)."""
+        """Sum of the posts' embeddings: words, topic, author, language, medium and own, (N,) to (N, E)."""
         read = text_rows(np.asarray(catalogue.tokens[rows]), len(self.word) - 1, self.text_ngrams)
         words = self.word[read].sum(axis=1)
         words /= np.maximum(np.count_nonzero(read, axis=1), 1).astype(np.float32)[:, None]
@@ -109,7 +111,7 @@ class Towers:
         return content
 
     def post_vectors(self, catalogue: Catalogue, rows: Rows | None = None) -> Floats:
-        """Vectors of these posts, of all when None, (N, D)."""
+        """Vectors of these posts, or of all posts when None, (N, D)."""
         rows = np.arange(catalogue.n_posts, dtype=np.int32) if rows is None else rows
         vectors = np.empty((len(rows), self.embedding_size), np.float32)
         for start in range(0, len(rows), _CHUNK):
@@ -122,7 +124,7 @@ class Towers:
         return vectors
 
     def user_vectors(self, catalogue: Catalogue, users: UserBatch) -> Floats:
-        """Vectors of users, each at its moment, (B, D)."""
+        """Vectors of users, each as of its own `now`, (B, D)."""
         vectors = np.empty((len(users), self.embedding_size), np.float32)
         for start in range(0, len(users), _CHUNK):
             vectors[start : start + _CHUNK] = self._user_vectors(catalogue, users.part(start, start + _CHUNK))
@@ -132,14 +134,14 @@ class Towers:
         history = users.history[:, : len(self.recency)]
         seen = history >= 0
         n_seen = seen.sum(axis=1)
-        about = self.user_language[users.language + 1] + self.user_country[users.country + 1]
-        about += self.n_clicks[np.minimum(clicks_bucket(n_seen), len(self.n_clicks) - 1)]
+        profile = self.user_language[users.language + 1] + self.user_country[users.country + 1]
+        profile += self.n_clicks[np.minimum(clicks_bucket(n_seen), len(self.n_clicks) - 1)]
         known = users.user_row >= 0
-        about[known] += self.user[self.user_place[users.user_row[known]]]
-        told = np.hstack([self._clicked(catalogue, history, seen), self._followed(users), about])
-        # In double: sums of a matrix product depend on how many rows it has, and a user alone (serving) must get the
-        # vector of the same user among thousands (training).
-        hidden = _relu(_dense(told.astype(np.float64), *self._user_hidden_doubles))
+        profile[known] += self.user[self.user_place[users.user_row[known]]]
+        user_input = np.hstack([self._clicked(catalogue, history, seen), self._followed(users), profile])
+        # In float64: the rounding of a matrix product depends on the number of rows, and one user (serving) must get
+        # the same float32 vector as in a batch of thousands (training).
+        hidden = _relu(_dense(user_input.astype(np.float64), *self._user_hidden_doubles))
         out: Floats = _unit(_dense(hidden, *self._user_output_doubles)).astype(np.float32)
         fresh = freshness.to_float32(freshness.user_part(users.now, self.reference))
         return np.asarray(np.hstack([out, fresh]) / np.float32(self.temperature), np.float32)
@@ -153,30 +155,33 @@ class Towers:
         return self.user_output.astype(np.float64), self.user_output_bias.astype(np.float64)
 
     def _clicked(self, catalogue: Catalogue, history: Rows, seen: np.ndarray) -> Floats:
-        """Weighted mean of the clicked posts' content, zero without any, (B, E)."""
+        """Weighted mean of the clicked posts' content, (B, E); zero for an empty history."""
+        # Each distinct clicked post's content once: posts (P,), content (P + 1, E); its last row, zero, is the padding.
         posts, place = np.unique(history[seen], return_inverse=True)
         content = np.zeros((len(posts) + 1, self.topic.shape[1]), np.float32)
         for start in range(0, len(posts), _CHUNK):
             content[start : min(start + _CHUNK, len(posts))] = self.content(catalogue, posts[start : start + _CHUNK])
-        of_place = np.full(history.shape, len(posts))
-        of_place[seen] = place
-        asked = np.clip((content * self.attention).sum(axis=1), -MOST_ATTENTION, MOST_ATTENTION)
-        weight = np.exp(self.recency[: history.shape[1]] + asked[of_place]) * seen
-        # In double, as in `_user_vectors`: how far a history is padded must not show.
+        content_row = np.full(history.shape, len(posts))  # (B, L)
+        content_row[seen] = place
+        # Weights (B, L): softmax of recency plus attention over each history.
+        attention_logit = np.clip((content * self.attention).sum(axis=1), -MAX_ATTENTION_LOGIT, MAX_ATTENTION_LOGIT)
+        weight = np.exp(self.recency[: history.shape[1]] + attention_logit[content_row]) * seen
+        # Summed in float64, as in `_user_vectors`: the amount of padding must not change the result.
         weight /= np.maximum(weight.sum(axis=1, keepdims=True, dtype=np.float64), 1e-9).astype(np.float32)
+        # Added click by click, which needs (B, E) memory in place of (B, L, E).
         mean = np.zeros((len(history), content.shape[1]), np.float32)
         for nth in range(history.shape[1]):
-            mean += weight[:, nth, None] * content[of_place[:, nth]]
+            mean += weight[:, nth, None] * content[content_row[:, nth]]
         return mean
 
     def _followed(self, users: UserBatch) -> Floats:
-        """Mean of the followed authors, zero without any, (B, E)."""
+        """Mean embedding of the followed authors, (B, E); zero for users who follow nobody."""
         mean = np.zeros((len(users), self.author.shape[1]), np.float32)
         length = np.diff(users.follows_start)
-        some = np.flatnonzero(length)
-        if len(some):
-            total = np.add.reduceat(self.author[users.follows + 1], users.follows_start[some], axis=0)
-            mean[some] = total / length[some, None].astype(np.float32)
+        following = np.flatnonzero(length)
+        if len(following):
+            total = np.add.reduceat(self.author[users.follows + 1], users.follows_start[following], axis=0)
+            mean[following] = total / length[following, None].astype(np.float32)
         return mean
 
     def save(self, folder: Path) -> None:
@@ -190,11 +195,11 @@ class Towers:
     def load(cls, folder: Path) -> Self:
         """Open saved towers; tables are memory-mapped, read-only.
 
-        Raises: ReleaseError when a file is missing, truncated or not what it should be.
+        Raises: ReleaseError when a file is missing, truncated or of the wrong type or shape.
         """
         try:
             scalars = json.loads((folder / "towers.json").read_text())
-            # A plain view: indexing a memmap object costs microseconds more each time.
+            # A plain array over the map: indexing an np.memmap object costs microseconds more each time.
             read: dict[str, Any] = {
                 name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _TABLES
             }
@@ -273,8 +278,8 @@ def tower_scores(
 ) -> Floats:
     """Similarity of Q pairs of a user and a post: the inner product of their vectors, (Q,).
 
-    Freshness is computed from the age itself, so that scores are right at any distance from the index build, and the
-    same in training as in serving.
+    Freshness is computed from the post's age, so scores are exact at any distance from the index build, and equal in
+    training and serving.
 
     Args:
         user_vectors: (Q, D), or (1, D) for one user.
@@ -286,7 +291,7 @@ def tower_scores(
     age: Ids = now - catalogue.created_at[post_row]
     fresh = (towers.amplitude[catalogue.topic[post_row] + 1] * freshness.decay(age)).sum(axis=1)
     users = np.broadcast_to(user_vectors[:, :size], (len(post_row), size))
-    # Summed in double, whose order does not show in a float32.
+    # Summed in float64, so that the order of summation does not change the float32 result.
     static = np.einsum("qk,qk->q", users, post_vectors[post_row, :size], dtype=np.float64)
     scores: Floats = (static + fresh / np.float32(towers.temperature)).astype(np.float32)
     return scores

@@ -1,7 +1,7 @@
-"""The one measure of how well a post suits a user: the inner product of their vectors.
+"""Measure how well a post matches a user: the inner product of their vectors.
 
-Training and exact search compute it by this function; lists compute it from their codes, which a test holds against it,
-and every saved index names it. It does not know where vectors come from.
+Training and exact search call this function. The other indexes compute the same measure from their codes, and a test
+compares them. Every saved index names the measure. It does not know where vectors come from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 METRIC = "inner_product"
-"""Written beside every saved index; an index built for another measure is refused."""
+"""Saved with every index; loading an index of another measure fails."""
 
 Matrix = TypeVar("Matrix", Floats, "torch.Tensor")
 

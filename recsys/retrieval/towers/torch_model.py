@@ -1,8 +1,7 @@
-"""The two towers as a torch module, for training only. The arithmetic is that of `towers`, a test holds the two
-together.
+"""The two towers as a torch module, for training only: the same arithmetic as `inference`, and a test compares them.
 
-Takes tensors of catalogue rows (0 = unknown, r + 1 = row r), gives vectors of length 1. Freshness is added by
-`training`, where each pair's age is known.
+Takes tensors of catalogue rows (0 = unknown, r + 1 = row r), gives vectors of length 1. `training` adds freshness,
+since it knows the age of each pair.
 """
 
 from __future__ import annotations
@@ -19,17 +18,16 @@ from recsys.config import TowersConfig
 from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.offline.lake.schemas import MEDIA_TYPES
 from recsys.retrieval.towers import freshness
-from recsys.retrieval.towers.inference import MOST_ATTENTION, Towers, clicks_bucket
+from recsys.retrieval.towers.inference import MAX_ATTENTION_LOGIT, Towers, clicks_bucket
 from recsys.types import Rows
 
 INITIAL_SPREAD = 0.05
-"""Standard deviation of fresh embeddings. Words, posts and users start at zero, so that one never trained on says
-nothing."""
+"""Standard deviation of new embeddings. Words, posts and users start at zero, so that untrained ones add nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class TowerSizes:
-    """Rows of the embedding tables without the row for unknown."""
+    """Number of rows of each embedding table, without the row for unknown."""
 
     topics: int
     authors: int
@@ -38,7 +36,7 @@ class TowerSizes:
     posts: int
     """Posts with an embedding of their own."""
     users: int
-    """Users with one."""
+    """Users with an embedding of their own."""
 
     @classmethod
     def of(cls, catalogue: Catalogue, n_posts: int, n_users: int) -> TowerSizes:
@@ -54,9 +52,9 @@ class PostInput(NamedTuple):
     language: Tensor
     media: Tensor
     words: Tensor
-    """(P, 12); 0 no word."""
+    """(P, W); 0 is padding."""
     post: Tensor
-    """Embedding of its own, 0 none."""
+    """Row in the table of own embeddings, 0 for none."""
 
     def take(self, rows: Tensor) -> PostInput:
         return PostInput(*(column[rows] for column in self))
@@ -66,18 +64,18 @@ class UserInput(NamedTuple):
     """Rows of B users."""
 
     history: Tensor
-    """Places in the table of content that goes with it, -1 padded, newest first, (B, L)."""
+    """Rows of the clicked posts in the `content` passed with it, newest first, -1 padded, (B, L)."""
     language: Tensor
     country: Tensor
     follows_start: Tensor
     """(B + 1,)."""
     follows: Tensor
     user: Tensor
-    """Embedding of its own, 0 none."""
+    """Row in the table of own embeddings, 0 for none."""
 
 
 class TowersModel(nn.Module):
-    """Parameters carry the names of `Towers`' tables."""
+    """Parameters have the names of the tables in `inference.Towers`."""
 
     def __init__(self, sizes: TowerSizes, config: TowersConfig, generator: torch.Generator) -> None:
         super().__init__()
@@ -115,7 +113,7 @@ class TowersModel(nn.Module):
         self.text_ngrams = config.text_ngrams
 
     def content(self, posts: PostInput) -> Tensor:
-        """(P, E)."""
+        """Content of P posts, (P, E)."""
         words = functional.embedding_bag(posts.words, self.word, mode="mean", padding_idx=0)
         own = functional.embedding(posts.post, self.post, padding_idx=0)
         described = self.topic[posts.topic] + self.author[posts.author] + own
@@ -130,24 +128,24 @@ class TowersModel(nn.Module):
         """Users to vectors of length 1, (B, K).
 
         Args:
-            content: what `users.history` points into, (P, E).
+            content: (P, E); `users.history` holds its rows.
         """
         seen = users.history >= 0
-        asked = (content @ self.attention).clamp(-MOST_ATTENTION, MOST_ATTENTION)
-        weight = torch.exp(self.recency[: users.history.shape[1]] + asked[users.history.clamp(min=0)]) * seen
+        attention_logit = (content @ self.attention).clamp(-MAX_ATTENTION_LOGIT, MAX_ATTENTION_LOGIT)
+        weight = torch.exp(self.recency[: users.history.shape[1]] + attention_logit[users.history.clamp(min=0)]) * seen
         weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-9)
         clicked = functional.embedding_bag(
             users.history.clamp(min=0), content, mode="sum", per_sample_weights=weight
         )  # fmt: skip
         followed = functional.embedding_bag(users.follows, self.author, users.follows_start[:-1], mode="mean")
         bucket = torch.frexp(seen.sum(dim=1).double()).exponent.long()
-        about = self.user_language[users.language] + self.user_country[users.country] + self.n_clicks[bucket]
-        about = about + functional.embedding(users.user, self.user, padding_idx=0)
-        hidden = torch.relu(torch.cat([clicked, followed, about], dim=1) @ self.user_hidden + self.user_hidden_bias)
+        profile = self.user_language[users.language] + self.user_country[users.country] + self.n_clicks[bucket]
+        profile = profile + functional.embedding(users.user, self.user, padding_idx=0)
+        hidden = torch.relu(torch.cat([clicked, followed, profile], dim=1) @ self.user_hidden + self.user_hidden_bias)
         return functional.normalize(hidden @ self.user_output + self.user_output_bias, eps=1e-9)
 
     def export(self, reference: int, post_place: Rows, user_place: Rows) -> Towers:
-        """The weights as NumPy arrays.
+        """Export the weights as NumPy arrays.
 
         Args:
             post_place: row in `post` of each post of the catalogue, (N,).
