@@ -15,7 +15,7 @@ import numpy as np
 from recsys.errors import DataError
 from recsys.evaluation.report.material import Material
 from recsys.progress import Report
-from recsys.retrieval.towers.freshness import MOMENTS, later
+from recsys.retrieval.towers.freshness import INDEX_AGES, later
 from recsys.training import tuning_users
 from recsys.types import HOUR, Floats, Rows, Times
 
@@ -96,7 +96,7 @@ def of_towers(material: Material, n: int, report: Report) -> Vectors:
 def users_of(material: Material) -> Floats:
     """Users of the release at the end of its logs and later, (S, M, D)."""
     config = material.config
-    index = config.retrieval.index.model_copy(update={"n_tuning_queries": N_QUERIES // len(MOMENTS)})
+    index = config.retrieval.index.model_copy(update={"n_tuning_queries": N_QUERIES // len(INDEX_AGES)})
     config = config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"index": index})})
     return tuning_users(material.catalogue, material.logs.events, material.towers, material.logs_end, config)
 

@@ -76,7 +76,7 @@ def fit(
         section: dotted name of `config` in the settings, for error messages.
         judge: measures the model on held-out examples; the weights of the best pass are kept.
         checkpoint: file written after each pass. If it exists the run resumes from it; if it is truncated the run
-            starts anew and logs a warning. The caller makes sure that it belongs to this model and data, and deletes it.
+            starts anew and logs a warning. The caller ensures that it belongs to this model and data, and deletes it.
     Raises: DataError when the loss is not finite.
     """
     run = _Run(model, config)
