@@ -106,7 +106,7 @@ def test_old_logs_are_tried_at_their_own_time_or_at_todays(brought):
 
 def test_several_seeds_make_no_sense_beside_brought_logs(brought):
     _, config = brought
-    with pytest.raises(ConfigError, match=r"--seeds must be left out .* got 3"):
+    with pytest.raises(ConfigError, match="--seeds must be 1 for logs that were not simulated, got 3"):
         evaluate_step(config, Progress(), n_seeds=3)
     assert not (config.data_dir / "seeds").exists()
 
@@ -114,7 +114,7 @@ def test_several_seeds_make_no_sense_beside_brought_logs(brought):
 @pytest.mark.parametrize("over", [lambda config: simulate_step(config, Progress()), clear_data])
 def test_no_world_is_written_over_brought_logs(brought, over):
     _, config = brought
-    with pytest.raises(DataError, match=r"holds tables that no simulation wrote; pass --set data_dir=FOLDER"):
+    with pytest.raises(DataError, match="holds tables that no simulation wrote; choose an empty folder with --set data_dir=FOLDER"):
         over(config)
     assert len(Lake(config.lake_url).read("actions")) > 0
 
@@ -125,7 +125,7 @@ def test_no_world_is_written_over_an_import_that_was_interrupted(tmp_path, n_see
     lake = clicks_only(config.data_dir / "lake", n_clicks=10)
     n_actions = len(lake.read("actions"))
     lake.begin({"origin": "import"})
-    with pytest.raises((ConfigError, DataError), match=r"run `recsys import` again|--seeds must be left out"):
+    with pytest.raises((ConfigError, DataError), match=r"run `recsys import` again|--seeds must be 1"):
         evaluate_step(config, Progress(), n_seeds)
     with pytest.raises(DataError, match="no simulation wrote"):
         simulate_step(config, Progress())
@@ -144,7 +144,7 @@ def test_training_says_that_negatives_are_drawn(data_folder, capsys):
     config = settings(data_folder / "said")
     clicks_only(config.data_dir / "lake", n_clicks=600)
     made = train(config, Progress())
-    assert "each learns against 4 posts drawn at random (offline.sampled_negatives)" in capsys.readouterr().err
+    assert "each click is trained against 4 random posts (offline.sampled_negatives)" in capsys.readouterr().err
     assert made.manifest.metrics["negatives"] == "sampled"
     assert made.manifest.metrics["id_only_posts"] > 0
 

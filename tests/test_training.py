@@ -19,7 +19,7 @@ from recsys.online.connection.client import connect
 from recsys.online.store import RedisStore
 from recsys.online.tombstones import mark_erased
 from recsys.progress import Progress
-from recsys.retrieval.towers.freshness import MOMENTS, later
+from recsys.retrieval.towers.freshness import INDEX_AGES, later
 from recsys.steps import simulate_step
 from recsys.training import read_training_logs, train, tuning_users
 
@@ -61,14 +61,14 @@ def test_an_index_is_tuned_with_the_same_users_at_every_moment(tiny_world):
     material = gather(tiny_world)
     catalogue, events, towers = material.catalogue, material.logs.events, material.towers
     users = tuning_users(catalogue, events, towers, material.logs_end, tiny_world)
-    assert users.shape[0] == len(MOMENTS)
+    assert users.shape[0] == len(INDEX_AGES)
     assert 50 < users.shape[1] <= tiny_world.retrieval.index.n_tuning_queries
     assert len(np.unique(users[0], axis=0)) > 0.9 * users.shape[1]
-    for passed, vectors in zip(MOMENTS, users, strict=True):
+    for passed, vectors in zip(INDEX_AGES, users, strict=True):
         np.testing.assert_allclose(vectors, later(users[0], passed), rtol=1e-6)
     none = Events(*(getattr(events, column.name)[:0] for column in fields(events)))
     nobody = tuning_users(catalogue, none, towers, material.logs_end, tiny_world)
-    assert nobody.shape == (len(MOMENTS), 0, towers.embedding_size)
+    assert nobody.shape == (len(INDEX_AGES), 0, towers.embedding_size)
 
 
 def test_whoever_is_being_erased_is_neither_learned_from_nor_loaded(small_config):

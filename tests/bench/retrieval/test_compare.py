@@ -17,7 +17,7 @@ from recsys.retrieval.index.fast_lists import inverted_file
 from recsys.retrieval.index.index import PostIndex
 from recsys.retrieval.index.live.segment import Segment
 from recsys.retrieval.index.tuner import as_tuned
-from recsys.retrieval.towers.freshness import MOMENTS
+from recsys.retrieval.towers.freshness import INDEX_AGES
 from recsys.types import HOUR
 
 
@@ -42,8 +42,8 @@ def test_made_up_posts_are_as_many_as_asked_for_distinct_and_of_the_towers_size(
 def test_users_are_those_of_the_release(material):
     queries = sources.users_of(material)
     moments, n, size = queries.shape
-    assert moments == len(MOMENTS)
-    assert 100 < n <= sources.N_QUERIES / len(MOMENTS)
+    assert moments == len(INDEX_AGES)
+    assert 100 < n <= sources.N_QUERIES / len(INDEX_AGES)
     assert size == material.towers.embedding_size
 
 
@@ -53,7 +53,7 @@ def test_users_who_measure_are_asked_at_later_hours(material):
     np.testing.assert_array_equal(made.later[0.0], queries[0, 1::2])
     np.testing.assert_array_equal(made.later[24.0], queries[1, 1::2])
     assert sources.HOURS[0] == 0
-    assert MOMENTS[1] == 24 * HOUR
+    assert INDEX_AGES[1] == 24 * HOUR
 
 
 def test_halves_are_of_different_users_and_both_of_all_moments():

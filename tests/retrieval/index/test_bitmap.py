@@ -32,7 +32,7 @@ def test_posts_left_out_are_gone_and_no_other(mask, data):
 
 def test_bits_behind_the_last_post_are_refused():
     assert Bitmap(np.array([0b111], np.uint8), 3, 1.0).share == 1.0
-    with pytest.raises(ValueError, match="no bit behind the last, got 1111"):
+    with pytest.raises(ValueError, match="no bit set behind the last, got 1111"):
         Bitmap(np.array([0b1111], np.uint8), 3, 1.0)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.retrieval.towers.freshness import MOMENTS, N_PACES, PACES, decay, later, post_part, to_float32, user_part
+from recsys.retrieval.towers.freshness import INDEX_AGES, N_PACES, PACES, decay, later, post_part, to_float32, user_part
 from recsys.types import DAY, HOUR
 
 REFERENCE = 1_768_780_800_000_000
@@ -43,4 +43,4 @@ def test_users_later_are_those_of_a_later_moment():
 
 
 def test_moments_reach_from_the_build_to_where_nothing_is_fresh_any_more():
-    assert list(MOMENTS) == [0, DAY, 5 * DAY, np.inf]
+    assert list(INDEX_AGES) == [0, DAY, 5 * DAY, np.inf]

@@ -96,10 +96,10 @@ PARENT = """
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
     from recsys.serving.processes import children
-    from test_processes import note_and_wait
+    from test_children import note_and_wait
 
     if __name__ == "__main__":
-        with processes.kept_alive("sleeper", note_and_wait, Path(sys.argv[1])):
+        with children.kept_alive("sleeper", note_and_wait, Path(sys.argv[1])):
             time.sleep(60)
 """
 
@@ -108,7 +108,7 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path):
     script, folder = tmp_path / "parent.py", tmp_path / "pids"
     script.write_text(textwrap.dedent(PARENT))
     folder.mkdir()
-    with subprocess.Popen([sys.executable, script, folder, Path(__file__).parent.parent]) as parent:
+    with subprocess.Popen([sys.executable, script, folder, Path(__file__).parent]) as parent:
         (pid,) = wait_for(lambda: pids(folder))
         parent.kill()
     assert wait_for(lambda: not alive(pid))

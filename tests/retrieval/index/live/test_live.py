@@ -328,7 +328,7 @@ def nothing():
     pass
 
 
-MOMENTS = (
+INDEX_AGES = (
     "before the bits are copied", "after that", "before the fresh ones are looked at", "after that too",
     "before the segment is searched", "after all",
 )  # fmt: skip
@@ -336,27 +336,27 @@ MOMENTS = (
 
 def changing(moment, made, index, change, monkeypatch):
     """Make the change at this moment of the next search."""
-    hooks = dict.fromkeys(MOMENTS, nothing) | {moment: change}
+    hooks = dict.fromkeys(INDEX_AGES, nothing) | {moment: change}
     places = live._Fresh.places
 
     def looked_at(fresh):
-        hooks[MOMENTS[2]]()
+        hooks[INDEX_AGES[2]]()
         found = places(fresh)
-        hooks[MOMENTS[3]]()
+        hooks[INDEX_AGES[3]]()
         return found
 
     bits = index._state.alive.bits.view(Bits)
-    bits.before, bits.after = hooks[MOMENTS[0]], hooks[MOMENTS[1]]
+    bits.before, bits.after = hooks[INDEX_AGES[0]], hooks[INDEX_AGES[1]]
     object.__setattr__(index._state.alive, "bits", bits)
     monkeypatch.setattr(live._Fresh, "places", looked_at)
-    watched = Watched(made.index, lambda *words: hooks[MOMENTS[4]](), hooks[MOMENTS[5]])
+    watched = Watched(made.index, lambda *words: hooks[INDEX_AGES[4]](), hooks[INDEX_AGES[5]])
     object.__setattr__(made, "index", watched)
 
 
 @pytest.mark.parametrize("filters", [{}, {"language": 0}, {"exclude": np.array([41])}])
 @pytest.mark.parametrize("language", [0, 1])
 @pytest.mark.parametrize("changed", [7, 8])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", INDEX_AGES)
 @pytest.mark.parametrize("room", [1, 1024])
 @pytest.mark.parametrize("k", [3, 20])
 def test_a_post_that_changes_during_a_search_is_found_once_as_it_was_or_as_it_is(
