@@ -1,8 +1,12 @@
-"""Erasing a person from both stores, and the receipt of it.
+"""Erase a user from the online store and the lake.
 
-Takes an id as it is outside, gives what was removed where. The tombstone comes first, so that nothing comes back
-whatever happens after it; then the online store, then the lake, held so that nobody streams into it meanwhile. Cut
-short anywhere, the same call again completes it. It knows neither HTTP nor the command line.
+Takes a user id as clients write it and returns a receipt: what was removed where. The order matters:
+
+1. Set the tombstone. From then on the user's earlier events are ignored, so removed data cannot come back.
+2. Remove the user from Redis.
+3. Remove the user from the lake, while holding the lake's lock so that no consumer writes to it.
+
+If it fails at any step, call it again to complete the erasure. It knows neither HTTP nor the command line.
 """
 
 from __future__ import annotations
@@ -34,48 +38,48 @@ class _Figures(BaseModel):
 
 
 class Online(_Figures):
-    """What went from Redis."""
+    """Counts of what was removed from Redis."""
 
     rows: int
-    """Of counters and clicks, one per generation."""
+    """Rows of counters and clicks, one per generation."""
     returned: int
-    """Posts that the person was sent."""
+    """Logged posts that were returned to the user."""
     stream_records: int
     dead_letters: int
-    """Records that could not be applied."""
+    """Stream records that had been set aside because they could not be applied."""
 
 
 class RemovedCounts(_Figures):
-    """What went from one place of the lake."""
+    """Rows and files removed from one table of the lake."""
 
     rows: int
     files: int
-    """That held them: written again, or gone where nothing was left."""
+    """Files that held the rows. Each was rewritten without them, or deleted if no row was left."""
 
 
 class QuarantineCounts(RemovedCounts):
-    """What went of the rows and files that were set aside."""
+    """Rows and files removed from the quarantine."""
 
     not_searched: list[str]
-    """Files that cannot be decoded: look into them yourself, or remove them."""
+    """Files that cannot be decoded. Inspect them by hand, or delete them."""
 
 
 class Receipt(_Figures):
-    """What one erasure removed; zeros where there was nothing (any more)."""
+    """What one erasure removed. A count is zero where there was nothing to remove."""
 
     user_id: str
     erased_at: int
-    """Microseconds of the service's clock; whatever is of this person until then is ignored from now on."""
+    """Microseconds of the service's clock. The user's events up to this time are ignored from now on."""
     online: Online
     offline: dict[str, RemovedCounts]
-    """By table."""
+    """Counts by table of the lake."""
     quarantine: QuarantineCounts
     authored_posts: int
-    """Posts the person wrote: they are not removed."""
+    """Posts the user wrote. They are kept."""
     releases: list[str]
-    """Releases whose catalogues still name the person (or cannot be read); train again, then remove their folders."""
+    """Releases whose catalogue contains the user or cannot be read. Train again, then delete their folders."""
     training: bool
-    """Whether a training run is under way: it may have read what went now, and then its release names the person."""
+    """Whether a training run is in progress. It may have read the removed rows, so its release may contain the user."""
     elapsed_s: float
 
 
@@ -86,13 +90,13 @@ def erase(
     user: str,
     report: Report = lambda done, total: None,
 ) -> Receipt:
-    """Remove a person from the online store and the lake.
+    """Erase a user from the online store and the lake.
 
     Args:
-        user: id as it is outside; of nobody known, the receipt is all zeros.
-        report: progress in files of the lake.
-    Raises: RequestError for an impossible id; DependencyError when Redis does not answer, or when the rest cannot be
-    done now: then the sentence says what is done and that erasing again completes it.
+        user: user id as clients write it. For an unknown user all counts of the receipt are zero.
+        report: receives progress, in files of the lake.
+    Raises: RequestError for an invalid id; DependencyError when Redis does not answer, or when the erasure stops
+    half-way. The message then says what was done and that erasing again completes it.
     """
     start = time.perf_counter()
     user_id = to_int64(user)
@@ -105,43 +109,46 @@ def erase(
         returned = remove_returned(client, user_id, erased_at)
         records, last = remove_records(stream, user_id, erased_at)
         dead_letters = remove_dead_letters(client, user_id)
-        done = "the online store has nothing of them"
+        done = "the online store has no data of the user"
         with LakeSink(client, stream, lake).held():
             removed = lake_erasure.erase(lake, user_id, user, report)
-        done = "neither store has rows of them"
-        # A feed that was being answered when the tombstone came is logged after it; so is a record that went bad.
+        done = "neither store has rows of the user"
+        # Sweep the online store again: requests in flight when the tombstone was set may have logged a feed or a
+        # dead letter since.
         returned += remove_returned(client, user_id, erased_at)
         records += remove_records(stream, user_id, erased_at, last)[0]
         dead_letters += remove_dead_letters(client, user_id)
-        training = stream.is_held()  # for a batch load to come
+        training = stream.is_held()  # training holds the stream until its batch load
     except (RecsysError, redis.RedisError, OSError) as error:
         raise DependencyError(
-            f"user {user!r} is erased only in part: what comes of them from before is ignored from now on, {done}, but "
-            f"{_sentence(error)}; erase them again to complete it"
+            f"user {user!r} is erased only in part: earlier events are ignored from now on, {done}, but "
+            f"{_sentence(error)}; erase the user again to complete it"
         ) from error
     return Receipt(
         user_id=user,
         erased_at=erased_at,
         online=Online(rows=rows, returned=returned, stream_records=records, dead_letters=dead_letters),
-        offline={table: RemovedCounts(rows=what.rows, files=what.files) for table, what in removed.tables.items()},
+        offline={
+            table: RemovedCounts(rows=counts.rows, files=counts.files) for table, counts in removed.tables.items()
+        },
         quarantine=QuarantineCounts(
             rows=removed.quarantine.rows, files=removed.quarantine.files, not_searched=removed.not_searched
         ),
         authored_posts=removed.authored_posts,
         training=training,
-        releases=naming_releases(config.releases_path, user_id),
+        releases=releases_with_user(config.releases_path, user_id),
         elapsed_s=round(time.perf_counter() - start, 3),
     )
 
 
-def naming_releases(releases_path: Path, user_id: int) -> list[str]:
-    """Releases whose catalogue has the user; those that cannot be read, or are being made, are among them."""
+def releases_with_user(releases_path: Path, user_id: int) -> list[str]:
+    """Names of the releases, staging folders included, whose catalogue contains the user or cannot be read."""
     folders = [releases_path / version for version in release.list_releases(releases_path)]
     folders += sorted(releases_path.glob(".staging-*"))
-    return [folder.name for folder in folders if _may_name(folder, user_id)]
+    return [folder.name for folder in folders if _may_contain_user(folder, user_id)]
 
 
-def _may_name(folder: Path, user_id: int) -> bool:
+def _may_contain_user(folder: Path, user_id: int) -> bool:
     try:
         catalogue = Catalogue.load(folder / "catalogue")
     except (RecsysError, OSError, ValueError, KeyError):

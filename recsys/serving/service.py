@@ -1,7 +1,8 @@
-"""One request through the system: understand it, recommend, remember what was returned, put it in words.
+"""The service behind the HTTP routes: answer feed requests, take events, erase users.
 
-Takes what the client sent, gives bodies; ties a recommender to the online store, the event stream and the clock. It
-does not know HTTP, and it decides nothing about a feed.
+A feed request is parsed, passed to the recommender, logged as served and turned into a response body. The service
+connects the recommender, the online store, the event stream and the clock. It does not know HTTP. The recommender
+alone decides what is in a feed.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from recsys.serving.http.wire import Rejected, feed_body, parse_events
 from recsys.types import FeedRequest, Shown, Slate
 
 POLICY = "full"
-"""Name under which the three stages' choices are logged."""
+"""Policy name in the log of returned posts: the feeds of the full three-stage system."""
 
 
-class Recommends(Protocol):
-    """What the service needs of a loaded release."""
+class RecommenderLike(Protocol):
+    """The interface of a recommender: a loaded release that can answer requests."""
 
     @property
     def catalogue(self) -> Catalogue: ...
@@ -45,18 +46,18 @@ class Recommends(Protocol):
 
 
 class Stores(NamedTuple):
-    """What a service reads and writes."""
+    """The online store and the event stream of a service."""
 
     online: RedisStore
     stream: EventStream
 
 
 class Service:
-    """A loaded release, ready to answer; safe to call from several threads."""
+    """A loaded release with its stores, ready to answer requests. Thread-safe."""
 
     def __init__(
         self,
-        recommender: Recommends,
+        recommender: RecommenderLike,
         stores: Stores,
         clock: Clock,
         cursors: Cursors,
@@ -68,11 +69,12 @@ class Service:
     ) -> None:
         """
         Args:
-            api_key: required of writes; None lets everybody write.
-            wall: the wall clock in microseconds, when `clock` is a world's and clients may report wall times.
-            eraser: erases the user of this id from both stores and returns the receipt (`erasing.Receipt`); None where
-                there is no lake.
-            resources: closed by `close`.
+            api_key: key that writes must carry; None accepts writes without a key.
+            wall: returns the wall clock in microseconds. Pass it when `clock` runs on simulated time, because clients
+                may still report wall times.
+            eraser: erases the user with this id from both stores and returns the receipt (`erasing.Receipt`); None
+                where there is no lake.
+            resources: `close` closes them.
         """
         self.api_key = api_key
         self.metrics = Metrics()
@@ -89,31 +91,31 @@ class Service:
         return self._recommender.release_name
 
     def feed(self, user_id: str, limit: int, cursor: str) -> dict[str, Any]:
-        """One page for a user, known or not, as `wire.Feed`.
+        """One page of a user's feed, as `wire.Feed`. The user may be unknown.
 
         Args:
-            cursor: of the page before; empty for the first.
-        Raises: RequestError for an impossible id or cursor, DependencyError or DataError when a store cannot answer.
+            cursor: cursor of the previous page; empty for the first page.
+        Raises: RequestError for an invalid id or cursor, DependencyError or DataError when a store cannot answer.
         """
-        user = _id("user_id", user_id)
+        user = _parse_id("user_id", user_id)
         now = self._clock.now()
         shown = self._cursors.read(cursor, user, now) if cursor else Shown()
         request = FeedRequest(secrets.randbelow(2**63 - 1) + 1, user, now, limit, shown)
         with self._timed("recommend"):
             slate = self._recommender.recommend(request)
         with self._timed("log"):
-            self._store.record_returned(self._record(slate))
+            self._store.record_returned(self._returned_record(slate))
         with self._timed("write"):
-            next_cursor = self._cursors.write(user, self._after(slate), now)
+            next_cursor = self._cursors.write(user, self._shown_after(slate), now)
             body = feed_body(slate, self._recommender.catalogue, user_id, self.release_name, next_cursor)
-        self._count(slate)
+        self._count_slate(slate)
         return body
 
     def take_events(self, body: bytes) -> tuple[int, list[Rejected]]:
-        """Append a batch to the stream; gives how many were taken, repeats included, and those that were not.
+        """Append a batch of events to the stream. Returns the number accepted (with repeats) and the rejected events.
 
-        Raises: RequestError for a body that is no batch, DependencyError when the stream does not answer: then none
-        was taken.
+        Raises: RequestError when the body is not a batch, DependencyError when the stream does not answer (then no
+        event was accepted).
         """
         now = self._clock.now()
         events, rejected = parse_events(body, now, self._wall() if self._wall is not None else None)
@@ -138,17 +140,19 @@ class Service:
         return len(events), rejected
 
     def erase(self, user_id: str) -> dict[str, Any]:
-        """Remove a user, known or not, from both stores; gives `erasing.Receipt`. Takes as long as reading the lake.
+        """Erase a user from both stores. Returns `erasing.Receipt`.
 
-        Raises: RequestError for an impossible id, DependencyError when it cannot be done, or not all of it, now.
+        The user may be unknown. It takes about as long as reading the whole lake.
+
+        Raises: RequestError for an invalid id, DependencyError when the user cannot be erased now, or only in part.
         """
-        _id("user_id", user_id)
+        _parse_id("user_id", user_id)
         if self._eraser is None:
-            raise DependencyError("this service knows no lake to erase from; run `recsys erase` where the lake is")
+            raise DependencyError("this service has no lake to erase from; run `recsys erase` where the lake is")
         return self._eraser(user_id)
 
     def not_ready(self) -> list[str]:
-        """Why a feed cannot be answered now, as sentences; empty when it can."""
+        """The reasons why feeds cannot be answered now, as sentences; empty when ready."""
         try:
             current(self._store.client)
         except RecsysError as error:
@@ -156,7 +160,7 @@ class Service:
         return []
 
     def metrics_page(self) -> bytes:
-        """Prometheus text; without the stores' lag when Redis does not answer or a key of it cannot be read."""
+        """The metrics as Prometheus text, without the stores' lag when it cannot be read from Redis."""
         try:
             lag = read_lag(self._store.client, self._stream)
         except RecsysError:
@@ -166,7 +170,7 @@ class Service:
     def close(self) -> None:
         self._resources.close()
 
-    def _record(self, slate: Slate) -> records.Returned:
+    def _returned_record(self, slate: Slate) -> records.Returned:
         chosen = slate.candidates
         post_id = np.asarray(self._recommender.catalogue.post_id[chosen.post_row])
         return records.Returned(
@@ -186,7 +190,7 @@ class Service:
             candidates=np.asarray(self._recommender.catalogue.post_id[slate.recorded]),
         )
 
-    def _after(self, slate: Slate) -> Shown:
+    def _shown_after(self, slate: Slate) -> Shown:
         catalogue, rows = self._recommender.catalogue, slate.candidates.post_row
         author, topic = catalogue.author[rows], catalogue.topic[rows]
         return grow(
@@ -196,7 +200,7 @@ class Service:
             [catalogue.topics[row] for row in topic[topic >= 0].tolist()],
         )
 
-    def _count(self, slate: Slate) -> None:
+    def _count_slate(self, slate: Slate) -> None:
         self.metrics.candidates.labels("ranked").observe(len(slate.recorded))
         self.metrics.candidates.labels("returned").observe(len(slate.candidates))
         for reason, rows in slate.candidates.removed.items():
@@ -211,7 +215,7 @@ class Service:
         self.metrics.stages.labels(stage).observe(time.perf_counter() - start)
 
 
-def _id(name: str, text: str) -> int:
+def _parse_id(name: str, text: str) -> int:
     try:
         return to_int64(text)
     except RequestError as error:

@@ -1,4 +1,4 @@
-"""A feed for a person at a terminal: what, why, and how sure. Takes the wire form, prints a table."""
+"""Print a feed as a table in the terminal. Takes the JSON form of a feed (`http.wire.Feed`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def show_feed(feed: dict[str, Any], console: Console) -> None:
-    """Print one feed with its reasons: sources, probability, age."""
+    """Print one feed: for each post its click probability, sources, topic, author, age and text."""
     newest = max((_time(item) for item in feed["items"] if item["created_at"]), default=None)
     table = Table(
         "#", "P(click)", "sources", "topic", "author", "age", "text",
@@ -26,11 +26,13 @@ def show_feed(feed: dict[str, Any], console: Console) -> None:
             Text(item["topic"] or "?"),
             Text(item["author_id"] or "?"),
             age,
-            Text(item["text"] or f"post {item['post_id']}"),  # never markup: anybody may have written it
+            Text(
+                item["text"] or f"post {item['post_id']}"
+            ),  # as Text, so that user-written content is not read as markup
         )
     console.print(table)
-    for what in feed["degraded"]:
-        console.print(f"degraded: {what}")
+    for reason in feed["degraded"]:
+        console.print(f"degraded: {reason}")
 
 
 def _time(item: dict[str, Any]) -> datetime:

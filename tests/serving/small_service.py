@@ -1,4 +1,4 @@
-"""A small catalogue, a real Redis and a recommender that is simple but reads the real store."""
+"""A small catalogue, a real Redis and a simple recommender that reads the real store."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORLD_END = 1_768_780_800_000_000
 
 
 def make_catalogue(folder) -> Catalogue:
-    """130 posts of 7 authors on 3 topics and none, and one post that only events mention; user 1 follows author 900.
+    """130 posts of 7 authors, with 3 topics or none, and one post known only from events; user 1 follows author 900.
 
     Post 5129 is spam; post 5060 and its author 904 have names."""
     lake = Lake(str(folder))
@@ -62,7 +62,7 @@ def make_catalogue(folder) -> Catalogue:
 
 
 def load_nothing(client, catalogue) -> None:
-    """An empty Redis with a generation of features that counts nothing yet."""
+    """Clear Redis and load a generation of features without any counts."""
     client.flushall()
     states = {entity.name: States.zeros(0, entity) for entity in ENTITIES}
     rows = NONE.astype(np.int32)
@@ -72,7 +72,7 @@ def load_nothing(client, catalogue) -> None:
 
 @dataclass
 class NewestFirst:
-    """Recommends unseen posts, the highest row first; raises or waits when a test asks for it."""
+    """A recommender of unseen posts, highest row first; raises or waits when a test sets it to."""
 
     catalogue: Catalogue
     store: RedisStore

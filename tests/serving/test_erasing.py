@@ -1,4 +1,4 @@
-"""DELETE /v1/users/{id} and `recsys erase`: one person out of both stores, with a receipt, or one sentence why not."""
+"""DELETE /v1/users/{id} and `recsys erase` remove a user from both stores, or fail with one sentence."""
 
 import io
 import json
@@ -127,7 +127,7 @@ def test_the_receipt_says_what_was_removed_where(http, client, catalogue, config
     assert lake.read("actions")["user_id"].unique().to_pylist() == [2]
 
 
-def test_events_on_the_stream_unapplied_reach_neither_store(http, client, catalogue, config, lake, recommender):
+def test_unapplied_events_on_the_stream_reach_neither_store(http, client, catalogue, config, lake, recommender):
     http.post("/v1/events", json=[click(n, user) for n, user in enumerate(["Ann", "2", "Ann"])])
     http.delete("/v1/users/Ann")
     follow_stream(client, catalogue, config, lake)
@@ -136,9 +136,7 @@ def test_events_on_the_stream_unapplied_reach_neither_store(http, client, catalo
     assert lake.read("actions")["user_id"].to_pylist() == [2, 2]
 
 
-def test_old_events_posted_again_are_ignored_and_new_ones_are_a_new_persons(
-    http, client, catalogue, config, lake, recommender
-):
+def test_old_events_posted_again_are_ignored_and_later_events_count(http, client, catalogue, config, lake, recommender):
     old = [click(n, "Ann") for n in range(3)]
     http.post("/v1/events", json=old)
     http.delete("/v1/users/Ann")
@@ -150,14 +148,14 @@ def test_old_events_posted_again_are_ignored_and_new_ones_are_a_new_persons(
 
 
 @pytest.mark.parametrize("user", ["77", "-5", "somebody/else", "ü ü", "%2F", "9223372036854775807"])
-def test_somebody_unknown_gets_a_receipt_of_zeros_under_the_name_given(http, user):
+def test_an_unknown_user_gets_a_receipt_of_zeros_under_the_given_id(http, user):
     receipt = http.delete("/v1/users/" + "".join(f"%{byte:02X}" for byte in user.encode())).json()
     assert receipt["user_id"] == user
     assert sum(receipt["online"].values()) == 0
     assert all(removed == {"rows": 0, "files": 0} for removed in receipt["offline"].values())
 
 
-def test_an_impossible_id_is_refused_and_nobody_is_erased(http, client):
+def test_an_invalid_id_is_refused_and_no_user_is_erased(http, client):
     assert "user_id is not an id" in refusal(http.delete("/v1/users/"), 422)
     assert "got 201" in refusal(http.delete("/v1/users/" + "x" * 201), 422)
     assert read_erased(client).version == 0
@@ -179,7 +177,7 @@ def test_a_service_without_a_lake_says_where_to_erase(recommender, client):
         assert "recsys erase" in refusal(http.delete("/v1/users/1"), 503)
 
 
-def test_feeds_go_on_while_one_person_after_the_other_is_erased(recommender, client):
+def test_feeds_are_served_while_users_are_erased_one_at_a_time(recommender, client):
     inside, most, proceed = [], [], threading.Event()
 
     def slow(user):
@@ -202,7 +200,7 @@ def test_feeds_go_on_while_one_person_after_the_other_is_erased(recommender, cli
     assert most == [1, 1, 1, 1]
 
 
-def test_without_redis_nothing_is_removed_and_one_sentence_says_so(http, client, lake, monkeypatch):
+def test_without_redis_nothing_is_removed_and_one_sentence_explains_it(http, client, lake, monkeypatch):
     before = lake.read("actions")
 
     def absent(*_):
@@ -218,7 +216,7 @@ class ReadOnly(fs.LocalFileSystem):
         raise OSError(30, "Read-only file system")
 
 
-def test_a_lake_that_cannot_be_written_leaves_the_online_part_done_and_a_second_call_completes_it(
+def test_a_read_only_lake_leaves_the_online_part_done_and_a_second_call_completes_it(
     http, client, lake, config, monkeypatch
 ):
     http.get("/v1/feed", params={"user_id": "Ann", "limit": 5})
@@ -229,9 +227,9 @@ def test_a_lake_that_cannot_be_written_leaves_the_online_part_done_and_a_second_
         patch.setattr("recsys.offline.lake.storage.fs.LocalFileSystem", ReadOnly)
         sentence = refusal(http.delete("/v1/users/Ann"), 503)
     assert "'Ann' is erased only in part" in sentence
-    assert "the online store has nothing of them" in sentence
+    assert "the online store has no data of the user" in sentence
     assert "Read-only file system" in sentence
-    assert sentence.endswith("erase them again to complete it")
+    assert sentence.endswith("erase the user again to complete it")
     assert [client.zcard(keys.returned(ANN)), client.xlen(keys.STREAM), client.xlen(keys.DEAD_LETTERS)] == [0, 0, 0]
     assert ANN in lake.read("actions")["user_id"].to_pylist()
     receipt = http.delete("/v1/users/Ann").json()
@@ -242,7 +240,7 @@ def test_a_lake_that_cannot_be_written_leaves_the_online_part_done_and_a_second_
 @pytest.mark.parametrize(
     "step", ["remove_rows", "remove_returned", "remove_records", "remove_dead_letters", "lake_erasure.erase"]
 )
-def test_killed_before_any_step_running_it_again_completes_it_and_nothing_came_back(
+def test_an_erasure_killed_at_any_step_is_completed_by_a_second_call(
     http, client, catalogue, config, lake, recommender, monkeypatch, step
 ):
     http.post("/v1/events", json=[click(n, user) for n, user in enumerate(["Ann", "2"])])
@@ -264,7 +262,7 @@ def test_killed_before_any_step_running_it_again_completes_it_and_nothing_came_b
     assert [row for row in client.keys("recsys:g:*:user:*") if b"%016x" % (ANN + 2**64) in row] == []
 
 
-def test_what_was_under_way_when_the_tombstone_came_leaves_nothing_behind(http, client, config, lake, monkeypatch):
+def test_records_written_during_the_erasure_are_removed_as_well(http, client, config, lake, monkeypatch):
     erase_lake = lake_erasure.erase
     clock = Clock()
     before = clock.now()
@@ -284,7 +282,7 @@ def test_what_was_under_way_when_the_tombstone_came_leaves_nothing_behind(http, 
     assert decode(stream.read("", 9)).events["event_id"].tolist() == [2]
 
 
-def test_a_number_that_is_none_leaves_an_erasure_in_part_that_can_be_completed(config, client, lake):
+def test_a_broken_redis_key_stops_the_erasure_and_a_second_call_completes_it(config, client, lake):
     client.set(keys.NEWEST, "the last")
     with pytest.raises(DependencyError, match=r"erased only in part: .* online key recsys:newest must hold a"):
         erase(config, client, Clock(), "Ann")
@@ -292,18 +290,16 @@ def test_a_number_that_is_none_leaves_an_erasure_in_part_that_can_be_completed(c
     erase(config, client, Clock(), "Ann")
 
 
-def test_a_lake_that_others_hold_is_named_with_what_is_done(config, client, lake, monkeypatch):
+def test_the_error_for_a_lake_held_by_another_process_says_what_was_done(config, client, lake, monkeypatch):
     monkeypatch.setattr("redis.lock.Lock.acquire", lambda *_, **__: False)
     monkeypatch.setattr("recsys.online.consumer.to_lake.WAIT_S", 0.2)
     with pytest.raises(
-        DependencyError, match=r"the online store has nothing of them, but the lake .* is held by another"
+        DependencyError, match=r"the online store has no data of the user, but the lake .* is held by another"
     ):
         erase(config, client, Clock(), "Ann")
 
 
-def test_releases_that_still_name_the_person_are_listed_and_so_are_unreadable_and_unfinished_ones(
-    config, client, lake, catalogue
-):
+def test_releases_that_contain_the_user_or_cannot_be_read_are_listed(config, client, lake, catalogue):
     for name, user in (("r-000000000001", True), ("r-000000000002", False)):
         folder = config.releases_path / name / "catalogue"
         folder.parent.mkdir(parents=True)
@@ -315,13 +311,13 @@ def test_releases_that_still_name_the_person_are_listed_and_so_are_unreadable_an
     assert erase(config, client, Clock(), "777").releases == ["r-000000000002", ".staging-1-abcd"]
 
 
-def test_a_training_run_under_way_is_told_for_its_release_may_name_the_person(config, client, lake):
+def test_the_receipt_says_whether_a_training_run_is_in_progress(config, client, lake):
     with hold(client, ""):
         assert erase(config, client, Clock(), "2").training
     assert not erase(config, client, Clock(), "2").training
 
 
-def test_the_clock_is_that_of_the_release_that_serves(config, client):
+def test_the_service_clock_follows_the_current_release(config, client):
     made = release.Manifest.model_construct(world=True, logs_end=WORLD_END)
     assert 0 <= service_clock(config, client, made).now() - WORLD_END < 60_000_000
     assert erase(config, client, service_clock(config, client, made), "5").erased_at < WORLD_END + 60_000_000
@@ -343,7 +339,7 @@ def recsys(capsys):
     return run
 
 
-def test_the_command_prints_the_receipt_and_with_json_only_that(recsys, config, lake):
+def test_the_command_prints_the_receipt_or_with_json_one_json_line(recsys, config, lake):
     options = ("--config", "configs/tiny.yaml", "--set", f"data_dir={config.data_dir}")
     code, out, err = recsys("erase", "--user", "Ann", "--json", *options)
     assert code == 0, err
@@ -361,7 +357,7 @@ def test_the_command_prints_the_receipt_and_with_json_only_that(recsys, config, 
     assert sum("0 (0)" in line for line in out.splitlines()) == len(TABLES) + 1
 
 
-def test_the_command_refuses_an_impossible_id_as_wrong_usage(recsys, config):
+def test_the_command_refuses_an_invalid_id_as_wrong_usage(recsys, config):
     code, out, err = recsys("erase", "--user", "x" * 201, "--set", f"data_dir={config.data_dir}")
     assert (code, out) == (2, "")
     assert "Invalid value for --user" in err
@@ -379,7 +375,7 @@ def test_the_command_fails_with_one_sentence_without_a_lake_and_without_redis(re
     assert err.splitlines()[-1].startswith("error: Redis at online.url")
 
 
-def test_the_text_names_what_is_left_to_do():
+def test_the_printed_receipt_names_what_is_left_to_do():
     receipt = Receipt(
         user_id="[b]A[/b]", erased_at=0, online={"rows": 1234, "returned": 0, "stream_records": 0, "dead_letters": 0},
         offline={"users": {"rows": 1, "files": 1}}, authored_posts=0, releases=["r-1"], training=True, elapsed_s=2.0,
@@ -396,7 +392,7 @@ def test_the_text_names_what_is_left_to_do():
     assert "posts that this person wrote" not in text
 
 
-def test_over_a_served_world_a_person_is_gone_from_everything_once_it_was_trained_again(small_config):
+def test_in_a_served_world_an_erased_user_is_gone_after_the_next_training(small_config):
     config = small_config
     simulate_step(config, Progress())
     first = train(config, Progress()).version

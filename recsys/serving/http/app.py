@@ -1,11 +1,12 @@
-"""The HTTP interface: routes, status codes, and one sentence for everything that goes wrong.
+"""The HTTP interface: routes, status codes and error messages.
 
-Takes a `Service`, gives a FastAPI app. What a client did wrong is 422 (401 for a missing key), what the server lacks
-is 503; both carry `{"error": sentence}`. It does not know how a feed is made.
+Takes a `Service` and returns a FastAPI app. A client's mistake is answered with 422 (a missing or wrong key with 401),
+a missing dependency of the server with 503; every error carries `{"error": sentence}`. It does not know how a feed is
+made.
 
-A feed is CPU work of a few milliseconds with one wait for Redis in it. It runs in a small pool of threads, so that
-the event loop stays free for health checks and events, and so that many clients at once wait in a queue instead of
-sharing the interpreter. Erasing a person takes seconds to minutes and waits in a queue of its own.
+A feed takes a few milliseconds of CPU and one wait for Redis. Feeds run in a small pool of threads: the event loop
+stays free for health checks, and many simultaneous clients wait in a queue instead of competing for the interpreter.
+Erasing a user takes seconds to minutes, so erasures have their own queue.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from recsys.serving.service import Service
 log = logging.getLogger(__name__)
 
 N_THREADS = 2
-"""Feeds in the making at once, per worker."""
+"""Threads per worker that compute feeds and take events."""
 
 T = TypeVar("T")
 
 
 def create_app(service: Service) -> FastAPI:
-    """The app that serves feeds and takes events; it closes the service when it stops."""
+    """The app that serves feeds and takes events. It closes the service on shutdown."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -48,12 +49,12 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="recsys", redoc_url=None, lifespan=lifespan)
     metrics = service.metrics
-    app.add_middleware(_Timed, metrics=metrics)
+    app.add_middleware(_TimingMiddleware, metrics=metrics)
     limiters: dict[str, CapacityLimiter] = {}
 
     async def in_thread(work: Callable[[], T], queue: str = "feeds", n_threads: int = N_THREADS) -> T:
         if queue not in limiters:
-            limiters[queue] = CapacityLimiter(n_threads)  # can only be made inside the running loop
+            limiters[queue] = CapacityLimiter(n_threads)  # must be created inside the running event loop
         return await to_thread.run_sync(work, limiter=limiters[queue])
 
     @app.get("/v1/feed", response_class=JsonResponse, responses={200: {"model": Feed}})
@@ -108,20 +109,20 @@ def create_app(service: Service) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def on_defect(_: Request, error: Exception) -> Response:
-        # Raised again by the outermost layer, so the traceback is in the server's log and only there.
+        # Starlette raises the error again after this response, so the traceback goes to the server's log only.
         return refuse(500, type(error).__name__, "the server failed on this request; its log says why")
 
     return app
 
 
 class JsonResponse(Response):
-    """Bytes that are JSON already."""
+    """A response whose content is already encoded as JSON."""
 
     media_type = "application/json"
 
 
-class _Timed:
-    """Measures every request, from its arrival to the last byte of the answer."""
+class _TimingMiddleware:
+    """Middleware that measures every request, from its arrival to the last byte of the response."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -133,7 +134,7 @@ class _Timed:
             return
         status = 500
 
-        async def sending(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -141,17 +142,17 @@ class _Timed:
 
         start = time.perf_counter()
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_and_note_status)
         finally:
-            # Only known routes become labels: a client must not be able to make new ones.
+            # Only known routes become labels, so clients cannot create new labels.
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).observe(time.perf_counter() - start)
 
 
 def _check_key(expected: str | None, given: str) -> None:
-    # Headers arrive decoded as latin-1; encoded back they are the bytes the client sent.
+    # Headers arrive decoded as latin-1; encoding restores the bytes that the client sent.
     if expected is not None and not hmac.compare_digest(expected.encode(), given.encode("latin-1")):
-        raise HTTPException(401, "writes need the header X-API-Key with the key of serving.api_key")
+        raise HTTPException(401, "writes need the header X-API-Key with the value of serving.api_key")
 
 
 async def _read(request: Request) -> bytes:
@@ -164,7 +165,7 @@ async def _read(request: Request) -> bytes:
 
 
 def _sentence(item: dict[str, Any]) -> str:
-    """A broken rule of a query parameter: its name, the rule, the value."""
+    """One validation error of a query parameter as text: the name, the rule and the value."""
     name = str(item["loc"][-1])
     if item["type"] == "missing":
         return f"{name} is missing"
