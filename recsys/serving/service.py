@@ -24,7 +24,7 @@ from recsys.online.store import RedisStore
 from recsys.online.stream import records
 from recsys.online.stream.lag import read_lag
 from recsys.online.stream.log import EventStream
-from recsys.serving.http.cursor import Cursors, grow
+from recsys.serving.http.cursor import Cursors, add_page
 from recsys.serving.http.metrics import Metrics
 from recsys.serving.http.wire import Rejected, feed_body, parse_events
 from recsys.types import FeedRequest, Shown, Slate
@@ -193,7 +193,7 @@ class Service:
     def _shown_after(self, slate: Slate) -> Shown:
         catalogue, rows = self._recommender.catalogue, slate.candidates.post_row
         author, topic = catalogue.author[rows], catalogue.topic[rows]
-        return grow(
+        return add_page(
             slate.context.request.shown,
             catalogue.post_id[rows].tolist(),
             catalogue.author_id[author[author >= 0]].tolist(),

@@ -35,7 +35,7 @@ def test_a_feed_is_shown_with_its_reasons():
     assert "degraded: trending" in text
 
 
-def test_what_users_write_is_never_markup():
+def test_user_written_text_is_not_read_as_markup():
     assert "[red]x[/nope]" in shown(text="[red]x[/nope]")
     assert "[bold]topic" in shown(topic="[bold]topic")
 
@@ -44,7 +44,7 @@ def test_a_post_without_text_is_shown_by_its_id():
     assert "post N7" in shown(text="", post_id="N7")
 
 
-def test_what_is_not_known_is_not_made_up():
+def test_unknown_values_are_shown_as_placeholders():
     text = shown(topic=None, author_id=None, created_at=None, probabilities={})
     assert "?" in text
     assert "-" in text

@@ -1,8 +1,8 @@
-"""The cursor: what earlier pages of a feed showed, carried by the client, signed by the server.
+"""Signed cursors: the client carries what earlier pages of its feed showed.
 
-Takes and gives `types.Shown`. A cursor is bytes in base64url: an HMAC-SHA256 over the rest, then user, expiry and the
-shown posts, authors and topics, compressed. Nothing of it is kept on the server and nothing of it belongs to a release:
-it survives a restart, another worker and a change of release. It does not know what a post is, or which posts exist.
+Takes and returns `types.Shown`. A cursor is base64url text of an HMAC-SHA256 signature, followed by the signed body:
+user, expiry and the shown posts, authors and topics, compressed. The server stores nothing, and a cursor contains
+nothing of a release. So it stays valid across restarts, workers and releases. This module treats ids as plain numbers.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ import orjson
 from recsys.errors import DataError, RequestError
 from recsys.types import SECOND, Shown
 
-KEPT = 500
-"""Shown posts a cursor remembers, the newest; authors and topics likewise."""
+MAX_REMEMBERED = 500
+"""A cursor holds the newest posts up to this number; the same limit applies to authors and to topics."""
 
 KEY_BYTES = 32
 MAX_CHARACTERS = 32_768
-"""Longest cursor that is looked at; 500 posts and authors of a 100,000-post world take about 3,000."""
+"""Longest cursor accepted. 500 posts and authors of a 100,000-post world take about 3,000 characters."""
 
 Name = TypeVar("Name", int, str)
 
 _VERSION = 1
 _SIGNATURE = hashlib.sha256().digest_size
 _HEAD = struct.Struct("<Bqqhhh")
-"""Version, user id, expiry, then how many posts, authors and topics follow."""
+"""Version, user id, expiry, number of posts, number of authors, number of topics."""
 
 _ADVICE = "ask for the first page again, without a cursor"
 
@@ -49,35 +49,33 @@ class Cursors:
         self._ttl = ttl_s * SECOND
 
     def write(self, user_id: int, shown: Shown, now: int) -> str:
-        """A cursor that is valid for `ttl_s` seconds from `now`."""
+        """Write a cursor that is valid for `ttl_s` seconds from `now` (microseconds)."""
         body = _pack(user_id, now + self._ttl, shown)
         return base64.urlsafe_b64encode(self._sign(body) + body).rstrip(b"=").decode()
 
     def read(self, text: str, user_id: int, now: int) -> Shown:
-        """What the cursor says was shown.
+        """The shown posts, authors and topics that a cursor carries.
 
-        Raises: RequestError when it is not one of ours, was altered, has expired or belongs to another user.
+        Raises: RequestError when the cursor is malformed, was altered, has expired or belongs to another user.
         """
         if len(text) > MAX_CHARACTERS:
             raise RequestError(f"cursor must have at most {MAX_CHARACTERS} characters, got {len(text)}; {_ADVICE}")
         try:
             data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
-            raise RequestError(
-                f"cursor must be base64url as the server wrote it, got {text[:20]!r}; {_ADVICE}"
-            ) from None
+            raise RequestError(f"cursor must be base64url text from the server, got {text[:20]!r}; {_ADVICE}") from None
         signature, body = data[:_SIGNATURE], data[_SIGNATURE:]
         if not hmac.compare_digest(signature, self._sign(body)):
-            raise RequestError(
-                f"cursor must be unchanged as the server wrote it, its signature does not fit; {_ADVICE}"
-            )
+            raise RequestError(f"cursor must be unchanged, but its signature does not match; {_ADVICE}")
         owner, expiry, shown = _unpack(body)
         if owner != user_id:
-            raise RequestError(f"cursor must belong to the user that sends it, it was written for another; {_ADVICE}")
+            raise RequestError(
+                f"cursor must belong to the user that sends it, but it was written for another; {_ADVICE}"
+            )
         if now >= expiry:
             late = (now - expiry) // SECOND
             raise RequestError(
-                f"cursor must be used within {self._ttl // SECOND} s, it expired {late} s ago; {_ADVICE}"
+                f"cursor must be used within {self._ttl // SECOND} s, but it expired {late} s ago; {_ADVICE}"
             )
         return shown
 
@@ -85,25 +83,25 @@ class Cursors:
         return hmac.digest(self._key, body, "sha256")
 
 
-def grow(shown: Shown, post_ids: list[int], authors: list[int], topics: list[str]) -> Shown:
-    """What was shown after one more page; only the newest `KEPT` posts, authors and topics stay.
+def add_page(shown: Shown, post_ids: list[int], authors: list[int], topics: list[str]) -> Shown:
+    """Add one page to what was shown. Only the newest `MAX_REMEMBERED` posts, authors and topics are kept.
 
     Args:
-        post_ids: posts of the page, in order of position.
-        authors: their author ids, one per post whose author is known.
-        topics: their topics, one per post whose topic is known.
+        post_ids: ids of the page's posts, in order of position.
+        authors: author ids, one per post with a known author.
+        topics: topic names, one per post with a known topic.
     """
     return Shown(
-        post_ids=(*shown.post_ids, *post_ids)[-KEPT:],
-        authors=_count(shown.authors, authors),
-        topics=_count(shown.topics, topics),
+        post_ids=(*shown.post_ids, *post_ids)[-MAX_REMEMBERED:],
+        authors=_add_counts(shown.authors, authors),
+        topics=_add_counts(shown.topics, topics),
     )
 
 
 def read_key(path: Path) -> bytes:
-    """The signing key in this file, made on first use; every worker on the folder gets the same one.
+    """Read the signing key from this file; create it on first use. All workers of the folder share one key.
 
-    Raises: DataError when the file is not a key.
+    Raises: DataError when the file does not hold a key.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,29 +113,31 @@ def read_key(path: Path) -> bytes:
                 os.fsync(file.fileno())
             os.link(temporary, path)
         except FileExistsError:
-            pass  # another worker was first; its key counts
+            pass  # another worker was faster; use its key
         finally:
             temporary.unlink(missing_ok=True)
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
-        raise DataError(f"{path} must hold {KEY_BYTES} bytes, got {len(key)}; delete it, which ends the cursors in use")
+        raise DataError(
+            f"{path} must hold {KEY_BYTES} bytes, got {len(key)}; delete it (all open cursors become invalid)"
+        )
     return key
 
 
-def _count(counts: dict[Name, int], more: list[Name]) -> dict[Name, int]:
+def _add_counts(counts: dict[Name, int], more: list[Name]) -> dict[Name, int]:
     counted = dict(counts)
     for name in more:
         counted[name] = counted.pop(name, 0) + 1
-    return dict(list(counted.items())[-KEPT:])
+    return dict(list(counted.items())[-MAX_REMEMBERED:])
 
 
 def _pack(user_id: int, expiry: int, shown: Shown) -> bytes:
-    posts = shown.post_ids[-KEPT:]
-    authors = list(shown.authors.items())[-KEPT:]
-    topics = list(shown.topics.items())[-KEPT:]
+    posts = shown.post_ids[-MAX_REMEMBERED:]
+    authors = list(shown.authors.items())[-MAX_REMEMBERED:]
+    topics = list(shown.topics.items())[-MAX_REMEMBERED:]
     head = _HEAD.pack(_VERSION, user_id, expiry, len(posts), len(authors), len(topics))
     numbers = np.array([*posts, *(a for a, _ in authors), *(n for _, n in authors), *(n for _, n in topics)], "<i8")
-    # Bytes of equal weight side by side: ids that are close to each other then compress to little.
+    # Transpose the bytes, [n, 8] -> [8, n]: bytes of equal significance lie together, so close ids compress well.
     planes = numbers.view(np.uint8).reshape(-1, 8).T.tobytes()
     return zlib.compress(head + planes + orjson.dumps([name for name, _ in topics]))
 

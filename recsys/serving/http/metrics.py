@@ -1,7 +1,7 @@
-"""What the server counts about itself, as Prometheus text.
+"""Prometheus metrics of the server.
 
-Takes durations and counts, gives the page that `/metrics` serves. Every app has a registry of its own; with several
-workers `PROMETHEUS_MULTIPROC_DIR` is set and the page adds all of them up. It does not know what a feed is.
+Takes durations and counts and returns the page that `/metrics` serves. Every app has its own registry. With several
+workers, `PROMETHEUS_MULTIPROC_DIR` is set and the page sums over all workers. It does not know what a feed is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from recsys.online.stream.lag import Lag
 
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-"""Bucket bounds, fine where a feed should be."""
+"""Bucket bounds in seconds, finest around the expected latency of a feed."""
 
 COUNTS = (0, 1, 5, 10, 20, 50, 100, 200, 300, 400, 500, 750, 1000)
 
@@ -38,26 +38,26 @@ class Metrics:
             "recsys_feed_stage_seconds", "Time of one stage of a feed", ["stage"], buckets=SECONDS, registry=registry
         )
         self.candidates = Histogram(
-            "recsys_feed_candidates", "Candidates of a request by what became of them", ["fate"], buckets=COUNTS,
+            "recsys_feed_candidates", "Candidates of a request, by outcome", ["fate"], buckets=COUNTS,
             registry=registry,
         )  # fmt: skip
         self.degraded = Counter(
-            "recsys_feeds_degraded", "Feeds that had to leave something out", ["what"], registry=registry
+            "recsys_feeds_degraded", "Feeds served without one of their parts", ["what"], registry=registry
         )
         self.events = Counter("recsys_events", "Events posted, by outcome", ["outcome"], registry=registry)
         self.errors = Counter("recsys_errors", "Requests that were refused or failed", ["kind"], registry=registry)
 
     def page(self, lag: Lag | None = None) -> bytes:
-        """Prometheus text; `lag`, how far the stores are behind the stream, is on it unless None."""
+        """The page as Prometheus text. It includes `lag`, the stores' delay behind the stream, unless that is None."""
         registry = self._registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry) + (b"" if lag is None else generate_latest(_Stores(lag)))
+        return generate_latest(registry) + (b"" if lag is None else generate_latest(_LagCollector(lag)))
 
 
-class _Stores:
-    """What Redis knows, the same for every worker: read when the page is asked for, counted by nobody here."""
+class _LagCollector:
+    """Collector of the lag metrics. They are read from Redis for each page and are the same for every worker."""
 
     def __init__(self, lag: Lag) -> None:
         self._lag = lag

@@ -1,8 +1,8 @@
-"""The wire: what a feed looks like to a client, and what clients may report about it.
+"""The wire format: JSON bodies of feeds and of event batches.
 
-Takes a `Slate` and gives the response body; takes a request body and gives events, each accepted or rejected by itself.
-Ids are strings outside and int64 inside (`offline.catalogue.ids`). It does not know HTTP, Redis or where a slate comes
-from.
+Turns a `Slate` into a response body, and a request body into events. Each event is accepted or rejected on its own.
+Ids are strings for clients and int64 inside (`offline.catalogue.ids`). It does not know HTTP, Redis or how a slate is
+made.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from recsys.offline.catalogue.ids import to_int64
 from recsys.types import SECOND, Ids, Rows, Slate, Source
 
 MAX_EVENTS = 1000
-"""Events of one batch."""
+"""Most events in one batch."""
 MAX_BODY_BYTES = 4 * 2**20
 MAX_FUTURE_S = 300
-"""Seconds an event may lie ahead of the server's clock; clients' clocks are never exact."""
+"""Seconds an event may lie ahead of the server's clock, because clients' clocks are not exact."""
 EARLIEST = 946_684_800 * SECOND
-"""The year 2000: an integer before it is a time in seconds or milliseconds, not in microseconds."""
+"""The year 2000 in microseconds. A smaller integer is taken for a time in seconds or milliseconds and rejected."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -44,18 +44,18 @@ class FeedItem(BaseModel):
     position: int
     """0-based within the page."""
     score: float | None
-    """The ranked value."""
+    """The ranker's value of the post."""
     probabilities: dict[str, float]
     """Calibrated P(action), by action."""
     sources: list[str]
-    """Retrieval sources that brought it."""
+    """Retrieval sources that found the post."""
     author_id: str | None
     topic: str | None
     text: str
     created_at: str | None
-    """ISO-8601, UTC; null when the post was never described."""
+    """ISO-8601, UTC; null when the post is known only from events."""
     labels: list[str]
-    """What moderation said of the post, such as `spam`."""
+    """Moderation labels, such as `spam`."""
     propensity: float
     """P(this post here | earlier positions, recorded candidates), in (0, 1]."""
 
@@ -69,13 +69,13 @@ class Feed(BaseModel):
     user_id: str
     release: str
     degraded: list[str]
-    """What had to be left out; empty when all is well."""
+    """Names of the parts that were left out; empty for a complete feed."""
     items: list[FeedItem]
     cursor: str
-    """Hand it in for the next page."""
+    """Send it to get the next page."""
 
 
-def _id(value: Any) -> int:
+def _parse_id(value: Any) -> int:
     if not isinstance(value, str):
         raise ValueError(f"must be a string, got {_shorten(value)}")
     try:
@@ -84,7 +84,7 @@ def _id(value: Any) -> int:
         raise ValueError(f"is not an id: {error}") from None
 
 
-def _microseconds(value: Any) -> int:
+def _parse_microseconds(value: Any) -> int:
     rule = "must be ISO-8601 with a timezone, or integer microseconds since 1970 UTC"
     if isinstance(value, str):
         try:
@@ -104,8 +104,8 @@ def _microseconds(value: Any) -> int:
     return microseconds
 
 
-def _number(value: Any) -> float | None:
-    # Kept as float32 from here on; what overflows there would come back as infinity.
+def _parse_number(value: Any) -> float | None:
+    # Values are stored as float32, where a larger number would become infinity.
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > _FLOAT32_MAX:
@@ -113,27 +113,27 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
-_Id = Annotated[int, BeforeValidator(_id)]
+_Id = Annotated[int, BeforeValidator(_parse_id)]
 
 
 class EventIn(BaseModel):
-    """One event as a client reports it, checked; ids as int64. Keys it does not know are ignored."""
+    """One validated event of a client, with ids as int64. Unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
     event_id: _Id
-    """Chosen by the client; the same id again counts once."""
+    """Chosen by the client. Events with the same id count once."""
     request_id: _Id
-    """Of the feed that returned the post."""
+    """Request id of the feed that returned the post."""
     user_id: _Id
     post_id: _Id
     type: EventType
-    value: Annotated[float | None, BeforeValidator(_number)] = None
-    """Seconds for `dwell`; free for the others."""
-    event_time: Annotated[int, BeforeValidator(_microseconds)]
+    value: Annotated[float | None, BeforeValidator(_parse_number)] = None
+    """Seconds for `dwell`; any number for other types."""
+    event_time: Annotated[int, BeforeValidator(_parse_microseconds)]
     """Microseconds."""
     position: Annotated[int, Field(strict=True, ge=0, le=32_767)] | None = None
-    """Where it stood in the feed, 0-based; may be left out."""
+    """Position of the post in the feed, 0-based; optional."""
 
     @model_validator(mode="after")
     def _dwell_has_seconds(self) -> Self:
@@ -144,23 +144,22 @@ class EventIn(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An event that was not taken."""
+    """A rejected event of a batch."""
 
     index: int
-    """Place in the batch, from 0."""
+    """Index in the batch, 0-based."""
     reason: str
 
 
 def parse_events(body: bytes, now: int, wall: int | None = None) -> tuple[list[EventIn], list[Rejected]]:
-    """The events of a batch, and those that break a rule.
+    """Parse a batch into accepted and rejected events.
 
     Args:
         body: JSON, `{"events": [...]}` or the bare list.
-        now: microseconds; events more than `MAX_FUTURE_S` later are rejected.
-        wall: the wall clock when `now` is a world's time. A client that knows nothing of worlds reports wall times: a
-        time that
-            is nearer to the wall clock is moved by the clocks' difference.
-    Raises: RequestError when the body is no such JSON or holds more than `MAX_EVENTS`.
+        now: current time in microseconds; events more than `MAX_FUTURE_S` later are rejected.
+        wall: the wall clock in microseconds when `now` is simulated time, else None. Clients may report wall times:
+            an event time that is nearer to `wall` than to `now` is shifted by `now - wall`.
+    Raises: RequestError when the body is not such JSON or holds more than `MAX_EVENTS` events.
     """
     try:
         batch = orjson.loads(body)
@@ -177,7 +176,7 @@ def parse_events(body: bytes, now: int, wall: int | None = None) -> tuple[list[E
         try:
             event = EventIn.model_validate(item)
         except ValidationError as error:
-            rejected.append(Rejected(index, _reason(item, error)))
+            rejected.append(Rejected(index, _rejection_reason(item, error)))
             continue
         if wall is not None and abs(event.event_time - wall) < abs(event.event_time - now):
             event = event.model_copy(update={"event_time": event.event_time - wall + now})
@@ -189,19 +188,19 @@ def parse_events(body: bytes, now: int, wall: int | None = None) -> tuple[list[E
 
 
 def feed_body(slate: Slate, catalogue: Catalogue, user_id: str, release: str, cursor: str) -> dict[str, Any]:
-    """The body of a feed, as `Feed` describes it; float32 stay what they are, so that orjson writes them short.
+    """The body of a feed, in the form of `Feed`. Numbers stay float32, so that orjson writes them with few digits.
 
     Args:
-        user_id: as the client wrote it; the name of the id stands in its place where one is known.
+        user_id: user id as the client wrote it. It is replaced by the catalogue's name of the user if there is one.
     """
     candidates = slate.candidates
     rows = candidates.post_row
     user_row = np.array([slate.context.user_row])
-    # Columns are gathered once: reading them post by post takes ten times as long.
+    # Gather whole columns: reading them post by post takes ten times as long.
     columns = zip(
-        _outside(catalogue.post_id, catalogue.post_name, rows),
+        _public_ids(catalogue.post_id, catalogue.post_name, rows),
         candidates.sources.tolist(),
-        _outside(catalogue.author_id, catalogue.author_name, catalogue.author[rows]),
+        _public_ids(catalogue.author_id, catalogue.author_name, catalogue.author[rows]),
         [catalogue.topics[topic] if topic >= 0 else None for topic in catalogue.topic[rows].tolist()],
         catalogue.texts.take(rows).to_pylist(),
         catalogue.created_at[rows].tolist(),
@@ -226,7 +225,7 @@ def feed_body(slate: Slate, catalogue: Catalogue, user_id: str, release: str, cu
     ]
     return {
         "request_id": str(slate.context.request.request_id),
-        "user_id": _named(catalogue.user_name, user_row)[0] or user_id,
+        "user_id": _names_of(catalogue.user_name, user_row)[0] or user_id,
         "release": release,
         "degraded": list(slate.degraded),
         "items": items,
@@ -234,13 +233,13 @@ def feed_body(slate: Slate, catalogue: Catalogue, user_id: str, release: str, cu
     }
 
 
-def _outside(ids: Ids, names: pa.Array, rows: Rows) -> list[str | None]:
-    """Ids as clients know them: the name where there is one, else the number; None for row -1."""
-    named = zip(rows.tolist(), _named(names, rows), strict=True)
+def _public_ids(ids: Ids, names: pa.Array, rows: Rows) -> list[str | None]:
+    """Ids as clients know them: the name if there is one, else the number; None for row -1."""
+    named = zip(rows.tolist(), _names_of(names, rows), strict=True)
     return [None if row < 0 else str(ids[row]) if name is None else name for row, name in named]
 
 
-def _named(names: pa.Array, rows: Rows) -> list[str | None]:
+def _names_of(names: pa.Array, rows: Rows) -> list[str | None]:
     found: list[str | None] = names.take(pa.array(rows, mask=rows < 0)).to_pylist()
     return found
 
@@ -254,8 +253,8 @@ def _source_names(bits: int) -> list[str]:
     return Source.names(bits)
 
 
-def _reason(item: Any, error: ValidationError) -> str:
-    """The first broken rule, as a sentence."""
+def _rejection_reason(item: Any, error: ValidationError) -> str:
+    """The first validation error, as a sentence."""
     if not isinstance(item, dict):
         return f"an event must be a JSON object, got {_shorten(item)}"
     first = error.errors()[0]
@@ -270,9 +269,9 @@ def _reason(item: Any, error: ValidationError) -> str:
 
 
 def _shorten(value: Any) -> str:
-    """The start of a value as JSON, for a message."""
+    """The first characters of a value as JSON, for error messages."""
     try:
         text = orjson.dumps(value).decode()
-    except TypeError:  # orjson reads deeper nesting than it writes
+    except TypeError:  # orjson can read deeper nesting than it can write
         text = "something deeply nested"
     return text if len(text) <= 60 else text[:60] + "…"

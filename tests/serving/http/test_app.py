@@ -1,4 +1,4 @@
-"""The interface over real HTTP: a feed for anybody, events one by one, a sentence for whatever is wrong."""
+"""The HTTP interface over a real connection: feeds, events and error messages."""
 
 import concurrent.futures
 import threading
@@ -62,7 +62,7 @@ def test_a_feed_has_the_promised_shape_and_values(http):
     assert mentioned.probabilities == {"click": 0.9}
 
 
-def test_what_had_to_be_left_out_is_named_and_counted(http, recommender):
+def test_degraded_parts_are_named_and_counted(http, recommender):
     recommender.degraded = ("source:trending", "source:fresh")
     assert feed(http)["degraded"] == ["source:trending", "source:fresh"]
     recommender.degraded = ()
@@ -72,7 +72,7 @@ def test_what_had_to_be_left_out_is_named_and_counted(http, recommender):
     assert counted["recsys_feeds_degraded_total", "source:fresh"] == 1
 
 
-def test_posts_and_authors_go_by_the_names_they_came_with(http):
+def test_posts_and_authors_keep_their_imported_names(http):
     items = {item["post_id"]: item["author_id"] for item in feed(http, limit=100)["items"]}
     assert items["N60"] == items["5053"] == "Bob"
     assert items["5061"] == "905"
@@ -80,14 +80,14 @@ def test_posts_and_authors_go_by_the_names_they_came_with(http):
 
 
 @pytest.mark.parametrize("user", ["2", "987654321", "somebody new", "-17", "ü" * 200])
-def test_a_user_never_seen_gets_a_feed_under_the_name_it_gave(http, user):
+def test_an_unknown_user_gets_a_feed_under_the_given_id(http, user):
     page = feed(http, user)
     assert page["user_id"] == user
     assert len(page["items"]) == 20
 
 
 @pytest.mark.parametrize("limit", [1, 20, 100])
-def test_limits_from_1_to_100_are_met(http, limit):
+def test_limits_from_1_to_100_are_accepted(http, limit):
     assert len(feed(http, limit=limit)["items"]) == limit
 
 
@@ -106,39 +106,39 @@ def test_another_limit_is_refused_with_rule_and_value(http, limit, sentence):
     assert refusal(http.get("/v1/feed", params={"user_id": "1", "limit": limit})).startswith(sentence)
 
 
-def test_a_missing_or_impossible_user_is_refused(http):
+def test_a_missing_or_invalid_user_is_refused(http):
     assert refusal(http.get("/v1/feed")) == "user_id is missing"
     assert "user_id is not an id" in refusal(http.get("/v1/feed", params={"user_id": ""}))
     assert "got 201" in refusal(http.get("/v1/feed", params={"user_id": "x" * 201}))
 
 
-def test_pages_by_cursor_repeat_nothing_until_all_was_shown(http, client):
+def test_pages_by_cursor_do_not_repeat_posts_until_all_were_shown(http, client):
     seen, cursor = [], ""
     for _ in range(7):
         page = feed(http, limit=20, cursor=cursor)
-        client.delete(keys.returned(1))  # the cursor alone must do
+        client.delete(keys.returned(1))  # so that only the cursor knows what was shown
         seen += [item["post_id"] for item in page["items"]]
         cursor = page["cursor"]
     assert len(seen) == len(set(seen)) == N_POSTS + 1
     assert feed(http, cursor=cursor)["items"] == []
 
 
-def test_what_was_returned_is_not_returned_again_even_without_cursor(http):
+def test_returned_posts_are_not_returned_again_even_without_a_cursor(http):
     first, second = feed(http), feed(http)
     posts = [{item["post_id"] for item in page["items"]} for page in (first, second)]
     assert not posts[0] & posts[1]
     assert first["request_id"] != second["request_id"]
 
 
-def test_a_cursor_that_is_not_this_users_own_is_refused(http):
+def test_an_altered_cursor_or_one_of_another_user_is_refused(http):
     cursor = feed(http)["cursor"]
     query = {"user_id": "1", "cursor": cursor[:-2] + ("AA" if cursor[-2:] != "AA" else "BB")}
-    assert "signature does not fit" in refusal(http.get("/v1/feed", params=query))
+    assert "signature does not match" in refusal(http.get("/v1/feed", params=query))
     assert "base64url" in refusal(http.get("/v1/feed", params={"user_id": "1", "cursor": "%%%"}))
     assert "written for another" in refusal(http.get("/v1/feed", params={"user_id": "2", "cursor": cursor}))
 
 
-def test_what_was_returned_is_logged_with_what_it_was_chosen_by(http, client):
+def test_returned_posts_are_logged_with_release_scores_and_propensities(http, client):
     page = feed(http, limit=3)
     (record,) = on_stream(client).returned
     assert str(record.request_id) == page["request_id"]
@@ -150,7 +150,7 @@ def test_what_was_returned_is_logged_with_what_it_was_chosen_by(http, client):
     assert (record.user_id, record.release) == (1, "r-0123456789ab")
 
 
-def test_events_are_taken_and_bad_ones_named_by_index(http, client):
+def test_good_events_are_accepted_and_bad_events_named_by_index(http, client):
     batch = [event(0), event(1, type="stare"), event(2, type="dwell", value=2.5, position=4), event(3, user_id=1)]
     answer = http.post("/v1/events", json={"events": batch})
     assert answer.status_code == 202
@@ -178,7 +178,7 @@ def test_an_event_posted_twice_is_on_the_stream_once(http, client):
 @pytest.mark.parametrize(
     "body", [b"", b"{]", b'{"event": 1}', b"[" + b"0," * 1000 + b"0]", b" " * (MAX_BODY_BYTES + 1)]
 )
-def test_a_body_that_is_no_batch_is_refused(http, body):
+def test_a_body_that_is_not_a_batch_is_refused(http, body):
     assert refusal(http.post("/v1/events", content=body))
 
 
@@ -192,7 +192,7 @@ def test_writes_need_the_key_once_one_is_set_and_reads_do_not(recommender, clien
 
 
 @pytest.mark.parametrize("fault", [DependencyError("Redis does not answer; start it"), DataError("nothing was loaded")])
-def test_what_the_server_lacks_is_503_with_the_sentence(http, recommender, fault):
+def test_a_missing_dependency_is_answered_with_503_and_the_reason(http, recommender, fault):
     recommender.fault = fault
     assert refusal(http.get("/v1/feed", params={"user_id": "1"}), 503) == str(fault)
     recommender.fault = None
@@ -205,12 +205,12 @@ def test_a_defect_is_one_sentence_without_a_traceback(http, recommender):
     assert sentence == "the server failed on this request; its log says why"
 
 
-def test_unknown_paths_and_methods_are_sentences_too(http):
+def test_unknown_paths_and_methods_are_answered_with_a_sentence(http):
     assert refusal(http.get("/v2/feed"), 404) == "GET /v2/feed: Not Found"
     assert refusal(http.post("/v1/feed"), 405) == "POST /v1/feed: Method Not Allowed"
 
 
-def test_ready_means_that_features_are_loaded_and_alive_means_alive(http, client):
+def test_readyz_needs_loaded_features_and_healthz_does_not(http, client):
     assert http.get("/readyz").json() == {"ready": True, "release": "r-0123456789ab", "reasons": []}
     client.flushall()
     answer = http.get("/readyz")
@@ -219,7 +219,7 @@ def test_ready_means_that_features_are_loaded_and_alive_means_alive(http, client
     assert http.get("/healthz").status_code == 200
 
 
-def test_a_health_check_does_not_wait_for_feeds_in_the_making(http, recommender):
+def test_a_health_check_does_not_wait_for_feeds_in_progress(http, recommender):
     recommender.proceed = threading.Event()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         waiting = pool.submit(feed, http)
@@ -247,7 +247,7 @@ def test_metrics_count_requests_stages_events_and_refusals(http):
     assert counted["recsys_stream_lag_seconds",] > 0
 
 
-def test_metrics_go_on_without_a_lag_that_cannot_be_told(http, client):
+def test_metrics_are_served_without_a_lag_that_cannot_be_read(http, client):
     feed(http)
     client.set(keys.DEAD_LETTERS_EVER, "many")
     counted = metrics(http)
@@ -255,7 +255,7 @@ def test_metrics_go_on_without_a_lag_that_cannot_be_told(http, client):
     assert ("recsys_stream_lag_seconds",) not in counted
 
 
-def test_two_apps_in_one_process_count_for_themselves(http, recommender, client):
+def test_two_apps_in_one_process_count_separately(http, recommender, client):
     feed(http)
     with served(make_service(recommender, client)) as other:
         assert ("recsys_http_request_seconds_count", "/v1/feed", "200") not in metrics(other)

@@ -1,4 +1,4 @@
-"""A cursor says what it was given, to the one user it was written for, until it expires."""
+"""A cursor returns what was written to it, only for its own user and only until it expires."""
 
 import base64
 import os
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError, RequestError
-from recsys.serving.http.cursor import KEPT, KEY_BYTES, Cursors, grow, read_key
+from recsys.serving.http.cursor import KEY_BYTES, MAX_REMEMBERED, Cursors, add_page, read_key
 from recsys.types import SECOND, Shown
 
 NOW = 1_768_780_800_000_000
@@ -30,7 +30,7 @@ shown = st.builds(
 
 
 @given(shown, ids)
-def test_what_is_written_is_read_again_in_the_same_order(shown, user_id):
+def test_reading_a_cursor_returns_what_was_written_in_order(shown, user_id):
     read = CURSORS.read(CURSORS.write(user_id, shown, NOW), user_id, NOW + 1)
     assert read == shown
     assert (list(read.authors), list(read.topics)) == (list(shown.authors), list(shown.topics))
@@ -48,13 +48,13 @@ def test_a_cursor_with_any_bit_changed_is_refused(data):
     bit = data.draw(st.integers(0, 8 * len(raw) - 1))
     changed = bytearray(raw)
     changed[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(RequestError, match="signature does not fit"):
+    with pytest.raises(RequestError, match="signature does not match"):
         CURSORS.read(base64.urlsafe_b64encode(changed).decode(), 1, NOW)
 
 
 def test_a_cursor_signed_with_another_key_is_refused():
     forged = Cursors(b"x" * KEY_BYTES, ttl_s=60).write(1, SHOWN, NOW)
-    with pytest.raises(RequestError, match="signature does not fit"):
+    with pytest.raises(RequestError, match="signature does not match"):
         CURSORS.read(forged, 1, NOW)
 
 
@@ -63,37 +63,39 @@ def test_a_cursor_of_another_user_is_refused():
         CURSORS.read(CURSORS.write(1, SHOWN, NOW), 2, NOW)
 
 
-def test_a_cursor_is_good_until_its_last_microsecond_and_not_after():
+def test_a_cursor_is_valid_until_its_expiry():
     text = CURSORS.write(1, SHOWN, NOW)
     assert CURSORS.read(text, 1, NOW + 60 * SECOND - 1) == SHOWN
-    with pytest.raises(RequestError, match="must be used within 60 s, it expired 5 s ago"):
+    with pytest.raises(RequestError, match="must be used within 60 s, but it expired 5 s ago"):
         CURSORS.read(text, 1, NOW + 65 * SECOND)
 
 
-def test_an_endless_cursor_is_refused_before_it_is_decoded():
+def test_a_cursor_over_the_length_limit_is_refused_before_decoding():
     with pytest.raises(RequestError, match="at most 32768 characters, got 40000"):
         CURSORS.read("A" * 40_000, 1, NOW)
 
 
-def test_pages_add_up_and_the_newest_stay():
+def test_pages_accumulate_and_the_newest_entries_are_kept():
     shown = Shown()
     for page in range(30):
         posts = list(range(page * 20, page * 20 + 20))
-        shown = grow(shown, posts, [post % 7 for post in posts[:19]], ["a", "b"])
-    assert shown.post_ids == tuple(range(600 - KEPT, 600))
+        shown = add_page(shown, posts, [post % 7 for post in posts[:19]], ["a", "b"])
+    assert shown.post_ids == tuple(range(600 - MAX_REMEMBERED, 600))
     assert sum(shown.authors.values()) == 30 * 19
     assert shown.topics == {"a": 30, "b": 30}
-    assert grow(shown, [], list(range(1000, 1000 + KEPT)), []).authors == dict.fromkeys(range(1000, 1000 + KEPT), 1)
+    assert add_page(shown, [], list(range(1000, 1000 + MAX_REMEMBERED)), []).authors == dict.fromkeys(
+        range(1000, 1000 + MAX_REMEMBERED), 1
+    )
 
 
 def test_the_longest_cursor_of_hashed_ids_is_still_accepted():
-    hashed = random.Random(0).sample(range(-(2**62), 0), KEPT)
-    full = Shown(tuple(hashed), {-i: 9 for i in hashed}, {f"topic {i:030d}": 3 for i in range(KEPT)})
+    hashed = random.Random(0).sample(range(-(2**62), 0), MAX_REMEMBERED)
+    full = Shown(tuple(hashed), {-i: 9 for i in hashed}, {f"topic {i:030d}": 3 for i in range(MAX_REMEMBERED)})
     text = CURSORS.write(1, full, NOW)
     assert CURSORS.read(text, 1, NOW) == full
 
 
-def test_the_key_is_made_once_and_only_its_owner_can_read_it(tmp_path):
+def test_the_key_is_created_once_and_readable_only_by_its_owner(tmp_path):
     path = tmp_path / "data" / "cursor.key"
     key = read_key(path)
     assert len(key) == KEY_BYTES
@@ -116,20 +118,20 @@ def test_workers_that_start_together_share_one_key(tmp_path):
     assert keys == {path.read_bytes().hex() + "\n"}
 
 
-def test_a_worker_that_comes_second_takes_the_key_of_the_first(tmp_path, monkeypatch):
+def test_a_second_worker_uses_the_key_of_the_first(tmp_path, monkeypatch):
     path = tmp_path / "cursor.key"
     real_link = os.link
 
-    def beaten(source, target):
+    def lose_race(source, target):
         path.write_bytes(b"f" * KEY_BYTES)
         real_link(source, target)
 
-    monkeypatch.setattr(os, "link", beaten)
+    monkeypatch.setattr(os, "link", lose_race)
     assert read_key(path) == b"f" * KEY_BYTES
     assert [p.name for p in tmp_path.iterdir()] == ["cursor.key"]
 
 
-def test_a_file_that_is_no_key_is_named_with_the_remedy(tmp_path):
+def test_an_invalid_key_file_is_named_with_the_remedy(tmp_path):
     (tmp_path / "cursor.key").write_bytes(b"short")
     with pytest.raises(DataError, match=r"cursor.key must hold 32 bytes, got 5; delete it"):
         read_key(tmp_path / "cursor.key")
