@@ -1,7 +1,7 @@
-"""The processes around the server: child processes that stay up while wanted and never outlive their parent.
+"""Child processes that are restarted when they end and never outlive their parent.
 
-Takes functions to run in children (spawned, so nothing is inherited by accident), gives context managers. It does not
-know what the children do.
+Takes the functions to run. Children are spawned, not forked, so they inherit nothing by accident. It does not know
+what the children do.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ import threadpoolctl  # type: ignore[import-untyped]
 log = logging.getLogger(__name__)
 
 STOP_S = 10.0
-"""Seconds a process gets to end by itself before it is killed."""
+"""Seconds a process gets to end after SIGTERM before it is killed."""
 RESTART_S = 1.0
-"""Pause before a child that ended is started again."""
+"""Seconds to wait before a child that ended is restarted."""
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def limit_threads(n_threads: int) -> None:
-    """Let numerical libraries use this many threads each: those loaded later, those of children, and BLAS at once.
+    """Limit numerical libraries to this many threads each.
 
-    OpenMP reads its setting when it is loaded, once and for all threads to come, so call this before importing faiss,
-    torch or lightgbm.
+    The limit applies to a BLAS that is already loaded, to libraries loaded later, and to child processes. OpenMP reads
+    its setting only once, when it is loaded: call this before importing faiss, torch or lightgbm.
     """
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(n_threads)
@@ -44,7 +44,7 @@ def limit_threads(n_threads: int) -> None:
 
 
 def follow_parent() -> None:
-    """End this process when the one that spawned it is gone, even if that was killed; the first thing a child does."""
+    """End this process when its parent ends, even if the parent is killed. A child calls it first of all."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -59,10 +59,10 @@ def follow_parent() -> None:
 
 
 def start(target: Callable[..., None], *args: Any) -> BaseProcess:
-    """Run a function in a child process that Ctrl-C does not reach: its parent decides when it ends."""
+    """Run a function in a child process. Ctrl-C does not reach it; the parent stops it."""
     process = multiprocessing.get_context("spawn").Process(target=target, args=args)
-    # Starting the tracker unblocks signals, so it must run before they are blocked. A blocked signal stays blocked in
-    # the child, from its first instruction on.
+    # Starting the tracker unblocks signals, so start it before blocking them. The child inherits the blocked signal, so
+    # it is protected from its first instruction on.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -73,18 +73,18 @@ def start(target: Callable[..., None], *args: Any) -> BaseProcess:
 
 
 def stop(process: BaseProcess) -> None:
-    """Ask a child to end, and make it end."""
+    """Ask a child to end; kill it after `STOP_S` seconds."""
     process.terminate()
     process.join(STOP_S)
     if process.exitcode is None:
-        log.warning("process %s did not stop within %.0f s and is killed", process.pid, STOP_S)
+        log.warning("process %s did not stop within %.0f s; killing it", process.pid, STOP_S)
         process.kill()
         process.join()
 
 
 @contextmanager
 def kept_alive(name: str, target: Callable[..., None], *args: Any) -> Iterator[None]:
-    """Run a function in a child process for the length of the block; a child that ends is started again."""
+    """Run a function in a child process while the block runs. A child that ends is restarted."""
     wake_r, wake_w = multiprocessing.Pipe(duplex=False)
     process = start(target, *args)
 
@@ -92,7 +92,7 @@ def kept_alive(name: str, target: Callable[..., None], *args: Any) -> Iterator[N
         nonlocal process
         while wake_r not in connection.wait([process.sentinel, wake_r]):
             process.join()
-            log.warning("the %s process ended with exit code %s and is started again", name, process.exitcode)
+            log.warning("the %s process ended with exit code %s; restarting it", name, process.exitcode)
             if wake_r.poll(RESTART_S):
                 return
             process = start(target, *args)

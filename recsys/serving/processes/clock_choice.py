@@ -1,7 +1,7 @@
-"""Which clock a service runs on: the wall's, or one that goes on from the end of the logs (`serving.clock`).
+"""The choice of a service's clock (`serving.clock`): wall time, or simulated time that continues after the logs.
 
-Takes settings and the manifest of the release that serves. It loads no models, so that commands beside the server share
-its clock at no cost.
+Takes the settings and the manifest of the release in use. It loads no models, so other commands can cheaply use the
+server's clock.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from recsys.online.clock import Clock
 from recsys.release import Manifest
 
 
-def is_on_logs(config: Config, manifest: Manifest) -> bool:
-    wanted = config.serving.clock
-    return wanted == "logs" or (wanted == "auto" and manifest.world)
+def continues_logs(config: Config, manifest: Manifest) -> bool:
+    """Whether the service's clock continues from the end of the release's logs."""
+    choice = config.serving.clock
+    return choice == "logs" or (choice == "auto" and manifest.world)
 
 
 def service_clock(config: Config, client: redis.Redis, manifest: Manifest | None) -> Clock:
-    """The clock of every process that serves this release; wall time where there is none.
+    """The clock that all processes serving this release share; wall time if `manifest` is None.
 
     Raises: DependencyError when Redis does not answer.
     """
-    on_logs = manifest is not None and is_on_logs(config, manifest)
-    return Clock(client, manifest.logs_end if manifest is not None and on_logs else None)
+    start = manifest.logs_end if manifest is not None and continues_logs(config, manifest) else None
+    return Clock(client, start)

@@ -1,7 +1,8 @@
-"""The consumer beside the server: from settings to stores that keep up with the stream.
+"""Run the stream consumer: open the stores from the settings and keep them up with the stream.
 
-Apart from `loading`, because it needs the release's catalogue and none of its models: a small process. The catalogue is
-that of the release in use at any time: a post that came with it counts for its author and topic from then on.
+It is separate from `loading` because the consumer needs the release's catalogue but none of its models, so its process
+stays small. It follows the release in use: events on the posts of a new release count for their authors and topics as
+soon as that release is in use.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from recsys.online.consumer.loop import Consumer
 
 
 class CurrentCatalogue:
-    """Call it for the catalogue of the release in use; to ask whether that changed costs reading a file of one line."""
+    """Returns the catalogue of the release in use when called. Each call reads a one-line file to detect a change."""
 
     def __init__(self, releases_path: Path) -> None:
-        """Raises: ReleaseError when no release is in use, or that one cannot be trusted."""
+        """Raises: ReleaseError when no release is in use, or it is damaged."""
         self._releases_path = releases_path
         self._version = release.current(releases_path)
         self._catalogue = self._load(self._version)
 
     def __call__(self) -> Catalogue:
-        """Raises: ReleaseError when the release in use cannot be trusted; the one before stays where none is."""
+        """The latest catalogue; the previous one if no release is in use any more.
+
+        Raises: ReleaseError when the release in use is damaged.
+        """
         version = release.current(self._releases_path)
         if version is not None and version != self._version:
             self._catalogue = self._load(version)
@@ -39,13 +43,13 @@ class CurrentCatalogue:
 
 
 def consume(config: Config, stop: threading.Event) -> None:
-    """Keep the online store and the lake up with the stream until `stop` is set.
+    """Apply the stream to the online store and the lake until `stop` is set.
 
-    Raises: ReleaseError, DependencyError when it cannot start; later troubles are logged and waited out.
+    Raises: ReleaseError, DependencyError when it cannot start. Later failures are logged and retried.
     """
-    catalogue_of_now = CurrentCatalogue(config.releases_path)
+    latest_catalogue = CurrentCatalogue(config.releases_path)
     with connect(config.online, config.data_dir) as connection:
         lake = Lake(config.lake_url)
-        consumer = Consumer(connection.client, catalogue_of_now(), lake, config.online, config.offline.impressions)
-        consumer.online.latest_catalogue = catalogue_of_now
+        consumer = Consumer(connection.client, latest_catalogue(), lake, config.online, config.offline.impressions)
+        consumer.online.latest_catalogue = latest_catalogue
         consumer.run(stop)

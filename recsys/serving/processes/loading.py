@@ -1,6 +1,6 @@
-"""From settings to a `Service`: the current release, the online store and the clock, put together in one process.
+"""Build a `Service` from the settings: load the current release and connect the online store and the clock.
 
-It does not know HTTP or processes. Importing it loads the models' libraries: limit their threads first.
+It does not know HTTP or processes. Importing it loads the models' libraries, so limit their threads first.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from recsys.online.stream.log import RedisStream
 from recsys.pipeline import Recommender
 from recsys.serving.erasing import erase
 from recsys.serving.http.cursor import Cursors, read_key
-from recsys.serving.processes.clock_choice import is_on_logs, service_clock
+from recsys.serving.processes.clock_choice import continues_logs, service_clock
 from recsys.serving.service import Service, Stores
 
 
 def open_service(config: Config, verify: bool = True) -> Service:
-    """Load the current release and connect; `close` of the service gives everything back.
+    """Load the current release and connect to Redis. The service's `close` releases everything.
 
     Args:
-        verify: compare every file with its checksum; workers leave it out, `server.serve` did it for all of them.
+        verify: check every file against its checksum. Workers skip it, because `server.serve` checks once for all.
 
-    Raises: ReleaseError, DependencyError, DataError when the service could not answer.
+    Raises: ReleaseError, DependencyError, DataError when the service cannot be opened.
     """
     loaded = release.load(config.releases_path, verify=verify)
     with ExitStack() as stack:
@@ -40,7 +40,7 @@ def open_service(config: Config, verify: bool = True) -> Service:
             clock,
             Cursors(read_key(config.data_dir / "cursor.key"), config.serving.cursor_ttl_s),
             api_key=config.serving.api_key,
-            wall=(lambda: time.time_ns() // 1000) if is_on_logs(config, loaded.manifest) else None,
+            wall=(lambda: time.time_ns() // 1000) if continues_logs(config, loaded.manifest) else None,
             eraser=lambda user: erase(config, client, clock, user).model_dump(),
             resources=stack.pop_all(),
         )

@@ -1,7 +1,8 @@
-"""The server as processes: uvicorn's workers in front, the stream's consumer beside them, all ending together.
+"""Start and stop the server's processes: the uvicorn workers and the stream consumer.
 
-Takes a `Config`, gives a running server. Everything that can be refused is refused before the first request: an open
-address without a key, a port in use, a broken release, an unreachable Redis. It does not know routes.
+Takes a `Config` and runs a server. It checks everything before the first request and refuses to start with a public
+address without a key, a port in use, a damaged release or an unreachable Redis. All processes end together. It does
+not know routes.
 """
 
 from __future__ import annotations
@@ -36,51 +37,51 @@ from recsys.serving.processes import children
 log = logging.getLogger(__name__)
 
 START_S = 120.0
-"""Seconds until a server must be ready; a million-post release is mapped in less."""
+"""Seconds a server gets to become ready. Mapping a release of a million posts takes less."""
 
 DRAIN_S = 5
-"""Seconds that requests in the making get when the server stops."""
+"""Seconds that in-flight requests get to finish when the server stops."""
 
 
 def serve(config: Config, announce: Callable[[str], None] | None = None, listener: socket.socket | None = None) -> None:
-    """Serve until Ctrl-C or SIGTERM, then end every process that was started.
+    """Serve until Ctrl-C or SIGTERM, then stop all child processes.
 
-    Call it from the main thread, and before heavy libraries are imported if `serving.n_threads` is to hold for all of
-    them.
+    Call it from the main thread. Call it before numerical libraries are imported, so that `serving.n_threads` applies
+    to all of them.
 
     Args:
         announce: called once with the base URL when the server is ready.
         listener: a bound socket to serve on, instead of `serving.host` and `serving.port`.
-    Raises: ConfigError, ReleaseError, DependencyError when serving is impossible from the start.
+    Raises: ConfigError, ReleaseError, DependencyError when the server cannot start.
     """
     check_address(config.serving)
     with ExitStack() as stack:
         listener = stack.enter_context(listener or bind(config.serving))
-        release.load(config.releases_path)  # every checksum once, here; the workers compare sizes
+        release.load(config.releases_path)  # check all checksums once, here; the workers compare only sizes
         stack.enter_context(_stop_signals())
         try:
-            # Held so that a server of our own lives as long as this block. The children join it by themselves instead
-            # of taking its address: should this process be killed, the last of them stops it.
+            # Stay connected, so that a Redis server started here lives as long as this block. The children connect on
+            # their own instead of receiving its address: if this process is killed, the last child stops that Redis.
             stack.enter_context(connect(config.online, config.data_dir))
             children.limit_threads(config.serving.n_threads)
             stack.enter_context(children.kept_alive("consumer", _consume, config.model_dump_json()))
             if announce is not None:
-                stack.enter_context(_announced(base_url(listener), announce))
+                stack.enter_context(_announce_when_ready(base_url(listener), announce))
             _run_workers(config, listener)
         except KeyboardInterrupt:
-            pass  # how a server ends
+            pass  # the normal way to stop a server
 
 
 @contextmanager
 def running_server(config: Config) -> Iterator[str]:
-    """A ready server on a free loopback port, in a process of its own, for the length of the block; gives its base URL.
+    """Run a server on a free loopback port in a child process while the block runs. Gives its base URL once ready.
 
-    Raises: DependencyError with the sentence of what `serve` refuses.
+    Raises: DependencyError with the reason why `serve` refused to start.
     """
     config = config.model_copy(update={"serving": config.serving.model_copy(update={"host": "127.0.0.1", "port": 0})})
     report, other_end = Pipe(duplex=False)
     with report:
-        # Ours are closed once the child has its own: when it ends, its port and its end of the pipe end with it.
+        # Close our copies once the child has its own: then the port and the pipe are closed when the child ends.
         with bind(config.serving) as listener, other_end:
             url = base_url(listener)
             process = children.start(_serve_and_report, config.model_dump_json(), listener, other_end)
@@ -99,9 +100,9 @@ def running_server(config: Config) -> Iterator[str]:
 
 
 def bind(config: ServingConfig) -> socket.socket:
-    """A listening socket on the configured address.
+    """Open a listening socket on the configured address.
 
-    Raises: DependencyError when the port is taken or the address is not this machine's.
+    Raises: DependencyError when the port is in use or the address does not belong to this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -111,7 +112,7 @@ def bind(config: ServingConfig) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            # Bound is not enough: only a second listener fails where somebody listens already.
+            # Listen at once: where another process already listens, bind may succeed and only listen fails.
             listener.listen(2048)
         except BaseException:
             listener.close()
@@ -125,7 +126,10 @@ def bind(config: ServingConfig) -> socket.socket:
 
 
 def check_address(config: ServingConfig) -> None:
-    """Raises: ConfigError when anybody on the network could write without a key."""
+    """Check that a server reachable from the network requires a key.
+
+    Raises: ConfigError when it does not.
+    """
     try:
         local = ipaddress.ip_address(config.host).is_loopback
     except ValueError:
@@ -143,9 +147,9 @@ def base_url(listener: socket.socket) -> str:
 
 
 def _run_workers(config: Config, listener: socket.socket) -> None:
-    one = config.serving.workers == 1
+    single = config.serving.workers == 1
     settings = uvicorn.Config(
-        partial(_app if one else _worker_app, config.model_dump_json()),
+        partial(_app if single else _worker_app, config.model_dump_json()),
         factory=True,
         workers=config.serving.workers,
         loop="uvloop",
@@ -154,10 +158,10 @@ def _run_workers(config: Config, listener: socket.socket) -> None:
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=DRAIN_S,
-        # A worker that is importing torch on a busy machine is slow to answer, not dead.
+        # On a busy machine a worker may take long to import torch; do not restart it as dead.
         timeout_worker_healthcheck=60,
     )
-    if one:
+    if single:
         uvicorn.Server(settings).run([listener])
         return
     with tempfile.TemporaryDirectory(prefix="recsys-metrics-") as folder:
@@ -168,11 +172,11 @@ def _run_workers(config: Config, listener: socket.socket) -> None:
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
     if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
-        raise DependencyError("a worker could not start; the line above says why")
+        raise DependencyError("a worker could not start; the log line above says why")
 
 
 def _app(config_json: str) -> FastAPI:
-    # Imported here: these load the models' libraries, which read their number of threads when they are loaded.
+    # Imported here, because the models' libraries read their thread limits when they are loaded.
     from recsys.serving.http.app import create_app
     from recsys.serving.processes.loading import open_service
 
@@ -180,7 +184,7 @@ def _app(config_json: str) -> FastAPI:
 
 
 def _worker_app(config_json: str) -> FastAPI:
-    """`_app` in a process of its own; a reason not to start is one sentence and an exit code that ends the others."""
+    """`_app` in a worker process. A startup error is logged in one sentence; the exit code then stops all workers."""
     children.follow_parent()
     try:
         return _app(config_json)
@@ -190,7 +194,7 @@ def _worker_app(config_json: str) -> FastAPI:
 
 
 def _serve_and_report(config_json: str, listener: socket.socket, report: PipeEnd) -> None:
-    """`serve` in a child of `running_server`: an empty message says ready, any other why not."""
+    """`serve` in a child of `running_server`. It reports an empty message when ready, else the error."""
     children.follow_parent()
     try:
         serve(Config.model_validate_json(config_json), lambda _: report.send(""), listener)
@@ -199,7 +203,7 @@ def _serve_and_report(config_json: str, listener: socket.socket, report: PipeEnd
 
 
 def _consume(config_json: str) -> None:
-    """The consumer in a process of its own, until SIGTERM."""
+    """Run the consumer in a child process until SIGTERM."""
     children.follow_parent()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
@@ -214,7 +218,7 @@ def _consume(config_json: str) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as Ctrl-C does: cleaned up, not killed."""
+    """Treat SIGTERM and a closed terminal like Ctrl-C while the block runs, so that it cleans up."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -228,12 +232,12 @@ def _stop_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _announced(url: str, announce: Callable[[str], None]) -> Iterator[None]:
-    """Call `announce` from the side as soon as the server at `url` is ready."""
-    over = threading.Event()
+def _announce_when_ready(url: str, announce: Callable[[str], None]) -> Iterator[None]:
+    """Call `announce` from a background thread as soon as the server at `url` is ready."""
+    ended = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.05):
+        while not ended.wait(0.05):
             try:
                 with urllib.request.urlopen(f"{url}/readyz", timeout=5):
                     announce(url)
@@ -246,5 +250,5 @@ def _announced(url: str, announce: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         watcher.join()

@@ -138,7 +138,7 @@ def test_an_altered_cursor_or_one_of_another_user_is_refused(http):
     assert "written for another" in refusal(http.get("/v1/feed", params={"user_id": "2", "cursor": cursor}))
 
 
-def test_returned_posts_are_logged_with_release_scores_and_propensities(http, client):
+def test_returned_posts_are_logged_with_positions_propensities_and_features(http, client):
     page = feed(http, limit=3)
     (record,) = on_stream(client).returned
     assert str(record.request_id) == page["request_id"]

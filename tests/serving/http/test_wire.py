@@ -83,14 +83,14 @@ def test_the_same_moment_may_be_written_in_several_ways(value):
 
 
 @pytest.mark.parametrize("value", ["2026-01-18T23:00:00", "yesterday", "", 1.5e15, True, None, "1768780800000000"])
-def test_an_ambiguous_time_is_rejected(value):
+def test_a_time_without_a_timezone_or_of_another_type_is_rejected(value):
     assert "event_time must be ISO-8601 with a timezone, or integer microseconds" in reason_of(event_time=value)
 
 
 @pytest.mark.parametrize(
     "value", [NOW // SECOND, NOW // 1000, -5, 0, "1999-12-31T00:00:00Z", "0001-01-01T00:00:00+14:00"]
 )
-def test_a_time_in_seconds_or_milliseconds_is_rejected(value):
+def test_a_time_before_the_year_2000_is_rejected(value):
     assert "event_time must be later than the year 2000" in reason_of(event_time=value)
 
 
@@ -118,7 +118,7 @@ def test_a_dwell_of_zero_seconds_and_a_like_with_a_value_are_accepted():
 
 
 @pytest.mark.parametrize("value", [-1, 40_000, "3", 1.0, True])
-def test_a_position_outside_its_range_is_rejected(value):
+def test_an_invalid_position_is_rejected(value):
     assert reason_of(position=value).startswith("position ")
     (event,), _ = parse({**GOOD, "position": 3})
     assert event.position == 3

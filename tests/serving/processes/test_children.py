@@ -1,4 +1,4 @@
-"""Children stay up while wanted, and never longer."""
+"""Children are restarted while their block runs and stopped when it or the parent ends."""
 
 import os
 import signal
@@ -30,14 +30,14 @@ def alive(pid):
 
 
 def note_and_wait(folder):
-    """A child: leaves its process id in the folder and stays."""
+    """A child that writes its process id to the folder and then waits."""
     children.follow_parent()
     (folder / f".{os.getpid()}").touch()
     (folder / f".{os.getpid()}").rename(folder / str(os.getpid()))
     time.sleep(60)
 
 
-def deaf(folder):
+def ignore_sigterm(folder):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note_and_wait(folder)
 
@@ -53,7 +53,7 @@ def test_a_child_lives_as_long_as_the_block(tmp_path):
     assert not alive(pid)
 
 
-def test_a_child_goes_also_when_the_block_is_interrupted(tmp_path):
+def test_a_child_is_stopped_when_the_block_is_interrupted(tmp_path):
     def work():
         with children.kept_alive("sleeper", note_and_wait, tmp_path):
             wait_for(lambda: pids(tmp_path))
@@ -64,7 +64,7 @@ def test_a_child_goes_also_when_the_block_is_interrupted(tmp_path):
     assert not alive(pids(tmp_path)[0])
 
 
-def test_a_killed_child_is_started_again(tmp_path, monkeypatch):
+def test_a_killed_child_is_restarted(tmp_path, monkeypatch):
     monkeypatch.setattr(children, "RESTART_S", 0.01)
     with children.kept_alive("sleeper", note_and_wait, tmp_path):
         (first,) = wait_for(lambda: pids(tmp_path))
@@ -73,9 +73,9 @@ def test_a_killed_child_is_started_again(tmp_path, monkeypatch):
     assert not any(alive(pid) for pid in pids(tmp_path))
 
 
-def test_a_child_that_does_not_listen_is_killed(tmp_path, monkeypatch):
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(children, "STOP_S", 0.2)
-    child = children.start(deaf, tmp_path)
+    child = children.start(ignore_sigterm, tmp_path)
     (pid,) = wait_for(lambda: pids(tmp_path))
     children.stop(child)
     assert not alive(pid)
@@ -83,7 +83,7 @@ def test_a_child_that_does_not_listen_is_killed(tmp_path, monkeypatch):
 
 def test_ctrl_c_does_not_reach_a_child(tmp_path):
     child = children.start(note_and_wait, tmp_path)
-    os.kill(child.pid, signal.SIGINT)  # also while it is still starting
+    os.kill(child.pid, signal.SIGINT)  # even while it is still starting
     (pid,) = wait_for(lambda: pids(tmp_path))
     os.kill(pid, signal.SIGINT)
     time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""What is posted to the server reaches both stores."""
+"""Events posted to the server reach both stores."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ def config(tmp_path, catalogue):
     return config
 
 
-def test_a_click_posted_over_http_is_counted_online_and_kept_in_the_lake_with_its_request(config, catalogue):
+def test_a_click_posted_over_http_is_counted_online_and_stored_in_the_lake_with_its_request(config, catalogue):
     stop = threading.Event()
     with connect(config.online, config.data_dir) as connection:
         load_nothing(connection.client, catalogue)
