@@ -1,7 +1,7 @@
-"""The command line: thin commands over the packages.
+"""The command line: thin commands that call the packages.
 
 Every command takes `--config FILE` and `--set key.path=value`. With `--json` the last line of stdout is one JSON
-object; everything else goes to stderr. Exit codes: 0 done, 1 the work failed (one sentence on stderr), 2 wrong usage.
+object, and everything else goes to stderr. Exit codes: 0 success, 1 failure (one sentence on stderr), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ app.add_typer(world.app, name="world")
 app.command("show-config")(flow.show_config)
 
 _INTERRUPTED = 130
-"""What typer makes of Ctrl-C."""
+"""The exit code that typer uses for Ctrl-C."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: errors that a user can do something about become one sentence and an exit code."""
-    # Threads that wait should sleep: on a busy machine two spinning OpenMP pools slow each other down tenfold.
+    """Entry point. Expected errors become one sentence on stderr and an exit code."""
+    # Let waiting threads sleep: on a busy machine two spinning OpenMP pools slow each other down tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+        signal.signal(number, _interrupt)
     sys.exit(_run(lambda: app(arguments, standalone_mode=True)))
 
 
-def _end(number: int, frame: object) -> None:
-    """SIGTERM and a closed terminal end the program as Ctrl-C does: nothing started or half-written stays."""
+def _interrupt(number: int, frame: object) -> None:
+    """Handle SIGTERM and a closed terminal like Ctrl-C, so that child processes and partial files are cleaned up."""
     raise KeyboardInterrupt
 
 
@@ -64,7 +64,7 @@ def _run(command: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)  # no space left, no permission: says what and where
+        print(f"error: {error}", file=sys.stderr)  # such as a full disk; the message names the file
         return 1
     except SystemExit as end:
         if end.code != _INTERRUPTED:

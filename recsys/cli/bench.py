@@ -25,10 +25,13 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
 
 @app.command("feed")
 def bench_feed(
-    requests: Annotated[int, typer.Option(min=1, help="Feeds to time.")] = 500,
+    requests: Annotated[int, typer.Option(min=1, help="Number of feeds to time.")] = 500,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Milliseconds per feed, by stage and over HTTP, beside the floor."""
+    """Measure the latency of a feed, by stage and over HTTP, against a lower bound.
+
+    The lower bound is a bare Redis read plus a bare LightGBM call.
+    """
     settings = load(config, overrides or ())
     from recsys.serving.processes.children import limit_threads
 
@@ -42,10 +45,10 @@ def bench_feed(
 
 @app.command("simulate")
 def bench_simulate(
-    impressions: Annotated[int, typer.Option(min=1000, help="Impressions to write.")] = 1_000_000,
+    impressions: Annotated[int, typer.Option(min=1000, help="Number of impressions to write.")] = 1_000_000,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Impressions a second, memory and bytes of a world's logs, beside the floor of writing them."""
+    """Measure the speed, memory and log size of a simulation, against the time that writing the logs alone takes."""
     settings = load(config, overrides or ())
     from recsys.bench.world.simulate import bench_simulate as run
     from recsys.progress import Progress
@@ -56,13 +59,13 @@ def bench_simulate(
 
 @app.command("features")
 def bench_features(
-    scale: Annotated[float, typer.Option(min=0.0001, help="Of all sizes; 1 takes minutes and 6 GB.")] = 1.0,
+    scale: Annotated[float, typer.Option(min=0.0001, help="Factor on all sizes; 1 takes minutes and 6 GB.")] = 1.0,
     peers: Annotated[
-        Path, typer.Option("--peers", help="Environment of DuckDB, Polars and Feast, from `make bench-peers`.")
+        Path, typer.Option("--peers", help="Environment with DuckDB, Polars and Feast; made by `make bench-peers`.")
     ] = Path(".venv-peers"),
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Counts as of a time, a request's read and the stream, beside DuckDB, Polars, Feast and a bare MGET."""
+    """Compare point-in-time counts, online reads and the stream with DuckDB, Polars, Feast and a bare MGET."""
     settings = load(config, overrides or ())
     from recsys.bench.features.compare import bench_features as run
     from recsys.progress import Progress
@@ -81,26 +84,28 @@ def bench_features(
 
 @app.command("retrieval")
 def bench_retrieval(
-    posts: Annotated[int, typer.Option(min=1000, help="Made-up posts for the release's post tower.")] = 1_000_000,
+    posts: Annotated[int, typer.Option(min=1000, help="Synthetic posts for the release's post tower.")] = 1_000_000,
     k: Annotated[int, typer.Option(min=1, help="Results of a search.")] = 500,
     vectors: Annotated[
-        Path | None, typer.Option("--vectors", help="Search these posts, a .npy file of vectors, instead.")
+        Path | None, typer.Option("--vectors", help="Search these post vectors (a .npy file) instead.")
     ] = None,
     queries: Annotated[
-        Path | None, typer.Option("--queries", help="Vectors of the users who look for them, with --vectors.")
+        Path | None, typer.Option("--queries", help="User vectors to search with (a .npy file); needs --vectors.")
     ] = None,
     peers: Annotated[
-        Path, typer.Option("--peers", help="Environment of hnswlib, USearch and ScaNN, from `make bench-peers`.")
+        Path, typer.Option("--peers", help="Environment with hnswlib, USearch and ScaNN; made by `make bench-peers`.")
     ] = Path(".venv-peers"),
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Compare recall and latency of the index with FAISS, hnswlib, USearch and ScaNN.
 
-    Simulates a world and trains a release first where there is none. Draws a picture, <data_dir>/retrieval.png.
+    Simulates a world and trains a release first if there is none. Draws the picture <data_dir>/retrieval.png.
     """
     settings = load(config, overrides or ())
     if (vectors is None) != (queries is None):
-        raise typer.BadParameter("--vectors and --queries go together: posts to search and users who look for them")
+        raise typer.BadParameter(
+            "--vectors and --queries must be given together: post vectors and the user vectors to search with"
+        )
     from recsys.bench.retrieval.compare import bench_retrieval as run
     from recsys.progress import Progress
 
@@ -122,14 +127,14 @@ def bench_retrieval(
 
 @app.command("live")
 def bench_live(
-    posts: Annotated[int, typer.Option(min=1000, help="Made-up posts in the index at the start.")] = 100_000,
+    posts: Annotated[int, typer.Option(min=1000, help="Synthetic posts in the index at the start.")] = 100_000,
     k: Annotated[int, typer.Option(min=1, help="Results of a search.")] = 500,
-    swaps: Annotated[int, typer.Option(min=1, help="Index segments to build and swap in.")] = 100,
+    swaps: Annotated[int, typer.Option(min=1, help="Number of index segments to build and swap in.")] = 100,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Add and delete posts while the index is rebuilt and swapped under traffic.
 
-    Simulates a world and trains a release first where there is none.
+    Simulates a world and trains a release first if there is none.
     """
     settings = load(config, overrides or ())
     from recsys.bench.retrieval.live import bench_live as run
@@ -147,11 +152,11 @@ def bench_public(
         Path, typer.Option("--data", help="Folder with train.txt and test.txt, or with sequences.txt.")
     ],
     models: Annotated[
-        str, typer.Option(help="Which models, as mf,two_tower; all without it.")
+        str, typer.Option(help="Models to run, such as mf,two_tower; all by default.")
     ] = "",
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Models on a public data set, by the definitions under which results are published."""
+    """Evaluate models on a public data set with the metric definitions of published results."""
     settings = load(config, overrides or ())
     from recsys.bench.public.compare import bench_public as run
     from recsys.bench.public.models import MODELS
@@ -159,7 +164,7 @@ def bench_public(
 
     names = models.split(",") if models else list(MODELS)
     if unknown := [name for name in names if name not in MODELS]:
-        raise typer.BadParameter(f"--models takes names of {', '.join(MODELS)}, got {unknown[0]!r}")
+        raise typer.BadParameter(f"--models must be among {', '.join(MODELS)}, got {unknown[0]!r}")
     figures = run(data, settings.retrieval, names, Progress())
     console = console_for(as_json)
     table = Table("model", *(names := ["recall@20", "ndcg@20", "hr@10", "ndcg@10"]))
@@ -168,7 +173,7 @@ def bench_public(
     console.print(table)
     console.print(
         f"{figures['dataset']} ({figures['layout']}): {figures['users']} users, {figures['items']} items; "
-        f"lines left out: {figures['skipped_lines'] or 'none'}"
+        f"skipped lines: {figures['skipped_lines'] or 'none'}"
     )
     if as_json:
         print_json(figures)
@@ -176,12 +181,12 @@ def bench_public(
 
 @app.command("difficulty")
 def bench_difficulty(
-    sizes: Annotated[str, typer.Option(help="Impressions of the learning curve's worlds, as 1000,2000.")] = (
+    sizes: Annotated[str, typer.Option(help="Impressions of each world on the learning curve, such as 1000,2000.")] = (
         "125000,250000,500000,1000000,2000000"
     ),
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """AUC of the rankers and the oracle with more logs, and without each of the world's difficulties; takes a while."""
+    """Measure the AUC of the rankers and the oracle with more logs, and without each difficulty of the world. Slow."""
     settings = load(config, overrides or ())
     from recsys.bench.world.difficulty import DIFFICULTIES, costs, learning_curve
     from recsys.progress import Progress
@@ -190,9 +195,9 @@ def bench_difficulty(
     try:
         wanted = [int(size) for size in sizes.split(",") if size]
     except ValueError:
-        raise typer.BadParameter(f"--sizes takes numbers with commas between, got {sizes!r}") from None
+        raise typer.BadParameter(f"--sizes must be numbers separated by commas, got {sizes!r}") from None
     if not wanted or min(wanted) < 1000:
-        raise typer.BadParameter(f"--sizes takes numbers from 1000 up, got {sizes!r}")
+        raise typer.BadParameter(f"--sizes must be numbers >= 1000, got {sizes!r}")
     curve = learning_curve(settings, wanted, Progress())
     cost = costs(settings, list(DIFFICULTIES), Progress())
     console = console_for(as_json)

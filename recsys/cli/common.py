@@ -1,4 +1,4 @@
-"""What the commands share: the application, its options, where words and JSON go."""
+"""Shared parts of the commands: common options and the output of text and JSON."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ import orjson
 import typer
 from rich.console import Console
 
-# Commands import what they need themselves: `recsys serve` must set thread counts before the models' libraries load,
-# and `recsys show-config` should not wait for them.
+# Each command imports its dependencies inside its function. `recsys serve` must set thread counts before the models'
+# libraries load, and `recsys show-config` should not wait for them.
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", help="YAML file of settings.", show_default="configs/demo.yaml")
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override, key.path=value; may be repeated.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting, key.path=value; may be repeated.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of stdout.")]
 
 
 def group(help: str) -> typer.Typer:
-    """A command that only holds others."""
+    """A command group."""
     return typer.Typer(no_args_is_help=True, help=help)
 
 
 def print_json(value: Any) -> None:
-    """One line on stdout."""
+    """Print a value as one line of JSON on stdout."""
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode() + "\n")
 
 
 def say(text: str, as_json: bool) -> None:
-    """For a person: on stdout, or on stderr when stdout carries JSON."""
+    """Print text on stdout, or on stderr when stdout carries JSON."""
     print(text, file=sys.stderr if as_json else sys.stdout)
 
 
 def console_for(as_json: bool) -> Console:
-    """Where tables go: stdout for a person, stderr when stdout carries JSON."""
+    """The console for tables: on stdout, or on stderr when stdout carries JSON."""
     console = Console(stderr=as_json)
     return console if console.is_terminal else Console(stderr=as_json, width=160)

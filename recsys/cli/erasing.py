@@ -1,4 +1,4 @@
-"""`recsys erase`: one person out of both stores, with a receipt."""
+"""`recsys erase`: remove a user from both stores and print a receipt."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def erase(
-    user: Annotated[str, typer.Option("--user", help="User id; of an unknown one there is nothing to remove.")],
+    user: Annotated[str, typer.Option("--user", help="User id. For an unknown user nothing is removed.")],
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Remove a person from the online store and the lake, for good, and say what was removed where."""
+    """Remove a user from the online store and the lake permanently, and report what was removed where."""
     settings = load(config, overrides or ())
     from recsys import release
     from recsys.errors import DataError, RequestError
@@ -38,10 +38,10 @@ def erase(
     except RequestError as error:
         raise typer.BadParameter(str(error), param_hint="--user") from None
     if not Lake(settings.lake_url).exists():
-        # Another folder than the one that was meant has nobody to erase, and would give a receipt for it.
+        # Without this check a wrong folder would give an empty receipt, as if the user had been erased.
         raise DataError(f"there is no lake at {settings.lake_url}; name another with --set offline.url=URL")
-    served = release.current(settings.releases_path)
-    manifest = None if served is None else release.load(settings.releases_path, served, verify=False).manifest
+    version = release.current(settings.releases_path)
+    manifest = None if version is None else release.load(settings.releases_path, version, verify=False).manifest
     with connect(settings.online, settings.data_dir) as connection, Progress().stage("erase") as report:
         client = connection.client
         receipt = run(settings, client, service_clock(settings, client, manifest), user, report)
@@ -51,7 +51,7 @@ def erase(
 
 
 def show_receipt(receipt: Receipt, console: Console) -> None:
-    """Print what was removed where, and what is left to do."""
+    """Print a receipt: what was removed where, and what is left to do."""
     erased_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=receipt.erased_at)
     console.print(Text(f"user {receipt.user_id} was erased at {erased_at:%Y-%m-%d %H:%M:%S} UTC"))
     table = Table("removed from", "what", "how many")
@@ -62,18 +62,16 @@ def show_receipt(receipt: Receipt, console: Console) -> None:
     table.add_row("lake: quarantine", "rows (files)", f"{receipt.quarantine.rows:,} ({receipt.quarantine.files:,})")
     console.print(table)
     for path in receipt.quarantine.not_searched:
-        console.print(Text(f"not searched, because it cannot be decoded: {path}; look into it, or remove it"))
+        console.print(Text(f"not searched, because it cannot be decoded: {path}; inspect it by hand, or delete it"))
     if receipt.authored_posts:
-        console.print(
-            f"{receipt.authored_posts:,} posts that this person wrote stay: erasing removes a reader, not posts"
-        )
+        console.print(f"{receipt.authored_posts:,} posts written by this user are kept: erasing does not remove posts")
     if receipt.releases:
         console.print(
-            f"these releases still name this person: {', '.join(receipt.releases)}; "
-            "run `recsys train`, then remove their folders"
+            f"these releases still contain this user: {', '.join(receipt.releases)}; "
+            "run `recsys train`, then delete their folders"
         )
     if receipt.training:
         console.print(
-            "a training run is under way and may name this person in its release: erase again when it has ended"
+            "a training run is in progress and its release may contain this user: erase again when it has ended"
         )
     console.print(f"{receipt.elapsed_s:.1f} s")

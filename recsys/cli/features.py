@@ -1,4 +1,4 @@
-"""`recsys features`: what rankers see."""
+"""`recsys features`: the inputs of the rankers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rich.table import Table
 from recsys.cli.common import ConfigOption, JsonOption, SetOption, console_for, group, print_json
 from recsys.config import DEFAULT_PATH, load
 
-app = group("What rankers see.")
+app = group("The inputs of the rankers.")
 
 
 @app.command("list")
 def features_list(
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """The table of features. No setting changes it."""
+    """List all features. The list does not depend on settings."""
     load(config, overrides or ())
     from recsys.features.spec import FEATURES
 
@@ -32,19 +32,22 @@ def features_list(
     console_for(as_json).print(table)
     if as_json:
         rows = [feature._asdict() for feature in FEATURES]
-        # NaN is no JSON: a default that says missing becomes null.
+        # JSON has no NaN: a default of "missing" becomes null.
         print_json({"features": [{name: row[name] for name in row if name != "read"} for row in rows]})
 
 
 @app.command("verify")
 def features_verify(
-    requests: Annotated[int, typer.Option(min=1, help="Feeds to serve and rebuild.")] = 1000,
+    requests: Annotated[int, typer.Option(min=1, help="Number of feeds to serve and rebuild.")] = 1000,
     logged: Annotated[
-        bool, typer.Option("--logged", help="Rebuild what was served last instead of driving a server.")
+        bool, typer.Option("--logged", help="Rebuild the feeds logged last instead of starting a server.")
     ] = False,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Serve feeds among events, rebuild every vector from Parquet as of its request, compare value by value."""
+    """Check for training-serving skew: compare served feature vectors with vectors rebuilt from Parquet.
+
+    Serves feeds while posting events, rebuilds every vector as of its request, and compares every value.
+    """
     settings = load(config, overrides or ())
     from recsys.evaluation.skew.verify import verify, verify_logged
     from recsys.progress import Progress
@@ -55,9 +58,9 @@ def features_verify(
     console = console_for(as_json)
     if figures["features"]:
         table = Table("feature", "mismatches", "request", "position", "served", "rebuilt")
-        for name, worst in figures["features"].items():
+        for name, mismatch in figures["features"].items():
             table.add_row(
-                name, *(str(worst[key]) for key in ("mismatches", "request_id", "position", "served", "rebuilt"))
+                name, *(str(mismatch[key]) for key in ("mismatches", "request_id", "position", "served", "rebuilt"))
             )
         console.print(table)
     console.print(

@@ -1,4 +1,4 @@
-"""The way from nothing to a served feed, one command per step."""
+"""The main commands, from simulating a world to serving feeds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from recsys.config import DEFAULT_PATH, load
 
 
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="Exit after the first feeds.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit after printing the first feeds.")] = False,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """All of it, from nothing, in an emptied data folder, to served feeds."""
+    """Empty the data folder, then run all steps from simulation to served feeds."""
     settings = load(config, overrides or ())
     from recsys.demo import demo as run
     from recsys.evaluation.report.report import show
@@ -46,7 +46,7 @@ def demo(
 
 
 def simulate(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """The world writes its logs into the offline store."""
+    """Simulate a world and write its logs to the offline store."""
     settings = load(config, overrides or ())
     from recsys.memory import peak_memory
     from recsys.progress import Progress
@@ -69,7 +69,7 @@ def simulate(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, a
 
 
 def train(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Features, towers, index, rankers -> a release, then current; loads the online features."""
+    """Train a release and make it current: features, towers, index and rankers. Also load the online features."""
     settings = load(config, overrides or ())
     from recsys.memory import peak_memory
     from recsys.progress import Progress
@@ -88,10 +88,10 @@ def train(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_j
 
 
 def evaluate(
-    seeds: Annotated[int, typer.Option(min=1, help="Repeat on this many worlds.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of worlds to repeat it on.")] = 1,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """The report per stage against baselines and the oracle; simulates and trains first where that was not done."""
+    """Evaluate every stage against baselines and the oracle. Simulates and trains first if needed."""
     settings = load(config, overrides or ())
     from recsys.evaluation.report.report import show
     from recsys.progress import Progress
@@ -104,20 +104,20 @@ def evaluate(
 
 
 def serve(
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of serving.port.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Instead of serving.workers.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Overrides serving.port.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Overrides serving.workers.")] = None,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None,
 ) -> None:  # fmt: skip
-    """Answer feeds over HTTP until Ctrl-C; the stream's consumer runs beside it."""
-    more = [f"serving.port={port}"] * (port is not None) + [f"serving.workers={workers}"] * (workers is not None)
-    settings = load(config, [*(overrides or ()), *more])
+    """Serve feeds over HTTP until Ctrl-C. Also runs the stream consumer."""
+    options = [f"serving.port={port}"] * (port is not None) + [f"serving.workers={workers}"] * (workers is not None)
+    settings = load(config, [*(overrides or ()), *options])
     from recsys.serving.processes.server import serve as run
 
     run(settings, announce=lambda url: print(f"serving at {url}", file=sys.stderr, flush=True))
 
 
 def consume(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None) -> None:
-    """Apply the event stream to the online store and the lake until Ctrl-C. `recsys serve` does it by itself."""
+    """Apply the event stream to the online store and the lake until Ctrl-C. `recsys serve` includes it."""
     settings = load(config, overrides or ())
     import threading
 
@@ -130,11 +130,11 @@ def consume(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None) ->
 
 
 def feed(
-    user: Annotated[str, typer.Option("--user", help="User id; an unknown one gets a newcomer's feed.")],
+    user: Annotated[str, typer.Option("--user", help="User id. An unknown user gets the feed of a new user.")],
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """One feed, readable, with reasons."""
+    """Print one feed as a table, with the reasons for each post."""
     settings = load(config, overrides or ())
     from recsys.serving.http.wire import encode
     from recsys.serving.processes.loading import open_service
@@ -145,13 +145,13 @@ def feed(
         body = encode(service.feed(user, limit, ""))
     finally:
         service.close()
-    answer = orjson.loads(body)
-    show_feed(answer, console_for(as_json))
+    feed_json = orjson.loads(body)
+    show_feed(feed_json, console_for(as_json))
     if as_json:
-        print_json(answer)
+        print_json(feed_json)
 
 
 def show_config(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Every setting with its value, as JSON; on one line with --json."""
+    """Print all settings with their values as JSON; on one line with --json."""
     settings = load(config, overrides or ())
     print(settings.model_dump_json(indent=None if as_json else 2))

@@ -1,4 +1,4 @@
-"""`recsys import`: outside logs into the offline store."""
+"""`recsys import`: import external logs into the offline store."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from recsys.offline.lake.lake import Lake
     from recsys.progress import Progress
 
-app = group("Outside logs into the offline store.")
+app = group("Import external logs into the offline store.")
 
-FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the files.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the files.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE")]
 MapOption = Annotated[
-    str, typer.Option("--map", help="field=COLUMN,...; for events user_id, post_id, event_time and mostly type.")
+    str, typer.Option("--map", help="field=COLUMN,...; events need user_id, post_id, event_time and usually type.")
 ]
-TypesOption = Annotated[str | None, typer.Option("--types", help="Rename types: view=impression,purchase=click.")]
-TableOption = Annotated[str, typer.Option("--table", help="What the rows are: events, posts, users or follows.")]
+TypesOption = Annotated[
+    str | None, typer.Option("--types", help="Rename event types, such as view=impression,purchase=click.")
+]
+TableOption = Annotated[str, typer.Option("--table", help="Kind of the rows: events, posts, users or follows.")]
 
 
 @app.command("mind")
@@ -34,7 +36,7 @@ def import_mind(
     folder: FolderArgument,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """MIND: behaviors.tsv and news.tsv, here or in subfolders."""
+    """Import the MIND data set: behaviors.tsv and news.tsv, in the folder or its subfolders."""
     from recsys.offline.imports.mind import import_mind as run
 
     _import(partial(run, folder), config, overrides, as_json)
@@ -45,7 +47,7 @@ def import_interactions(
     folder: FolderArgument,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """train.txt and test.txt, `user item item ...` a line, no times: their order is made up."""
+    """Import train.txt and test.txt, with lines of `user item item ...`. Times and order are made up."""
     from recsys.offline.imports.plain import import_interactions as run
 
     _import(partial(run, folder), config, overrides, as_json)
@@ -56,7 +58,7 @@ def import_sequences(
     folder: FolderArgument,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """sequences.txt, `user item item ...` a line in order of time: times are made up, each user's order is kept."""
+    """Import sequences.txt, with lines of `user item item ...` in time order. Times are made up in that order."""
     from recsys.offline.imports.plain import import_sequences as run
 
     _import(partial(run, folder), config, overrides, as_json)
@@ -67,7 +69,7 @@ def import_csv(
     file: FileArgument, columns: MapOption, types: TypesOption = None, table: TableOption = "events",
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """A CSV file with a header; --map says which column is what."""
+    """Import a CSV file with a header. --map assigns its columns to fields."""
     from recsys.offline.imports.mapping import parse_map, parse_types
     from recsys.offline.imports.tables import import_csv as run
 
@@ -80,7 +82,7 @@ def import_parquet(
     file: FileArgument, columns: MapOption, types: TypesOption = None, table: TableOption = "events",
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """A Parquet file; --map says which column is what."""
+    """Import a Parquet file. --map assigns its columns to fields."""
     from recsys.offline.imports.mapping import parse_map, parse_types
     from recsys.offline.imports.tables import import_parquet as run
 
@@ -97,15 +99,15 @@ def _import(
 
     start = time.perf_counter()
     done = run(Lake(settings.lake_url), time.time_ns() // 1000, Progress())
-    brought = [f"{done.rows['impressions']} impressions", f"{done.clicks} clicks"]
-    brought += [f"{number} {name.replace('_', ' ')}" for name, number in done.more.items()]
+    counts = [f"{done.rows['impressions']} impressions", f"{done.clicks} clicks"]
+    counts += [f"{number} {name.replace('_', ' ')}" for name, number in done.more.items()]
     say(
-        f"{', '.join(brought)} of {done.users} users, {done.posts} posts ({done.id_only_posts} by id only)"
+        f"{', '.join(counts)} of {done.users} users, {done.posts} posts ({done.id_only_posts} by id only)"
         f" from {', '.join(done.files)} -> {settings.lake_url} ({time.perf_counter() - start:.0f} s)",
         as_json,
     )
     if done.synthetic_times:
-        say("times that the format lacks are made up: they carry an order, never an hour or a weekday", as_json)
+        say("times that the format lacks are made up: use their order, not their hour or weekday", as_json)
     for reason, number in done.quarantined.items():
         say(f"set aside: {number} x {reason}, see {settings.lake_url}/quarantine/import", as_json)
     if as_json:

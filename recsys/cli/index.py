@@ -8,15 +8,15 @@ from recsys.cli.common import ConfigOption, JsonOption, SetOption, console_for, 
 from recsys.config import DEFAULT_PATH, load
 
 app = group("The nearest-neighbour index.")
-_SHOWN = 12
-"""Rows of the table: the cheapest trials that find enough; the JSON has all."""
+_TABLE_ROWS = 12
+"""Rows of the table: the cheapest trials that reach the target recall. The JSON has all trials."""
 
 
 @app.command("tune")
 def index_tune(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Time index configurations on the current release's vectors, and say which one to take and why.
+    """Measure index configurations on the current release's vectors, and recommend one with the reason.
 
-    `recsys train` chooses by the same rule, with a cost model in place of this machine's clock.
+    `recsys train` uses the same rule, but with a cost model instead of measured times.
     """
     settings = load(config, overrides or ())
     from recsys.bench.retrieval.index_tuning import tune_release
@@ -26,14 +26,15 @@ def index_tune(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None,
     console = console_for(as_json)
     table = Table("configuration", "recall", "lower bound", "model ms", "p50 ms", "p99 ms", "bytes")
     columns = ("recall", "recall_lower_bound", "cost_ms", "p50_ms", "p99_ms", "bytes_per_vector")
-    good = [trial for trial in figures["trials"] if trial["recall_lower_bound"] >= figures["target_recall"]]
-    chosen = [trial for trial in good[_SHOWN:] if trial["name"] == figures["chosen"]]
-    for trial in [*good[:_SHOWN], *chosen]:
-        words = (f"{trial[key]:.4g}" for key in columns)
-        table.add_row(trial["name"], *words)
+    sufficient = [trial for trial in figures["trials"] if trial["recall_lower_bound"] >= figures["target_recall"]]
+    chosen = [trial for trial in sufficient[_TABLE_ROWS:] if trial["name"] == figures["chosen"]]
+    for trial in [*sufficient[:_TABLE_ROWS], *chosen]:
+        cells = (f"{trial[key]:.4g}" for key in columns)
+        table.add_row(trial["name"], *cells)
     console.print(table)
     console.print(
-        f"{len(good)} of {len(figures['trials'])} configurations find enough; the cheapest by the model are shown"
+        f"{len(sufficient)} of {len(figures['trials'])} configurations reach the target recall; "
+        "the table shows the cheapest by the cost model"
     )
     console.print(f"chosen: {figures['why']}")
     console.print(f"the release has: {figures['release_has']}; written to {figures['path']}")

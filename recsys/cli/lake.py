@@ -17,14 +17,14 @@ app = group("The offline store.")
 def lake_describe(
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """What is in the offline store: tables, rows, dates, sizes, versions, quarantine."""
+    """Describe the offline store: tables, rows, dates, sizes, versions and quarantine."""
     settings = load(config, overrides or ())
     from recsys.offline.lake.description import describe
     from recsys.offline.lake.lake import Lake
 
     found = describe(Lake(settings.lake_url))
     console = console_for(as_json)
-    state = {True: "complete", False: "incomplete", None: "nobody said whether it is complete"}[found["complete"]]
+    state = {True: "complete", False: "incomplete", None: "not marked as complete or incomplete"}[found["complete"]]
     console.print(f"{found['url']}: {state}{'; origin: ' + found['origin'] if found['origin'] else ''}")
     if found["problem"]:
         console.print(found["problem"])
@@ -47,9 +47,9 @@ def lake_describe(
 @app.command("compact")
 def lake_compact(
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
-    tables: Annotated[list[str] | None, typer.Option("--table", help="Only this one; may be repeated.")] = None,
+    tables: Annotated[list[str] | None, typer.Option("--table", help="Only this table; may be repeated.")] = None,
 ) -> None:  # fmt: skip
-    """Merge small files of a table and date into one; readers see the same rows at every moment."""
+    """Merge the small files of each table and date into one. Readers always see the same rows."""
     settings = load(config, overrides or ())
     from recsys.errors import DataError
     from recsys.offline.lake.compaction import compact

@@ -1,4 +1,4 @@
-"""`recsys releases`: the atomic bundles that serve."""
+"""`recsys releases`: list, select and verify releases."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 from recsys.cli.common import ConfigOption, JsonOption, SetOption, group, print_json, say
 from recsys.config import DEFAULT_PATH, load
 
-app = group("The atomic bundles that serve.")
+app = group("List, select and verify releases.")
 
 
 @app.command("list")
 def releases_list(
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """All releases; the current one is marked."""
+    """List all releases and mark the current one."""
     settings = load(config, overrides or ())
     from recsys import release
 
@@ -29,7 +29,7 @@ def releases_list(
 
 @app.command("use")
 def releases_use(version: str, config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None) -> None:
-    """Serve another release from the next start on."""
+    """Make another release current. Servers use it from their next start."""
     settings = load(config, overrides or ())
     from recsys import release
 
@@ -38,7 +38,7 @@ def releases_use(version: str, config: ConfigOption = DEFAULT_PATH, overrides: S
 
 @app.command("verify")
 def releases_verify(
-    version: Annotated[str | None, typer.Argument(help="The current one when left out.")] = None,
+    version: Annotated[str | None, typer.Argument(help="Release to check; the current one by default.")] = None,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Check every file of a release against its manifest."""
@@ -46,6 +46,6 @@ def releases_verify(
     from recsys import release
 
     loaded = release.load(settings.releases_path, version)
-    say(f"{loaded.version}: {len(loaded.manifest.files)} files are as the manifest says", as_json)
+    say(f"{loaded.version}: {len(loaded.manifest.files)} files match the manifest", as_json)
     if as_json:
         print_json({"release": loaded.version, "files": len(loaded.manifest.files)})

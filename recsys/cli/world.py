@@ -15,13 +15,13 @@ app = group("The synthetic world.")
 
 @app.command("report")
 def world_report(
-    out: Annotated[Path | None, typer.Option("--out", help="PNG; report.png beside the truth if left out.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="PNG file; by default report.png beside the truth.")] = None,
     impressions: Annotated[
-        int, typer.Option(min=1, help="Read the first days with at most this many impressions.")
+        int, typer.Option(min=1, help="Read only the first days, up to this many impressions.")
     ] = 5_000_000,
     config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """The logs of the world against its own truth: one picture, and the figures as tables."""
+    """Compare the world's logs with its true parameters. Draws one picture and prints the figures as tables."""
     settings = load(config, overrides or ())
     from recsys.progress import Progress
     from recsys.world.report.plots import draw

@@ -353,7 +353,7 @@ def test_the_command_prints_the_receipt_or_with_json_one_json_line(recsys, confi
     code, out, _ = recsys("erase", "--user", "Ann", *options)
     assert code == 0
     assert "user Ann was erased at 20" in out
-    assert "posts that this person wrote stay" in out
+    assert "posts written by this user are kept" in out
     assert sum("0 (0)" in line for line in out.splitlines()) == len(TABLES) + 1
 
 
@@ -387,9 +387,9 @@ def test_the_printed_receipt_names_what_is_left_to_do():
     assert "user [b]A[/b] was erased at 1970-01-01 00:00:00 UTC" in text
     assert "1,234" in text
     assert "lake/quarantine/users/[x].unreadable" in text
-    assert "these releases still name this person: r-1; run `recsys train`, then remove their folders" in text
-    assert "a training run is under way" in text
-    assert "posts that this person wrote" not in text
+    assert "these releases still contain this user: r-1; run `recsys train`, then delete their folders" in text
+    assert "a training run is in progress" in text
+    assert "posts written by this user" not in text
 
 
 def test_in_a_served_world_an_erased_user_is_gone_after_the_next_training(small_config):
