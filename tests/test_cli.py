@@ -11,7 +11,7 @@ import pytest
 from recsys.cli import main
 from recsys.features.spec import NAMES
 
-NOBODY = "redis://127.0.0.1:1/0"
+UNREACHABLE_REDIS = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def recsys(capsys):
 
 
 def settings(config, *overrides):
-    """A config as options: its own file is not known any more."""
+    """The settings of a config as --set options, because its file is not known."""
     given = (
         f"data_dir={config.data_dir}", f"ranking.n_threads={config.ranking.n_threads}",
         f"evaluation.n_requests={config.evaluation.n_requests}",
@@ -37,7 +37,7 @@ def settings(config, *overrides):
 
 
 def sentence(err: str) -> str:
-    """What an error says; it is the last line and the only one that is an error."""
+    """The error message: the last line of stderr, and its only error line."""
     lines = err.strip().splitlines()
     assert lines[-1].startswith("error: ")
     assert sum(line.startswith("error: ") for line in lines) == 1
@@ -46,7 +46,7 @@ def sentence(err: str) -> str:
 
 
 def only_json(out: str):
-    """The one line of stdout."""
+    """The value of the single JSON line on stdout."""
     assert out.count("\n") == 1
     assert out.endswith("\n")
     value = json.loads(out)
@@ -80,7 +80,7 @@ def test_wrong_usage_exits_with_2(recsys, arguments):
     assert "Usage: " in err
 
 
-def test_training_on_nothing_says_what_fills_the_lake(recsys, small):
+def test_training_without_a_lake_says_how_to_fill_it(recsys, small):
     code, out, err = recsys("train", *small)
     assert (code, out) == (1, "")
     assert "run `recsys simulate`" in sentence(err)
@@ -89,7 +89,7 @@ def test_training_on_nothing_says_what_fills_the_lake(recsys, small):
 @pytest.mark.parametrize(
     "command", [["feed", "--user", "7"], ["serve", "--port", "0"], ["consume"], ["releases", "verify"]]
 )
-def test_without_a_release_training_is_the_remedy(recsys, small, command):
+def test_without_a_release_the_error_says_to_train(recsys, small, command):
     code, out, err = recsys(*command, *small)
     assert (code, out) == (1, "")
     assert "no release in" in sentence(err)
@@ -99,17 +99,17 @@ def test_without_a_release_training_is_the_remedy(recsys, small, command):
 @pytest.mark.parametrize(
     "command", [["train"], ["feed", "--user", "7"], ["serve", "--port", "0"], ["consume"], ["simulate"]]
 )
-def test_a_redis_that_does_not_answer_is_one_sentence(recsys, tiny_world, tmp_path, command):
+def test_an_unreachable_redis_fails_with_one_sentence(recsys, tiny_world, tmp_path, command):
     # Simulating clears the online store of the older world first.
-    options = settings(tiny_world, f"online.url={NOBODY}")
+    options = settings(tiny_world, f"online.url={UNREACHABLE_REDIS}")
     if command == ["simulate"]:
         options += ["--set", f"data_dir={tmp_path}"]
     code, out, err = recsys(*command, *options)
     assert (code, out) == (1, "")
-    assert f"Redis at online.url {NOBODY} does not answer" in sentence(err)
+    assert f"Redis at online.url {UNREACHABLE_REDIS} does not answer" in sentence(err)
 
 
-def test_a_port_in_use_is_one_sentence(recsys, tiny_world):
+def test_a_port_in_use_fails_with_one_sentence(recsys, tiny_world):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -119,20 +119,20 @@ def test_a_port_in_use_is_one_sentence(recsys, tiny_world):
     assert f"serving.port must be free, {port} on 127.0.0.1 cannot be bound" in sentence(err)
 
 
-def test_an_open_address_without_a_key_is_wrong_usage(recsys, tiny_world):
+def test_a_public_address_without_a_key_is_wrong_usage(recsys, tiny_world):
     code, _, err = recsys("serve", *settings(tiny_world, "serving.host=0.0.0.0"))
     assert code == 2
     assert "serving.host must be a loopback address unless serving.api_key is set" in sentence(err)
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(recsys, tmp_path):
+def test_a_data_dir_that_is_a_file_fails_with_one_sentence(recsys, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     code, _, err = recsys("simulate", "--set", f"data_dir={tmp_path / 'file'}", "--set", "world.n_impressions=1000")
     assert code == 1
     assert "Not a directory" in sentence(err)
 
 
-def test_the_way_from_nothing_to_a_measured_release_one_json_line_at_a_time(recsys, small):
+def test_the_commands_from_simulate_to_bench_each_print_one_json_line(recsys, small):
     code, out, err = recsys("simulate", *small, "--json")
     assert code == 0
     written = only_json(out)
@@ -168,7 +168,7 @@ def test_the_way_from_nothing_to_a_measured_release_one_json_line_at_a_time(recs
     assert "is not in" in sentence(err)
 
 
-def test_a_feed_is_a_table_for_a_person_and_one_line_for_a_program(recsys, tiny_world):
+def test_a_feed_prints_a_table_or_with_json_one_line(recsys, tiny_world):
     code, out, _ = recsys("feed", "--user", "somebody new", "--limit", "5", *settings(tiny_world), "--json")
     assert code == 0
     feed = only_json(out)
@@ -196,7 +196,7 @@ def test_every_feature_is_listed(recsys):
     assert recsys("features", "list", "--set", "nope=1")[0] == 2
 
 
-def test_ctrl_c_is_one_word_and_leaves_the_lake_marked_as_incomplete(small, recsys):
+def test_ctrl_c_prints_one_word_and_leaves_the_lake_marked_as_incomplete(small, recsys):
     command = [sys.executable, "-m", "recsys", "simulate", *small, "--set", "world.n_impressions=50000000"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr.readline() == "simulate ...\n"
@@ -211,7 +211,7 @@ def test_ctrl_c_is_one_word_and_leaves_the_lake_marked_as_incomplete(small, recs
     assert "interrupted; run `recsys simulate` again" in sentence(err)
 
 
-def test_the_program_starts_as_a_module_and_by_its_name():
+def test_the_program_starts_as_a_module_and_by_name():
     for command in ([sys.executable, "-m", "recsys"], [Path(sys.executable).parent / "recsys"]):
         answer = subprocess.run([*command, "show-config", "--json"], capture_output=True, text=True, check=False)
         assert answer.returncode == 0

@@ -28,7 +28,7 @@ MAX_BODY_BYTES = 4 * 2**20
 MAX_FUTURE_S = 300
 """Seconds an event may lie ahead of the server's clock, because clients' clocks are not exact."""
 EARLIEST = 946_684_800 * SECOND
-"""The year 2000 in microseconds. A smaller integer is taken for a time in seconds or milliseconds and rejected."""
+"""The year 2000 in microseconds. Smaller integers are rejected as times in seconds or milliseconds."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 

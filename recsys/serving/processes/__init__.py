@@ -1,1 +1,1 @@
-"""The processes: uvicorn workers, the consumer beside them, and what each loads at its start."""
+"""The server's processes: uvicorn workers and the stream consumer, and what each loads at startup."""

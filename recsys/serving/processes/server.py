@@ -112,7 +112,7 @@ def bind(config: ServingConfig) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            # Listen at once: where another process already listens, bind may succeed and only listen fails.
+            # Also listen now: if another process listens on this port, bind may succeed and only listen fails.
             listener.listen(2048)
         except BaseException:
             listener.close()
