@@ -15,7 +15,7 @@ app = group("The synthetic world.")
 
 @app.command("report")
 def world_report(
-    out: Annotated[Path | None, typer.Option("--out", help="PNG file; by default report.png in the world folder.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="PNG; by default report.png in the world folder.")] = None,
     impressions: Annotated[
         int, typer.Option(min=1, help="Read only the first days, up to this many impressions.")
     ] = 5_000_000,
