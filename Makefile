@@ -27,8 +27,8 @@ demo: $(INSTALLED)  ## simulate, train, evaluate and serve from nothing; Ctrl-C 
 serve: $(INSTALLED)  ## serve the current release; CONFIG=FILE chooses the settings
 	$(BIN)/recsys serve --config $(CONFIG)
 
-test: $(INSTALLED)  ## run all tests, with a real Redis and real HTTP
-	$(BIN)/pytest
+test: $(INSTALLED)  ## run all tests in two processes, with a real Redis and real HTTP
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)  ## run ruff, mypy (strict) and the layering test
 	$(BIN)/ruff check .

@@ -1,11 +1,15 @@
 """What all tests share. Nothing heavy is imported before a test asks for it: `make check` runs through here too."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# The tests run in two processes on two cores. An OpenMP loop of two threads would wait for a core that is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"
 

@@ -13,8 +13,14 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.retrieval.index.fast_lists.jit import jit
-from recsys.retrieval.index.fast_lists.simd import LANES, TURN, add_codes, lowest_bit, prefetch
-from recsys.retrieval.index.fast_lists.top_k_kernel import FLOOR, lanes_at_least, least_of_best, nth_best, sortable
+from recsys.retrieval.index.fast_lists.simd import BYTES_PER_CALL, LANES, add_codes, lowest_bit, prefetch
+from recsys.retrieval.index.fast_lists.top_k_kernel import (
+    FLOOR,
+    lanes_at_least,
+    least_of_best,
+    nth_best,
+    pack_sort_keys,
+)
 
 SPAN = 15_000
 """Largest part of a 16-bit score that codes make up; their list adds as much again."""
@@ -50,7 +56,7 @@ def best_of_lists(  # type: ignore[no-untyped-def]
     Args:
         query: (D,) float32, finite.
         n_lists, k, wanted, allowed, expected_share: as of `search`; all others as of `InvertedFile`.
-    Returns: integers (`sortable`) of posts and scores, (M,), and what their scores are to be multiplied by.
+    Returns: integers (`pack_sort_keys`) of posts and scores, (M,), and what their scores are to be multiplied by.
     """
     scaled, largest = _scaled(query)
     seen = np.zeros(len(scaled), np.float32)
@@ -71,7 +77,7 @@ def best_of_lists(  # type: ignore[no-untyped-def]
         coarse, n_lists, per_step, starts, sizes, codes.reshape(-1), rows, kept, factor, base, k, wanted, allowed,
         expected_share,
     )  # fmt: skip
-    return sortable(found, score), largest
+    return pack_sort_keys(found, score), largest
 
 
 @jit
@@ -80,7 +86,7 @@ def best_of_allowed(query, k, kept, kept_scale, allowed, n_allowed):  # type: ig
     scaled, largest = _scaled(query)
     factor, base = _of_kept(scaled, kept_scale)
     rows, score = score_allowed(kept, factor, base, allowed, n_allowed, k)
-    return sortable(rows, score), largest
+    return pack_sort_keys(rows, score), largest
 
 
 @jit
@@ -238,7 +244,7 @@ def _blocks_to_visit(lists, coarse, near, best, unit, starts, sizes):  # type: i
 def _score_blocks(codes, blocks, bias, lanes, weight, middle):  # type: ignore[no-untyped-def]
     """Score of every lane: its list's, and of each number of its code (number - 7.5) * weight."""
     # Places are unsigned: a signed one might count from the end, and looking whether it does takes time.
-    width, size, turn = np.uint64(LANES), np.uint64(len(weight) // 2 * LANES), np.uint64(TURN)
+    width, size, turn = np.uint64(LANES), np.uint64(len(weight) // 2 * LANES), np.uint64(BYTES_PER_CALL)
     score = np.empty(len(blocks) * LANES, np.int16)
     last = len(blocks) - 1
     for i in range(len(blocks)):

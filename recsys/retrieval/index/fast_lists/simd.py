@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 LANES = 32
 """Codes, sums or scores that are worked on at once."""
-TURN = 8
+BYTES_PER_CALL = 8
 """Bytes of a code that one `add_codes` adds up."""
 
 _BYTE, _SHORT, _WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
@@ -102,7 +102,7 @@ def adding(width: int) -> Any:
             codes_at, weights_at, sums_at = (_place(context, builder, signature, arguments, nth) for nth in (0, 2, 4))
             parts = range(_PAIRS // size)
             total = [_read(builder, sums_at, halves, part) for part in parts]
-            for pair in range(TURN // 2):
+            for pair in range(BYTES_PER_CALL // 2):
                 low_weights, high_weights = (_read(builder, weights_at, _SHORT, 2 * pair + nth) for nth in (0, 1))
                 for part in parts:
                     code = _read(builder, codes_at, bytes_, len(parts) * pair + part)

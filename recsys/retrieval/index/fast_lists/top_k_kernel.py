@@ -81,7 +81,7 @@ def lanes_at_least(score, lowest):  # type: ignore[no-untyped-def]
 
 
 @jit
-def sortable(rows, score):  # type: ignore[no-untyped-def]
+def pack_sort_keys(rows, score):  # type: ignore[no-untyped-def]
     """An integer per row, (M,) int64, that is smaller the higher its score is; of equal scores, for smaller rows."""
     key, bits = np.empty(len(rows), np.int64), score.view(np.int32)
     for i in range(len(rows)):
@@ -91,7 +91,7 @@ def sortable(rows, score):  # type: ignore[no-untyped-def]
 
 
 @jit
-def unsorted(key, factor, rows, score):  # type: ignore[no-untyped-def]
+def unpack_sort_keys(key, factor, rows, score):  # type: ignore[no-untyped-def]
     """Rows and scores of these integers, times this factor, into two arrays as far as they reach, then -1 and -inf."""
     n = min(len(key), len(rows))
     bits = np.empty(n, np.int32)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.retrieval.index.fast_lists.quantizer import Prepared, Space, choose_numbers, encode
+from recsys.retrieval.index.fast_lists.quantizer import Prepared, Space, allocate_nibbles, encode
 
 RNG = np.random.default_rng(9)
 POSTS = (RNG.normal(size=(2000, 6)) * [5, 2, 1, 1, 0.5, 0.1]).astype(np.float32)
@@ -18,7 +18,7 @@ def test_scores_stay_what_they_are_and_users_weigh_every_direction_alike():
 
 
 def test_a_dimension_that_differs_most_gets_more_numbers_than_one_that_hardly_does():
-    number_of, step = choose_numbers(POSTS, 4)
+    number_of, step = allocate_nibbles(POSTS, 4)
     assert len(number_of) == len(step) == 8
     count = np.bincount(number_of, minlength=6)
     assert count[0] >= 2
@@ -27,7 +27,7 @@ def test_a_dimension_that_differs_most_gets_more_numbers_than_one_that_hardly_do
 
 def test_numbers_say_where_a_vector_is_to_half_a_step_and_it_stays_as_it_was():
     before = POSTS.copy()
-    number_of, step = choose_numbers(POSTS, 8)
+    number_of, step = allocate_nibbles(POSTS, 8)
     numbers = encode(POSTS, number_of, step)
     np.testing.assert_array_equal(POSTS, before)
     assert numbers.max() <= 15

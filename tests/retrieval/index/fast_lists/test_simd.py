@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recsys.retrieval.index.fast_lists.simd import LANES, TURN, WIDTH, adding, lowest_bit, reaching
+from recsys.retrieval.index.fast_lists.simd import BYTES_PER_CALL, LANES, WIDTH, adding, lowest_bit, reaching
 
 WIDTHS = [width for width in (0, 32, 64) if width <= WIDTH]
 
@@ -36,7 +36,7 @@ def places(scores, at, least):
 
 
 def added(codes, weights, sums):
-    """`codes` (TURN / 2, LANES, 2), four weights for each of the first axis."""
+    """`codes` (BYTES_PER_CALL / 2, LANES, 2), four weights for each of the first axis."""
     low, high = (codes & 15).astype(int), (codes >> 4).astype(int)
     fours = weights.astype(int).reshape(-1, 2, 2)
     return sums + np.einsum("pln,pn->l", low, fours[:, 0]) + np.einsum("pln,pn->l", high, fours[:, 1])
@@ -44,8 +44,8 @@ def added(codes, weights, sums):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @given(
-    codes=arrays(np.uint8, (TURN // 2, LANES, 2)),
-    weights=arrays(np.int8, 2 * TURN, elements=st.integers(-127, 127)),
+    codes=arrays(np.uint8, (BYTES_PER_CALL // 2, LANES, 2)),
+    weights=arrays(np.int8, 2 * BYTES_PER_CALL, elements=st.integers(-127, 127)),
     sums=arrays(np.int16, LANES, elements=st.integers(-2000, 2000)),
     before=st.integers(0, 3),
 )
@@ -62,10 +62,13 @@ def test_codes_are_added_as_by_plain_sums_wherever_they_lie(width, codes, weight
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("weight", [-127, 127])
 def test_the_largest_codes_and_weights_fit(width, weight):
-    codes, weights = np.full((TURN // 2, LANES, 2), 255, np.uint8), np.full(2 * TURN, weight, np.int8)
+    codes, weights = (
+        np.full((BYTES_PER_CALL // 2, LANES, 2), 255, np.uint8),
+        np.full(2 * BYTES_PER_CALL, weight, np.int8),
+    )
     sums = np.zeros(LANES, np.int16)
     ADD[width](codes.reshape(-1), 0, weights, 0, sums, 0)
-    np.testing.assert_array_equal(sums, 15 * weight * 2 * TURN)
+    np.testing.assert_array_equal(sums, 15 * weight * 2 * BYTES_PER_CALL)
 
 
 @given(arrays(np.int16, LANES + 2), st.integers(-(2**15), 2**15 - 1))

@@ -10,8 +10,8 @@ from recsys.retrieval.index.fast_lists.top_k_kernel import (
     lanes_at_least,
     least_of_best,
     nth_best,
-    sortable,
-    unsorted,
+    pack_sort_keys,
+    unpack_sort_keys,
 )
 
 
@@ -52,14 +52,14 @@ def test_integers_sort_as_scores_do_equal_ones_by_row_and_give_both_back(values,
     score = np.array(values, np.float32)
     rows = (last - np.random.default_rng(1).permutation(min(len(score), last + 1))).astype(np.int32)
     score = score[: len(rows)]
-    key = np.sort(sortable(rows, score))
+    key = np.sort(pack_sort_keys(rows, score))
     found, found_score = np.full(len(key) + 1, -1, np.int32), np.full(len(key) + 1, -np.inf, np.float32)
-    unsorted(key, np.float32(1), found, found_score)
+    unpack_sort_keys(key, np.float32(1), found, found_score)
     order = np.lexsort((rows, -score))
     np.testing.assert_array_equal(found, [*rows[order], -1])
     np.testing.assert_array_equal(found_score, [*score[order], -np.inf])
     first, first_score = np.empty(len(key) // 2, np.int32), np.empty(len(key) // 2, np.float32)
-    unsorted(key, np.float32(1), first, first_score)
+    unpack_sort_keys(key, np.float32(1), first, first_score)
     np.testing.assert_array_equal(first, found[: len(first)])
     np.testing.assert_array_equal(first_score, found_score[: len(first)])
 
