@@ -1,5 +1,5 @@
-"""Where candidates come from, a file each: the two towers, followed authors, what is trending, what is fresh, and what
-is clicked by the same people."""
+"""Candidate sources, one per file: two towers, followed authors, trending posts, fresh posts, and posts clicked by the
+same users (covisitation)."""
 
 from recsys.retrieval.sources.covisited import Covisited
 from recsys.retrieval.sources.followed import Followed

@@ -1,7 +1,7 @@
-"""Posts that are clicked by the people who clicked what the user clicked last.
+"""Candidates by covisitation: posts clicked by users who clicked the same posts as this user.
 
-Each of the user's last clicks votes for its neighbours by similarity, a later click for more. It knows neighbours as of
-the release: a click on a post that is newer than that votes for nothing.
+Each of the user's last clicks votes for its neighbours, weighted by similarity; later clicks count more. Neighbours are
+as of the release, so clicks on newer posts have no votes.
 
 Source: Linden, Smith, York, "Amazon.com Recommendations: Item-to-Item Collaborative Filtering", IEEE Internet Computing
 2003.
@@ -18,7 +18,7 @@ from recsys.types import Rows, Source
 
 
 class Covisited:
-    """As `source.CandidateSource`."""
+    """Posts with the most votes of the user's last clicks; ties keep the lower row first."""
 
     bit = Source.COVISITED
 
@@ -31,8 +31,10 @@ class Covisited:
         clicks = context.history[context.history >= 0]
         start, end = self._neighbours.start[clicks], self._neighbours.start[clicks + 1]
         length = end - start
+        # One entry per (click, neighbour), (E,): its place among the neighbours and the weight of its click.
         place = np.arange(length.sum()) + np.repeat(start - (np.cumsum(length) - length), length)
         weight = np.repeat(self._fading ** np.arange(len(clicks)), length)
+        # Sum the votes of each distinct post, (P,).
         posts, of_post = np.unique(self._neighbours.post[place], return_inverse=True)
         votes = np.bincount(of_post, self._neighbours.similarity[place] * weight, len(posts))
         fits = np.flatnonzero(allowed.has(posts) & ~np.isin(posts, clicks))

@@ -1,4 +1,4 @@
-"""The newest posts of the authors a user follows; ties go to the lowest row. It does not know what they are about."""
+"""Candidates from followed authors: their newest posts, ties by the lower row. It does not look at content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recsys.types import Rows, Source
 
 
 class Followed:
-    """As `source.CandidateSource`."""
+    """Newest posts of the authors the user follows."""
 
     bit = Source.FOLLOWED
 
@@ -20,6 +20,7 @@ class Followed:
 
     def __call__(self, query: Query, k: int) -> Rows:
         context, allowed = query.context, query.allowed
+        # Posts of author a are `_posts[_start[a] : _start[a + 1]]`: gather those of all followed authors, (P,).
         authors = np.unique(context.follows[context.follows >= 0])
         first = self._start[authors]
         length = self._start[authors + 1] - first

@@ -1,9 +1,8 @@
-"""The newest posts, and a fair chance for those that nobody knows yet.
+"""Fresh candidates: the newest posts, alternating with random ones that prefer authors with few impressions.
 
-Posts of the last hours in the user's language: every other one is the newest, every other one drawn at random, rather
-of authors whom few have seen. The draw is the request's own, so that the same request gives the same posts. It knows
-how often an author was shown only as of the release, and of a post only its age: in the first hours no post was shown
-often.
+Takes posts of the last hours in the user's language. The draw is seeded by the request id, so a request always gives
+the same posts. An author's impressions are as of the release. Impressions of a post are not used: in its first hours
+no post has many.
 
 Source of the weighted draw without replacement: Efraimidis and Spirakis, "Weighted random sampling with a reservoir",
 Information Processing Letters 97 (2006), algorithm A.
@@ -18,19 +17,19 @@ from recsys.offline.catalogue.catalogue import Catalogue
 from recsys.retrieval.sources.source import Query, alternating
 from recsys.types import SECOND, Ids, Rows, Source
 
-_MOST = 4000
-"""Posts looked at for either half, which bounds the work where very many are written."""
+_MAX_POSTS = 4000
+"""Posts considered for each half, to bound the work when very many are written."""
 
 
 class Fresh:
-    """As `source.CandidateSource`."""
+    """Newest and randomly drawn posts of the last `retrieval.sources.fresh_window_s` seconds."""
 
     bit = Source.FRESH
 
     def __init__(self, catalogue: Catalogue, author_shown: Ids, config: SourcesConfig) -> None:
         """
         Args:
-            author_shown: impressions of each author's posts when the release was made, (A,).
+            author_shown: impressions of each author's posts as of the release, (A,).
         """
         created_at, language = np.asarray(catalogue.created_at), np.asarray(catalogue.language)
         by_age = np.argsort(created_at, kind="stable").astype(np.int32)
@@ -51,10 +50,11 @@ class Fresh:
         if context.language >= 0:
             rows, times = self._of_language.get(context.language, (rows[:0], times[:0]))
         low, high = np.searchsorted(times, [context.now - self._window, context.now], side="right")
-        newest = some = rows[max(low, high - _MOST) : high][::-1]
+        newest = sampled = rows[max(low, high - _MAX_POSTS) : high][::-1]
         rng = np.random.default_rng(context.request.request_id % 2**63)
-        if high - low > _MOST:
-            some = rows[np.unique(rng.integers(low, high, _MOST))]
-        newest, some = newest[allowed.has(newest)], some[allowed.has(some)]
-        drawn = some[np.argsort(-np.log(rng.random(len(some))) / self._weight[some], kind="stable")]
+        if high - low > _MAX_POSTS:
+            sampled = rows[np.unique(rng.integers(low, high, _MAX_POSTS))]
+        newest, sampled = newest[allowed.has(newest)], sampled[allowed.has(sampled)]
+        # Weighted draw without replacement: sort by exponential times with rate `_weight`.
+        drawn = sampled[np.argsort(-np.log(rng.random(len(sampled))) / self._weight[sampled], kind="stable")]
         return alternating(newest, drawn)[:k]

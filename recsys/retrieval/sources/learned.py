@@ -1,6 +1,6 @@
-"""What sources know of the logs, beside the towers: who is clicked together, and how often each author was shown.
+"""Statistics that the sources learn from logs: covisited posts, and impressions of each author.
 
-Takes logs, gives arrays that a release keeps; memory-mapped when they are opened. It does not know how they are used.
+Takes logs, gives arrays that a release stores and memory-maps. It does not know how the sources use them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FILES = {"start": np.int64, "post": np.int32, "similarity": np.float32, "author
 
 @dataclass(frozen=True, slots=True)
 class LearnedSources:
-    """Arrays over the catalogue."""
+    """Covisitation of posts and impressions of authors."""
 
     neighbours: Neighbours
     author_shown: Ids
@@ -32,14 +32,15 @@ class LearnedSources:
 
     @classmethod
     def learn(cls, catalogue: Catalogue, logs: Logs, until: int, config: RetrievalConfig) -> Self:
-        """What the logs say of the time before `until`, microseconds."""
+        """Learn from all events and exposures before `until` (microseconds)."""
         events, exposures = logs.events, logs.exposures
-        told = (events.action == CLICK) & (events.ingest_time < until) & (events.user_row >= 0) & (events.post_row >= 0)
-        few = config.covisitation.model_copy(update={"n_neighbours": config.sources.covisited_neighbours})
-        together = neighbours(events.user_row[told], events.post_row[told], catalogue.n_users, catalogue.n_posts, few)
+        clicks = (events.action == CLICK) & (events.ingest_time < until)
+        clicks &= (events.user_row >= 0) & (events.post_row >= 0)
+        settings = config.covisitation.model_copy(update={"n_neighbours": config.sources.covisited_neighbours})
+        covisited = neighbours(events.user_row[clicks], events.post_row[clicks], catalogue.n_users, catalogue.n_posts, settings)
         author = np.asarray(catalogue.author)[exposures.post_row[(exposures.now < until) & (exposures.post_row >= 0)]]
         shown = np.bincount(author[author >= 0], minlength=catalogue.n_authors).astype(np.int64)
-        return cls(together, shown)
+        return cls(covisited, shown)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ class LearnedSources:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Raises: ReleaseError when a file is missing, truncated or not what it should be."""
+        """Raises: ReleaseError when a file is missing, truncated or inconsistent."""
         try:
             arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _FILES}
         except (OSError, ValueError, EOFError) as error:
@@ -67,10 +68,10 @@ class LearnedSources:
         return cls(Neighbours(start, post, arrays["similarity"]), arrays["author_shown"])
 
     def check_catalogue(self, catalogue: Catalogue) -> None:
-        """Raises: ReleaseError when they were learned on another catalogue."""
-        had = (self.neighbours.n_posts, len(self.author_shown))
-        if had != (catalogue.n_posts, catalogue.n_authors):
+        """Raises: ReleaseError when the statistics are of another catalogue."""
+        sizes = (self.neighbours.n_posts, len(self.author_shown))
+        if sizes != (catalogue.n_posts, catalogue.n_authors):
             raise ReleaseError(
-                f"sources were learned with (posts, authors) = {had}, the catalogue has "
+                f"sources were learned with (posts, authors) = {sizes}, the catalogue has "
                 f"{(catalogue.n_posts, catalogue.n_authors)}; serve both from one release"
             )

@@ -1,13 +1,13 @@
-"""Which posts are clicked by the same people: neighbours of each post, from clicks alone.
+"""Covisitation: the posts most often clicked by the same users, from clicks alone.
 
-Takes who clicked what, gives each post's nearest others with a similarity, and scores of posts for a history. It does
-not know content, time or vectors.
+Takes pairs of user and post, gives each post's nearest neighbours with their similarity. It does not know content, time
+or vectors.
 
     similarity(i, j) = sum over users of both of 1 / log2(1 + clicks of the user)
                        / (sqrt(users of i * users of j) + shrinkage)
 
-A user of very many posts says little about any two of them; the shrinkage takes away what one or two users make of
-rare posts.
+A user with many clicks counts less for each pair. The shrinkage lowers similarities of rare posts that rest on one or
+two users.
 
 Source: Sarwar et al., "Item-Based Collaborative Filtering Recommendation Algorithms", WWW 2001, section 3.1.1 (cosine);
 Breese et al., "Empirical Analysis of Predictive Algorithms for Collaborative Filtering", UAI 1998, section 2.2.2
@@ -26,35 +26,36 @@ from recsys.config import CovisitationConfig
 from recsys.types import Floats, Ids, Rows
 
 _PAIRS_AT_ONCE = 20_000_000
-"""Pairs of clicks of one user that a block of posts may have: bounds the memory, some 400 MB."""
+"""Limit on the pairs of clicks in a block of posts; it bounds the memory to some 400 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Of each post the most similar others (CSR)."""
+    """The most similar posts of each post (CSR)."""
 
     start: Ids
-    """Where each post begins, (N + 1,)."""
+    """Position of each post's first neighbour, (N + 1,)."""
     post: Rows
-    """Best first within each post; ties: lowest row first."""
+    """Neighbours, best first within each post; ties by the lower row."""
     similarity: Floats
-    """Above 0, as long as `post`."""
+    """> 0, one per entry of `post`."""
 
     @property
     def n_posts(self) -> int:
         return len(self.start) - 1
 
     def matrix(self) -> sparse.csr_matrix:
-        """The same as a sparse matrix, (N, N)."""
+        """The similarities as a sparse matrix, (N, N)."""
         return sparse.csr_matrix((self.similarity, self.post, self.start), (self.n_posts, self.n_posts))
 
 
 def neighbours(user: Rows, post: Rows, n_users: int, n_posts: int, config: CovisitationConfig) -> Neighbours:
-    """Count who clicked both; the same clicks give the same neighbours, in whatever order they come.
+    """Compute each post's neighbours; the order of the clicks does not matter.
 
     Args:
         user, post: of each click, (M,); a repeated pair counts once.
     """
+    # Users x posts, a 1 per clicked pair; `weighted` scales each user's row by 1 / log2(1 + clicks).
     shape = (n_users, n_posts)
     clicked = sparse.csr_matrix((np.ones(len(user), np.float32), (user, post)), shape)
     clicked.data[:] = 1
@@ -62,7 +63,8 @@ def neighbours(user: Rows, post: Rows, n_users: int, n_posts: int, config: Covis
     weighted = sparse.diags_array(1 / np.log2(1 + np.maximum(n_of_user, 1)).astype(np.float32)) @ clicked
     by_post = clicked.T.tocsr()
     root = np.sqrt(np.diff(by_post.indptr)).astype(np.float32)
-    # Pairs that each post and those before it take part in: as many as its users have clicks.
+    # Cumulative number of click pairs per post, (N,): each user of a post adds as many pairs as the user has clicks.
+    # Blocks of posts are cut so that each has at most `_PAIRS_AT_ONCE` pairs.
     pairs = np.cumsum(by_post @ n_of_user.astype(np.float64))
     blocks = np.searchsorted(pairs, np.arange(0, pairs.max(initial=0), _PAIRS_AT_ONCE))
     edges = pairwise(np.unique([0, *blocks, n_posts]).tolist())
@@ -76,15 +78,16 @@ def neighbours(user: Rows, post: Rows, n_users: int, n_posts: int, config: Covis
 
 
 def _block(both: sparse.csr_matrix, low: int, root: Floats, config: CovisitationConfig) -> tuple[Ids, Rows, Floats]:
-    """How many neighbours each post of a block keeps, and these.
+    """Neighbours of a block of posts: the number of each post, (block,), then rows and similarities.
 
     Args:
-        both: weighted users of each pair, (block, N).
-        low: the block's first post.
+        both: summed user weights of each pair, (block, N).
+        low: row of the block's first post.
     """
     both = both.tocoo()
     row, other = both.row.astype(np.int64), both.col.astype(np.int32)
     similarity = (both.data / (root[low + row] * root[other] + np.float32(config.shrinkage))).astype(np.float32)
+    # Drop each post's pair with itself, sort by post, similarity and row, keep the first `n_neighbours` of each.
     kept = np.flatnonzero(low + row != other)
     order = kept[np.lexsort((other[kept], -similarity[kept], row[kept]))]
     count = np.bincount(row[order], minlength=both.shape[0])

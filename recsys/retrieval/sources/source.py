@@ -1,7 +1,7 @@
-"""What a source is, what it is asked, and which posts it may bring.
+"""The interface of candidate sources: the query, the allowed posts, and how two lists alternate.
 
-A source takes a `Query` and gives post rows, best first, without repeats, all of them allowed. It does not know the
-other sources, nor how many of its posts survive the merge.
+A source takes a `Query` and gives allowed post rows, best first, without repeats. It does not know the other sources or
+how many of its posts the merge keeps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recsys.types import Context, Floats, Rows, Source
 
 @dataclass(frozen=True)
 class Query:
-    """One request as all sources see it."""
+    """One request, the same for all sources."""
 
     context: Context
     allowed: Bitmap
@@ -31,12 +31,12 @@ class Query:
 
     @cached_property
     def user_vector(self) -> Floats:
-        """The user's vector, (1, D): computed once, however many parts of retrieval need it."""
+        """The user's vector, (1, D), computed once per request."""
         return self.tower(UserBatch.from_context(self.context))
 
 
 class CandidateSource(Protocol):
-    """Up to k post rows for a request, best first, each once, all of them allowed."""
+    """Gives up to k allowed post rows for a request, best first, without repeats."""
 
     @property
     def bit(self) -> Source: ...
@@ -45,7 +45,7 @@ class CandidateSource(Protocol):
 
 
 class Allowed:
-    """Which posts a request may see: visible, created by `now`, not left out. Asked once for all sources."""
+    """Computes the posts that a request may show, once for all sources: visible, created by `now`, not excluded."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._visible = np.array(catalogue.visible)
@@ -56,18 +56,18 @@ class Allowed:
     def __call__(self, now: int, exclude: Rows) -> Bitmap:
         """A bitmap over the catalogue; -1 in `exclude` is ignored."""
         # In serving all posts exist already; only evaluation asks about the past.
-        there = self._all if now >= self._newest else Bitmap.of(self._visible & (self._created_at <= now))
-        return there.without(exclude)
+        exist = self._all if now >= self._newest else Bitmap.of(self._visible & (self._created_at <= now))
+        return exist.without(exclude)
 
 
 def distinct(posts: Rows) -> Rows:
-    """Each post once, where it first stands."""
+    """Keep the first occurrence of each post, in order."""
     _, first = np.unique(posts, return_index=True)
     return posts[np.sort(first)]
 
 
 def alternating(one: Rows, other: Rows) -> Rows:
-    """The first of one, the first of the other, the second of one, ..., each post once; then what is left of one."""
+    """Alternate two lists, beginning with the first; each post once; then the rest of the longer list."""
     turn = np.concatenate([2 * np.arange(len(one)), 2 * np.arange(len(other)) + 1])
     both: Rows = np.concatenate([one, other])[np.argsort(turn, kind="stable")]
     return distinct(both)

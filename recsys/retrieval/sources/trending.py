@@ -1,8 +1,8 @@
-"""What is trending in the user's language, with a lane of its own for the topics the user clicks on.
+"""Trending candidates: posts of the user's language with the most recent clicks.
 
-The online store ranked the posts by clicks that fade (`online.rows.trending`). Every other post is the best of those in
-the topics of the user's last clicks, so that a large topic does not fill the list; without clicks the order is the
-plain one. It does not count clicks itself.
+The online store ranks posts by decayed clicks (`online.rows.trending`). Every other candidate comes from the topics of
+the user's last clicks, so that one large topic does not fill the list. Without clicks the order is the store's. It does
+not count clicks itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from recsys.types import Rows, Source
 
 
 class Trending:
-    """As `source.CandidateSource`."""
+    """Trending posts, alternating with those in topics that the user clicked."""
 
     bit = Source.TRENDING
 

@@ -1,4 +1,4 @@
-"""The posts whose vectors lie nearest to the user's, by the index."""
+"""Candidates of the two towers: posts whose vectors have the largest inner product with the user's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from recsys.types import Rows, Source
 
 
 class TwoTower:
-    """As `source.CandidateSource`; as many posts as are asked for, wherever so many are allowed."""
+    """Searches the index; gives k posts unless fewer are allowed."""
 
     bit = Source.TWO_TOWER
 
     def __init__(self, index: PostIndex) -> None:
         self._index = index
-        # What is compiled at its first use is compiled before the first request.
+        # Two searches now, so that compiled kernels are ready before the first request.
         for allowed in (None, Bitmap.of(np.arange(index.n_posts) == 0)):
             index.search(np.ones((1, index.embedding_size), np.float32), 1, allowed)
 
