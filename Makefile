@@ -28,7 +28,7 @@ serve: $(INSTALLED)  ## serve the current release; CONFIG=FILE chooses the setti
 	$(BIN)/recsys serve --config $(CONFIG)
 
 test: $(INSTALLED)  ## run all tests in two processes, with a real Redis and real HTTP
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## run ruff, mypy (strict) and the layering test
 	$(BIN)/ruff check .
