@@ -1,7 +1,7 @@
-"""The best of many scores: where they begin, which they are, in order. Inner loops of a search.
+"""Select the best of many scores: find a threshold, list the scores that reach it, sort them.
 
-Two kinds of scores: float32 of lists and posts, and 16-bit integers of codes, `LANES` to a block. It does not know
-what is scored.
+Two kinds of scores: float32 (lists and posts) and 16-bit integers (codes, `LANES` to a block). Thresholds come from
+histograms, which are faster than sorting. This module does not know what is scored.
 """
 
 from __future__ import annotations
@@ -12,27 +12,31 @@ from recsys.retrieval.index.fast_lists.jit import jit
 from recsys.retrieval.index.fast_lists.simd import LANES, lowest_bit, reaching
 
 FLOOR = -32_768
-"""16-bit score of lanes without a post, below every other."""
+"""16-bit score of empty lanes; every other score is higher."""
 _BINS = 1024
-"""Parts of the range of float scores that are told apart at once."""
-_NARROW = np.float32(1e-36)
-"""Width of such a part that tells nothing apart: one over a narrower one may be infinite."""
+"""Bins of the histogram of float scores."""
+_MIN_BIN_WIDTH = np.float32(1e-36)
+"""Narrower bins are not used: 1 / width could be infinite."""
 _SHIFT = 5
-"""16-bit scores that fall together when the best are counted, as bits."""
+"""Low bits that the histogram of 16-bit scores ignores."""
 
 
 @jit
 def nth_best(values, n):  # type: ignore[no-untyped-def]
-    """One of these numbers, that at least n of them reach, or all, and few more do but those that equal it."""
+    """Approximate n-th largest of these values, (M,) float32.
+
+    Returns: one of the values. At least min(n, M) values reach it. At most max(n, 64) / 8 of them are below the exact
+        n-th largest.
+    """
     n = max(n, 1)
     low = high = values[0]
     for i in range(len(values)):
         low, high = min(low, values[i]), max(high, values[i])
     above = 0
     while True:
-        # Of the numbers from low to high, which are among the given ones, so that rounding moves none in or out.
+        # 1. Histogram of the values in [low, high]. Both ends are values themselves, so rounding moves none in or out.
         width = (high - low) / np.float32(_BINS)
-        if not width > _NARROW:
+        if not width > _MIN_BIN_WIDTH:
             return low
         count = np.zeros(_BINS, np.int32)
         least, most = np.full(_BINS, high), np.full(_BINS, low)
@@ -41,20 +45,25 @@ def nth_best(values, n):  # type: ignore[no-untyped-def]
                 place = min(int((values[i] - low) / width), _BINS - 1)
                 count[place] += 1
                 least[place], most[place] = min(least[place], values[i]), max(most[place], values[i])
+        # 2. From the top, find the bin that holds the n-th largest value.
         place, reached = _BINS, above
         while place > 0 and reached < n:
             place -= 1
             reached += count[place]
+        # 3. Its smallest value is the answer, unless it holds too many values.
         if count[place] * 8 <= max(n, 64) or (least[place] == low and most[place] == high):
             return least[place]
-        # Too many of them lie together: look into that bin again.
+        # 4. Otherwise split this bin again.
         above = reached - count[place]
         low, high = least[place], most[place]
 
 
 @jit
-def least_of_best(score, wanted):  # type: ignore[no-untyped-def]
-    """A score that at least `wanted` of these reach (and few more do), above that of empty lanes."""
+def nth_best_int16(score, wanted):  # type: ignore[no-untyped-def]
+    """Approximate `wanted`-th largest 16-bit score, rounded down to a multiple of 32.
+
+    At least `wanted` scores reach it, if there are so many. The result is above `FLOOR`: empty lanes never reach it.
+    """
     count = np.zeros(1 << (16 - _SHIFT), np.int32)
     for i in range(len(score)):
         count[(np.int32(score[i]) - FLOOR) >> _SHIFT] += 1
@@ -68,7 +77,7 @@ def least_of_best(score, wanted):  # type: ignore[no-untyped-def]
 
 @jit
 def lanes_at_least(score, lowest):  # type: ignore[no-untyped-def]
-    """Places of the scores that reach this one, in order."""
+    """Indexes of the scores, (lanes,) int16, that are at least `lowest`, ascending, (M,) int32."""
     place = np.empty(len(score), np.int32)
     n = 0
     for at in range(np.uint64(0), np.uint64(len(score)), np.uint64(LANES)):
@@ -82,7 +91,11 @@ def lanes_at_least(score, lowest):  # type: ignore[no-untyped-def]
 
 @jit
 def pack_sort_keys(rows, score):  # type: ignore[no-untyped-def]
-    """An integer per row, (M,) int64, that is smaller the higher its score is; of equal scores, for smaller rows."""
+    """Pack score and row into one sort key per post, (M,) int64.
+
+    Ascending keys mean descending scores; equal scores are in order of row. The upper 32 bits hold the negated bits of
+    the score, the lower 32 the row.
+    """
     key, bits = np.empty(len(rows), np.int64), score.view(np.int32)
     for i in range(len(rows)):
         number = np.int64(bits[i])
@@ -92,7 +105,10 @@ def pack_sort_keys(rows, score):  # type: ignore[no-untyped-def]
 
 @jit
 def unpack_sort_keys(key, factor, rows, score):  # type: ignore[no-untyped-def]
-    """Rows and scores of these integers, times this factor, into two arrays as far as they reach, then -1 and -inf."""
+    """Write the rows and scores of sort keys (`pack_sort_keys`) into two arrays; scores are multiplied by `factor`.
+
+    Keys beyond the end of the arrays are dropped. Positions beyond the last key get row -1 and score -inf.
+    """
     n = min(len(key), len(rows))
     bits = np.empty(n, np.int32)
     for i in range(n):

@@ -1,4 +1,4 @@
-"""The vectorised search equals the same search written plainly."""
+"""The compiled search gives the same posts as a plain Python search."""
 
 import numpy as np
 import pytest
@@ -58,16 +58,16 @@ def test_a_search_finds_the_best_by_code_and_scores_them_exactly(seed, code_byte
     np.testing.assert_allclose(score, 0.5 + kept[found].astype(np.float32) @ query, rtol=1e-4, atol=1e-2)
     assert len(set(found.tolist())) == len(found) >= min(wanted, len(visited))
     assert set(found.tolist()) <= set(by_code)
-    # Whole numbers stand for the scores: what was found is at least as good as what was not, but for their rounding.
-    unit = max(np.abs(step).sum() * 7.5, np.ptp(np.sort(coarse)[-6:])) / search_kernel.SPAN
-    unit = max(unit, np.abs(step).max() / search_kernel.HEAVIEST)
+    # Up to the rounding of 16-bit scores, every post found is at least as good as every post missed.
+    unit = max(np.abs(step).sum() * 7.5, np.ptp(np.sort(coarse)[-6:])) / search_kernel.MAX_CODE_SCORE
+    unit = max(unit, np.abs(step).max() / search_kernel.MAX_WEIGHT)
     rounding = unit * (7.5 * len(step) / 2 + 40)
     missed = [value for row, value in visited.items() if row not in set(found.tolist())]
     if missed and len(found) >= wanted:
         assert min(by_code[int(row)] for row in found) >= max(missed) - rounding
 
 
-def test_without_a_bitmap_every_post_may_appear():
+def test_without_a_bitmap_every_post_is_allowed():
     coarse, step, starts, sizes, codes, rows, kept, query = some_lists(1, 8)
     found, _ = search_kernel.search(
         coarse,
@@ -88,7 +88,7 @@ def test_without_a_bitmap_every_post_may_appear():
     np.testing.assert_array_equal(np.sort(found), np.arange(sizes.sum()))
 
 
-def test_empty_lanes_are_never_found_however_good_their_code_is():
+def test_empty_lanes_are_never_found_even_with_the_best_code():
     coarse, step, starts, sizes, codes, rows, kept, query = some_lists(2, 8)
     best = np.where(step > 0, 15, 0).reshape(-1, 2, 2)
     code = (best[:, 0] | best[:, 1] << 4).astype(np.uint8)
@@ -102,8 +102,10 @@ def test_empty_lanes_are_never_found_however_good_their_code_is():
 
 
 def passes_of_a_search(monkeypatch, answers, share, allowed=ALL):
-    """What each pass of a search for 10 posts in 2 lists is asked, if passes find so many as good as the best, of
-    which so many may appear: lists, posts, share. And what the search finds."""
+    """Run a search for 10 posts in 2 lists in which pass i finds answers[i] = (best posts, allowed ones among them).
+
+    Returns: the arguments of each pass (lists, posts, share), and the rows found.
+    """
     coarse, step, starts, sizes, codes, rows, kept, query = some_lists(3, 8)
     asked, left = [], list(answers)
 
@@ -129,28 +131,30 @@ def passes_of_a_search(monkeypatch, answers, share, allowed=ALL):
         (0.8, [(100, 66)], [(2, 10, 0.8)]),  # 66 + 2 sqrt(66 * 0.2) > 0.9 * 80
         (0.8, [(100, 64), (100, 64)], [(2, 10, 0.8), (3, 12, 0.64)]),
         (0.8, [(100, 20), (100, 10), (100, 8)], [(2, 10, 0.8), (9, 40, 0.2), (19, 80, 0.1)]),
-        (0.8, [(100, 1), (100, 10)], [(2, 10, 0.8), (17, 80, 0.1)]),  # 8 times as deep at once, at most
+        (0.8, [(100, 1), (100, 10)], [(2, 10, 0.8), (17, 80, 0.1)]),  # at most 8 times as deep per pass
     ],
 )
-def test_a_search_looks_deeper_until_as_many_of_the_best_may_appear_as_it_expects(share, answers, asked, monkeypatch):
+def test_a_search_goes_deeper_until_the_filter_allows_the_expected_share_of_the_best(
+    share, answers, asked, monkeypatch
+):
     passes, found = passes_of_a_search(monkeypatch, answers, share)
     assert passes == asked
     assert found.tolist() == [7]
 
 
-def test_a_search_that_would_have_to_look_at_most_posts_scores_all(monkeypatch):
+def test_a_search_that_would_rescore_most_posts_scores_all_allowed_ones(monkeypatch):
     n_posts = len(some_lists(3, 8)[6])
     mask = np.arange(n_posts) % 3 == 0
     passes, found = passes_of_a_search(monkeypatch, [(100, 0), (100, 0)], 0.8, np.packbits(mask, bitorder="little"))
     assert passes == [(2, 10, 0.8), (17, 80, 0.1)]
-    assert 10 * 8 < search_kernel._MANY * n_posts < 10 * 8 * 8
+    assert 10 * 8 < search_kernel._SCORE_ALL_ABOVE * n_posts < 10 * 8 * 8
     *_, kept, query = some_lists(3, 8)
     exact = np.where(mask, kept.astype(np.float32) @ query, -np.inf)
     assert set(np.argsort(-exact)[:5]) <= set(found.tolist())
 
 
 @given(st.integers(1, 200), st.floats(0, 1), st.integers(0, 150), st.integers(0, 9))
-def test_all_that_may_appear_are_scored_however_many_were_expected(n, share, expected, seed):
+def test_all_allowed_posts_are_scored_even_if_the_expected_number_is_wrong(n, share, expected, seed):
     rng = np.random.default_rng(seed)
     kept = rng.integers(0, 256, (n, SIZE)).astype(np.uint8)
     query, mask = rng.normal(size=SIZE).astype(np.float32), rng.random(n) < share

@@ -1,4 +1,4 @@
-"""The best of many scores are those that sorting finds."""
+"""Selecting the best scores gives the same as sorting."""
 
 import numpy as np
 from hypothesis import given
@@ -8,8 +8,8 @@ from recsys.retrieval.index.fast_lists.simd import LANES
 from recsys.retrieval.index.fast_lists.top_k_kernel import (
     FLOOR,
     lanes_at_least,
-    least_of_best,
     nth_best,
+    nth_best_int16,
     pack_sort_keys,
     unpack_sort_keys,
 )
@@ -31,7 +31,7 @@ values = st.one_of(
 
 
 @given(values, st.integers(1, 400))
-def test_at_least_so_many_reach_the_nth_best_and_not_many_more(values, n):
+def test_at_least_n_values_reach_the_nth_best_and_not_many_more(values, n):
     values = np.array(values, np.float32)
     cut = nth_best(values, n)
     assert cut in values
@@ -48,7 +48,7 @@ scores = st.one_of(
 
 
 @given(scores, st.integers(0, 2**31 - 1))
-def test_integers_sort_as_scores_do_equal_ones_by_row_and_give_both_back(values, last):
+def test_sort_keys_order_by_score_then_row_and_unpack_to_both(values, last):
     score = np.array(values, np.float32)
     rows = (last - np.random.default_rng(1).permutation(min(len(score), last + 1))).astype(np.int32)
     score = score[: len(rows)]
@@ -65,13 +65,13 @@ def test_integers_sort_as_scores_do_equal_ones_by_row_and_give_both_back(values,
 
 
 @given(st.lists(st.integers(FLOOR, 32_767), max_size=5), st.integers(0, 9), st.integers(1, 300))
-def test_lanes_that_reach_the_least_of_the_best_are_the_best(extremes, seed, wanted):
-    """Scores that share their upper 11 bits are not told apart; empty lanes are never among the best."""
+def test_lanes_that_reach_the_nth_best_score_are_the_best(extremes, seed, wanted):
+    """Scores with the same upper 11 bits count as equal; empty lanes are never among the best."""
     rng = np.random.default_rng(seed)
     score = rng.normal(0, rng.choice([3.0, 300.0, 9000.0]), 8 * LANES).clip(FLOOR, 32_767).astype(np.int16)
     score[rng.random(len(score)) < 0.2] = FLOOR
     score[: len(extremes)] = extremes
-    lowest = least_of_best(score, wanted)
+    lowest = nth_best_int16(score, wanted)
     found = lanes_at_least(score, lowest)
     np.testing.assert_array_equal(found, np.flatnonzero(score >= lowest))
     exact = np.sort(score)[-min(wanted, len(score))]
