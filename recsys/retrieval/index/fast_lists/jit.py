@@ -1,6 +1,6 @@
-"""How the inner loops of a search are compiled: once, then loaded from numba's cache.
+"""Compile the inner loops of a search once, then load them from numba's cache.
 
-Takes a function, gives its compiled form. It does not know what the function computes.
+Takes a function, gives its compiled form.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numba
 from recsys.kernel_cache import source_stamp, with_stamp
 
 _FILES = ("search_kernel.py", "simd.py", "top_k_kernel.py")
-"""Those whose functions are made of each other."""
+"""Files whose compiled functions call each other: a change to one recompiles all."""
 _STAMP = source_stamp([Path(__file__).with_name(name) for name in (*_FILES, Path(__file__).name)])
 _NJIT: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
-"""Sums in any order, so that they become vector instructions; every number that comes in is finite."""
+"""`fastmath` lets sums run in any order, so that they become vector instructions. It requires finite inputs."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Compiled, anew when the text of any of these files has changed."""
+    """Compile a function. The cache is invalidated when the text of any of `_FILES` or of this file changes."""
     return with_stamp(_NJIT(function), _STAMP)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.retrieval.index.fast_lists.jit import jit
-from recsys.retrieval.index.fast_lists.simd import LANES, lowest_bit, reaching
+from recsys.retrieval.index.fast_lists.simd import LANES, at_least_mask, lowest_bit
 
 FLOOR = -32_768
 """16-bit score of empty lanes; every other score is higher."""
@@ -81,7 +81,7 @@ def lanes_at_least(score, lowest):  # type: ignore[no-untyped-def]
     place = np.empty(len(score), np.int32)
     n = 0
     for at in range(np.uint64(0), np.uint64(len(score)), np.uint64(LANES)):
-        left = reaching(score, at, np.int16(lowest))
+        left = at_least_mask(score, at, np.int16(lowest))
         while left:
             place[n] = np.int32(at) + np.int32(lowest_bit(left))
             n += 1

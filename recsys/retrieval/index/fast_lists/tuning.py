@@ -1,6 +1,6 @@
-"""What the tuner needs to know of fast lists: which to build, and what a search with them costs.
+"""Fast lists for the tuner: the variants to build and the cost of a search.
 
-Costs are of a model, bytes and rows read, so that the same vectors always give the same index.
+Costs come from a model of bytes and rows read, not from a clock, so that the same vectors always give the same index.
 """
 
 from __future__ import annotations
@@ -17,29 +17,34 @@ from recsys.retrieval.index.fast_lists.quantizer import Prepared
 from recsys.types import Floats
 
 CODE_BYTES = (16, 24, 32)
+"""Code lengths that the tuner tries."""
 REFINES = (1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0)
 """Posts rescored per result that the tuner tries."""
 
-# Nanoseconds on one core with 512-bit vectors, fitted to 144 kinds of searches of 1, 3 and 10 million made-up posts,
-# eight of ten within a tenth; they only weigh parts of a search against each other.
+# Nanoseconds on one core with 512-bit vectors, fitted to 144 kinds of searches of 1, 3 and 10 million synthetic posts.
+# Eight of ten predictions are within 10%. Only the proportions matter: they weigh the parts of a search.
 _PER_SEARCH = 8_000.0
 _PER_CENTRE_BYTE = 0.032
 _PER_CODE_BYTE = 0.046
 _PER_LANE = 0.044
 _PER_RESCORED = 30.0
-"""Among a million posts; a post's bytes lie the further away the more there are."""
+"""Among a million posts."""
 _PER_RESCORED_TENFOLD = 31.0
+"""Added for every factor of ten in the number of posts: more posts mean more cache misses."""
 _LEAST_PER_RESCORED = 10.0
 
 
 prepare = Prepared.of
-"""What all lists of these vectors share: `prepare(vectors, queries)`."""
+"""`prepare(vectors, queries)` computes what all variants share."""
 
 
 def variants(
     posts: Prepared, n_lists: int, config: IndexConfig, report: Report
 ) -> Iterator[tuple[InvertedFile, float]]:
-    """So many lists with codes of each length that memory allows, and the seconds that both took."""
+    """Build `n_lists` lists with each code length that fits the memory limit; the shortest is always built.
+
+    Yields: the lists and the seconds to build them, clustering included.
+    """
     start = time.perf_counter()
     lists = InvertedFile.grouped(posts, n_lists, report)
     grouped_s = time.perf_counter() - start
@@ -51,12 +56,12 @@ def variants(
 
 
 def as_set(posts: Prepared, n_lists: int, config: IndexConfig) -> InvertedFile:
-    """The lists that the settings describe, without tuning."""
+    """Build the lists that the settings describe, without tuning."""
     return InvertedFile.grouped(posts, n_lists).coded(posts, config.code_bytes)
 
 
 def cost_ns(lists: InvertedFile, queries: Floats, effort: Effort, k: int) -> float:
-    """Of one search with this effort, by the model, on average over these queries, (M, D)."""
+    """Modelled cost of one search with this effort, in nanoseconds; the mean over these queries, (M, D)."""
     read = lists.visited(queries, effort)
     return least_cost_ns(lists.n_lists, lists.embedding_size, lists.n_posts, effort.refine * k) + (
         (_PER_CODE_BYTE * lists.code_bytes + _PER_LANE) * read
@@ -64,6 +69,6 @@ def cost_ns(lists: InvertedFile, queries: Floats, effort: Effort, k: int) -> flo
 
 
 def least_cost_ns(n_lists: int, size: int, n_posts: int, rescored: float) -> float:
-    """Of a search before it visits any list."""
+    """Modelled cost of a search that visits no list, in nanoseconds: a lower bound for any search."""
     per_rescored = _PER_RESCORED + _PER_RESCORED_TENFOLD * math.log10(max(n_posts, 1) / 1e6)
     return _PER_SEARCH + _PER_CENTRE_BYTE * 4 * n_lists * size + max(per_rescored, _LEAST_PER_RESCORED) * rescored

@@ -1,4 +1,4 @@
-"""Compiled loops are made anew when anything that they are made of has changed."""
+"""Compiled loops are recompiled when any file that they depend on changes."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from recsys.retrieval.index.fast_lists import jit
 
 
-def test_every_file_with_compiled_loops_counts():
+def test_the_cache_stamp_covers_every_file_with_compiled_loops():
     texts = {path.name: path.read_text() for path in Path(jit.__file__).parent.glob("*.py")}
     compiled = {name for name, text in texts.items() if re.search(r"^@jit$", text, re.M)}
     used = {

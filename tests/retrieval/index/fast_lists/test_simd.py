@@ -1,4 +1,4 @@
-"""Vector instructions do what plain sums and comparisons do, those of every processor alike."""
+"""Vector instructions give the same results as plain sums and comparisons, at every vector width."""
 
 import numba
 import numpy as np
@@ -7,13 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recsys.retrieval.index.fast_lists.simd import BYTES_PER_CALL, LANES, WIDTH, adding, lowest_bit, reaching
+from recsys.retrieval.index.fast_lists.simd import (
+    BYTES_PER_CALL,
+    LANES,
+    WIDTH,
+    at_least_mask,
+    lowest_bit,
+    make_add_codes,
+)
 
 WIDTHS = [width for width in (0, 32, 64) if width <= WIDTH]
 
 
 def compiled(width):
-    add_codes = adding(width)
+    add_codes = make_add_codes(width)
 
     @numba.njit
     def add(codes, at, weights, first, sums, out):
@@ -27,7 +34,7 @@ ADD = {width: compiled(width) for width in WIDTHS}
 
 @numba.njit
 def places(scores, at, least):
-    left = reaching(scores, np.uint64(at), np.int16(least))
+    left = at_least_mask(scores, np.uint64(at), np.int16(least))
     found = np.zeros(LANES, np.bool_)
     while left:
         found[lowest_bit(left)] = True
@@ -36,7 +43,7 @@ def places(scores, at, least):
 
 
 def added(codes, weights, sums):
-    """`codes` (BYTES_PER_CALL / 2, LANES, 2), four weights for each of the first axis."""
+    """Plain sums: `codes` is (BYTES_PER_CALL / 2, LANES, 2), with four weights per index of the first axis."""
     low, high = (codes & 15).astype(int), (codes >> 4).astype(int)
     fours = weights.astype(int).reshape(-1, 2, 2)
     return sums + np.einsum("pln,pn->l", low, fours[:, 0]) + np.einsum("pln,pn->l", high, fours[:, 1])
@@ -49,7 +56,7 @@ def added(codes, weights, sums):
     sums=arrays(np.int16, LANES, elements=st.integers(-2000, 2000)),
     before=st.integers(0, 3),
 )
-def test_codes_are_added_as_by_plain_sums_wherever_they_lie(width, codes, weights, sums, before):
+def test_codes_are_added_as_by_plain_sums_at_any_alignment(width, codes, weights, sums, before):
     around = np.concatenate([np.full(before, 7), sums, [9]]).astype(np.int16)
     shifted = np.concatenate([np.full(before, 255, np.uint8), codes.reshape(-1)])
     of_these = np.concatenate([np.full(before, 99, np.int8), weights])
@@ -72,6 +79,6 @@ def test_the_largest_codes_and_weights_fit(width, weight):
 
 
 @given(arrays(np.int16, LANES + 2), st.integers(-(2**15), 2**15 - 1))
-def test_scores_that_reach_a_least_one_are_those_not_below_it(scores, least):
+def test_the_mask_marks_the_scores_that_are_at_least_the_threshold(scores, least):
     np.testing.assert_array_equal(places(scores, 1, least), scores[1:-1] >= least)
     np.testing.assert_array_equal(places(scores, 1, scores[5]), scores[1:-1] >= scores[5])
