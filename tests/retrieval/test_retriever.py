@@ -1,4 +1,4 @@
-"""The merge keeps every source's places, loses nothing it has room for, and says who brought what."""
+"""The retriever keeps every source's places, fills the budget and names the sources of each candidate."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def merged(found, places, budget):
     return dict(zip(post_row.tolist(), bits.tolist(), strict=True))
 
 
-def test_each_source_has_its_places_and_the_first_fills_what_is_left():
+def test_each_source_gets_its_places_and_the_first_fills_the_rest():
     assert merged([[1, 2, 3, 4, 5], [6, 7, 8], [9, 10]], (2, 1, 1), 6) == {1: TT, 2: TT, 6: FO, 9: TR, 3: TT, 4: TT}
 
 
@@ -105,7 +105,7 @@ def test_candidates_fill_the_budget_and_each_source_its_places(retriever, cat):
     assert cat.visible[candidates.post_row].all()
 
 
-def test_every_candidate_says_which_sources_brought_it(retriever):
+def test_every_candidate_names_the_sources_that_found_it(retriever):
     context = asked()
     candidates = retriever(context)
     for source, _ in retriever.sources:
@@ -115,9 +115,9 @@ def test_every_candidate_says_which_sources_brought_it(retriever):
 
 
 @pytest.mark.parametrize("n_excluded", [0, 60, 250, 330, 400])
-def test_posts_left_out_do_not_make_the_result_short(retriever, cat, n_excluded):
+def test_excluded_posts_do_not_make_the_result_short(retriever, cat, n_excluded):
     context = asked()
-    # The worst case: what the sources like best is left out.
+    # The worst case: the best posts of the sources are excluded.
     liked = [*retriever(context).post_row, *range(400)]
     exclude = rows(list(dict.fromkeys(liked))[:n_excluded])
     candidates = retriever(context, exclude)
@@ -141,7 +141,7 @@ def test_no_candidate_comes_from_the_future(retriever, cat):
     assert len(candidates) == 60
 
 
-def test_a_user_about_whom_nothing_is_known_gets_a_full_budget(retriever):
+def test_an_unknown_user_gets_a_full_budget(retriever):
     candidates = retriever(request())
     assert len(candidates) == 60
     assert np.isfinite(candidates.retrieval_score).all()
@@ -151,11 +151,11 @@ def test_before_the_first_post_there_are_no_candidates(retriever):
     assert len(retriever(asked(now=-1))) == 0
 
 
-def test_unknown_rows_to_leave_out_are_ignored(retriever):
+def test_unknown_excluded_rows_are_ignored(retriever):
     np.testing.assert_array_equal(retriever(asked(), rows([-1])).post_row, retriever(asked()).post_row)
 
 
-def test_parts_that_do_not_belong_together_are_refused(parts):
+def test_parts_of_different_releases_are_refused(parts):
     cat, towers, index, vectors, learned = parts
     with pytest.raises(ReleaseError, match=r"index must hold .*\(400, 16\).* got \(399, 16\)"):
         Retriever(cat, towers, PostIndex.exact(vectors[:399]), vectors, learned, CONFIG)
@@ -194,7 +194,7 @@ def with_failing(parts, failing):
 
 
 @pytest.mark.parametrize("bit", list(Source))
-def test_a_source_that_fails_is_left_out_and_named_and_the_others_fill_its_places(parts, bit, caplog):
+def test_a_failing_source_is_skipped_and_named_and_the_others_fill_its_places(parts, bit, caplog):
     retriever = with_failing(parts, [Failing(bit)])
     for _ in range(3):
         candidates = retriever(asked())
@@ -202,7 +202,7 @@ def test_a_source_that_fails_is_left_out_and_named_and_the_others_fill_its_place
         assert candidates.missing_sources == (bit.name.lower(),)
         assert not (candidates.sources & bit).any()
         assert np.isfinite(candidates.retrieval_score).all()
-    # The log has it once, with where it happened.
+    # The failure is logged once, with its traceback.
     assert len(caplog.records) == caplog.text.count("Traceback") == 1
     assert f"source {bit.name.lower()} is left out of a feed: RuntimeError: no idea" in caplog.text
 
@@ -214,7 +214,7 @@ def test_the_user_tower_runs_once_per_request(parts, monkeypatch):
     assert len(runs) == 1
 
 
-def test_without_any_source_the_newest_posts_are_left(parts, cat):
+def test_when_all_sources_fail_the_newest_posts_are_returned(parts, cat):
     candidates = with_failing(parts, [Failing(bit) for bit in Source])(asked(), rows([399]))
     assert candidates.missing_sources == ("two_tower", "followed", "trending", "fresh", "covisited")
     expected = [post for post in range(398, -1, -1) if cat.visible[post]][:60]
@@ -222,7 +222,7 @@ def test_without_any_source_the_newest_posts_are_left(parts, cat):
     assert not candidates.sources.any()
 
 
-def test_where_the_others_have_too_little_the_newest_posts_fill_the_places_of_one_that_failed(parts, cat):
+def test_the_newest_posts_fill_the_places_of_failed_sources_that_others_cannot_fill(parts, cat):
     retriever = with_failing(parts, [Failing(TT), Failing(TR), Failing(Source.FRESH)])
     candidates = retriever(asked(follows=[1], history=[]))
     followed = candidates.sources == FO
@@ -234,7 +234,7 @@ def test_where_the_others_have_too_little_the_newest_posts_fill_the_places_of_on
     assert candidates.post_row[~followed].tolist() == left[: (~followed).sum()]
 
 
-def test_towers_that_fail_leave_a_feed_without_their_scores(parts, monkeypatch):
+def test_when_the_towers_fail_the_feed_has_no_two_tower_scores(parts, monkeypatch):
     def fail(*_):
         raise IndexError("no such row")
 

@@ -1,4 +1,4 @@
-"""Posts lie in lists, each once, and their codes say where they are."""
+"""Every post is in one list, its code approximates its vector, and searches find the best posts."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def lists(request):
 
 
 def decoded(lists):
-    """Posts as their lists and codes have them, in the space of the vectors, by row."""
+    """Reconstruct the vectors from lists and codes, in order of row."""
     pairs = lists.codes.transpose(0, 2, 1, 3).reshape(len(lists.rows), -1, 2)
     numbers = np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(len(lists.rows), -1)
     list_of = np.repeat(np.arange(lists.n_lists), np.diff(lists.starts) * LANES)
@@ -39,17 +39,17 @@ def decoded(lists):
     return result
 
 
-def test_every_post_lies_in_one_lane(lists):
+def test_every_post_is_in_exactly_one_lane(lists):
     np.testing.assert_array_equal(np.sort(lists.rows[lists.rows >= 0]), np.arange(len(POSTS)))
     assert lists.sizes.sum() == len(POSTS)
 
 
-def test_codes_give_scores_close_to_the_vectors_own(lists):
+def test_scores_of_codes_are_close_to_scores_of_vectors(lists):
     error = QUERIES @ (decoded(lists) - POSTS).T
     assert np.sqrt((error**2).mean()) < (0.1 if lists.code_bytes == 8 else 0.02) * (QUERIES @ POSTS.T).std()
 
 
-def test_more_bytes_leave_less_error():
+def test_longer_codes_have_less_error():
     def error(code_bytes):
         coded = built(POSTS, QUERIES, 20, code_bytes)
         return float(((QUERIES @ (decoded(coded) - POSTS).T) ** 2).mean())
@@ -57,7 +57,7 @@ def test_more_bytes_leave_less_error():
     assert error(16) < error(8) / 4
 
 
-def test_numbers_go_where_queries_see_most_difference():
+def test_the_dimension_with_the_largest_score_variance_gets_the_most_nibbles():
     posts = POSTS * np.array([50.0] + [1.0] * 11, np.float32)
     coded = built(posts, np.eye(12, dtype=np.float32), 1, 8)
     count = np.bincount(coded.number_of, minlength=12)
@@ -65,14 +65,14 @@ def test_numbers_go_where_queries_see_most_difference():
     assert count.min() <= 1
 
 
-def test_other_codes_of_the_same_lists_are_those_of_a_new_build(lists):
+def test_recoding_the_lists_equals_a_new_build(lists):
     again = lists.coded(Prepared.of(POSTS, QUERIES), 24)
     fresh = built(POSTS, QUERIES, 20, 24)
     np.testing.assert_array_equal(again.codes, fresh.codes)
     np.testing.assert_array_equal(again.step, fresh.step)
 
 
-def test_one_query_alone_finds_what_it_finds_among_others(lists):
+def test_a_single_query_gives_the_same_results_as_in_a_batch(lists):
     effort = Effort(5, 2)
     scores, rows = lists.search(QUERIES[:20], 30, None, effort)
     for i in range(20):
@@ -90,8 +90,8 @@ def test_visited_counts_the_lanes_of_the_lists(lists):
 @pytest.mark.parametrize("effort", [Effort(0, 1), Effort(3, 2)])
 @pytest.mark.parametrize("k", [1, 10])
 @pytest.mark.parametrize("n_allowed", [0, 1, 60])
-def test_the_search_ends_whatever_is_said_of_what_may_appear(lists, k, effort, share, n_allowed, monkeypatch):
-    """A search that does not end is compiled code that nothing stops."""
+def test_the_search_ends_even_if_the_allowed_share_is_wrong(lists, k, effort, share, n_allowed, monkeypatch):
+    """An endless search could not be interrupted: it is compiled code."""
     monkeypatch.setattr(inverted_file, "FEW", 0)
     worst = np.argsort(QUERIES[0] @ POSTS.T)[:n_allowed]
     mask = np.isin(np.arange(len(POSTS)), worst)
@@ -102,7 +102,7 @@ def test_the_search_ends_whatever_is_said_of_what_may_appear(lists, k, effort, s
         assert (rows >= 0).sum() == 3 * min(k, n_allowed)
 
 
-def test_where_few_may_appear_more_lists_are_visited(lists, monkeypatch):
+def test_a_strict_filter_makes_the_search_visit_more_lists(lists, monkeypatch):
     monkeypatch.setattr(inverted_file, "FEW", 0)
     allowed = Bitmap.of(RNG.random(len(POSTS)) < 0.1)
     posts = np.flatnonzero(allowed.has(np.arange(len(POSTS), dtype=np.int32)))
@@ -122,13 +122,13 @@ def test_where_few_may_appear_more_lists_are_visited(lists, monkeypatch):
     )
     assert recall(allowed) > 0.8
     assert set(visited) == {16}  # 4 * 0.1 ** -0.6
-    # The same bits, said to be all posts, are seen through.
+    # The search notices a wrong share: the same bits, declared as all posts.
     assert recall(Bitmap(allowed.bits, allowed.n_posts, 1.0)) > 0.8
 
 
 @pytest.mark.parametrize(("n_best", "k"), [(20, 5), (50, 5), (20, 20), (200, 20), (1000, 20), (2900, 20)])
-def test_where_the_best_may_not_appear_the_next_best_are_found_as_well(lists, n_best, k, monkeypatch):
-    """A user who was shown them before."""
+def test_when_the_best_posts_are_excluded_the_next_best_are_found(lists, n_best, k, monkeypatch):
+    """The user was shown the best posts before."""
     monkeypatch.setattr(inverted_file, "FEW", 0)
     everything = Bitmap.of(np.ones(len(POSTS), bool))
     order = np.argsort(-(QUERIES[:100] @ POSTS.T), axis=1)
@@ -141,18 +141,18 @@ def test_where_the_best_may_not_appear_the_next_best_are_found_as_well(lists, n_
             shares.append(len(set(rows[0].tolist()) & set(best[n_best : n_best + k].tolist())) / k)
         return np.mean(shares)
 
-    # All that more effort could find: ever closer together, posts are told apart less by what is kept of them.
+    # Compare with the largest effort, not with exact scores: further down, scores are closer than bytes can resolve.
     assert recall(Effort(6, 2)) > recall(Effort(lists.n_lists, 100)) - 0.03
 
 
-def test_no_effort_is_too_much(lists):
-    """Rescoring more than there are is scoring all."""
+def test_a_huge_effort_equals_scoring_all_posts(lists):
+    """Rescoring more posts than there are rescores all."""
     _, most = lists.search(QUERIES[:5], 20, None, Effort(lists.n_lists, 1e300))
     _, all_ = lists.search(QUERIES[:5], 20, None, Effort(lists.n_lists, len(POSTS)))
     np.testing.assert_array_equal(most, all_)
 
 
-def test_where_hardly_any_may_appear_all_of_them_are_scored(lists):
+def test_a_very_strict_filter_scores_every_allowed_post(lists):
     mask = RNG.random(len(POSTS)) < 0.05
     _, rows = lists.search(QUERIES[:50], 20, Bitmap.of(mask), Effort(1, 1))
     scores = QUERIES[:50] @ POSTS.T
