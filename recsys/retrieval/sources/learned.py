@@ -37,7 +37,8 @@ class LearnedSources:
         clicks = (events.action == CLICK) & (events.ingest_time < until)
         clicks &= (events.user_row >= 0) & (events.post_row >= 0)
         settings = config.covisitation.model_copy(update={"n_neighbours": config.sources.covisited_neighbours})
-        covisited = neighbours(events.user_row[clicks], events.post_row[clicks], catalogue.n_users, catalogue.n_posts, settings)
+        pairs = events.user_row[clicks], events.post_row[clicks]
+        covisited = neighbours(*pairs, catalogue.n_users, catalogue.n_posts, settings)
         author = np.asarray(catalogue.author)[exposures.post_row[(exposures.now < until) & (exposures.post_row >= 0)]]
         shown = np.bincount(author[author >= 0], minlength=catalogue.n_authors).astype(np.int64)
         return cls(covisited, shown)

@@ -1,4 +1,4 @@
-"""What sources know of the logs comes back as it was saved, and nothing else does."""
+"""Learned statistics survive saving and loading; damaged files are refused; later events are not used."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def learned():
     return learned_sources(cat, clicks_of(cat))
 
 
-def test_they_come_back_as_they_were(learned, tmp_path):
+def test_saved_statistics_load_unchanged(learned, tmp_path):
     learned.save(tmp_path)
     again = LearnedSources.load(tmp_path)
     for name in ("start", "post", "similarity"):
@@ -26,14 +26,14 @@ def test_they_come_back_as_they_were(learned, tmp_path):
 
 
 def changed(name, change):
-    def harm(folder):
+    def damage(folder):
         np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
 
-    return harm
+    return damage
 
 
 @pytest.mark.parametrize(
-    ("harm", "rule"),
+    ("damage", "rule"),
     [
         (lambda folder: (folder / "post.npy").unlink(), "cannot be read"),
         (lambda folder: (folder / "post.npy").write_bytes((folder / "post.npy").read_bytes()[:-9]), "cannot be read"),
@@ -44,14 +44,14 @@ def changed(name, change):
         (changed("author_shown", lambda shown: shown.astype(np.int32)), "must lie within"),
     ],
 )
-def test_what_is_not_what_it_should_be_is_refused(learned, tmp_path, harm, rule):
+def test_damaged_files_are_refused(learned, tmp_path, damage, rule):
     learned.save(tmp_path)
-    harm(tmp_path)
+    damage(tmp_path)
     with pytest.raises(ReleaseError, match=rule):
         LearnedSources.load(tmp_path)
 
 
-def test_only_what_came_before_the_moment_counts(tiny_world):
+def test_only_events_before_the_cutoff_count(tiny_world):
     material = gather(tiny_world)
     logs, catalogue = material.logs, material.catalogue
     until = material.split.bounds("test")[0]

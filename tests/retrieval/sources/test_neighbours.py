@@ -1,4 +1,4 @@
-"""Neighbours of posts: the formula on a log small enough to count by hand, and what must not matter."""
+"""Neighbours of posts: the formula on a hand-counted log; order, repeats and block size do not matter."""
 
 import numpy as np
 import pytest
@@ -15,10 +15,10 @@ CONFIG = CovisitationConfig(n_neighbours=10, shrinkage=2.0)
 
 def found(pairs, n_posts=6, config=CONFIG):
     user, post = rows([user for user, _ in pairs]), rows([post for _, post in pairs])
-    some = neighbours(user, post, int(user.max(initial=-1)) + 1, n_posts, config)
+    result = neighbours(user, post, int(user.max(initial=-1)) + 1, n_posts, config)
     return {
-        number: list(zip(some.post[low:high].tolist(), some.similarity[low:high].tolist(), strict=True))
-        for number, (low, high) in enumerate(zip(some.start[:-1], some.start[1:], strict=True))
+        number: list(zip(result.post[low:high].tolist(), result.similarity[low:high].tolist(), strict=True))
+        for number, (low, high) in enumerate(zip(result.start[:-1], result.start[1:], strict=True))
     }
 
 
@@ -52,7 +52,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5)), max_size=40)
 
 @settings(deadline=None)
 @given(pairs=PAIRS, shuffled=st.randoms())
-def test_they_are_those_of_a_plain_loop_in_any_order_and_with_repeats(pairs, shuffled):
+def test_neighbours_equal_a_plain_loop_in_any_order_and_with_repeats(pairs, shuffled):
     again = [*pairs, *pairs[:3]]
     shuffled.shuffle(again)
     answer, wanted = found(again), plainly(pairs, 6, CONFIG)
@@ -65,12 +65,12 @@ def test_they_are_those_of_a_plain_loop_in_any_order_and_with_repeats(pairs, shu
         assert values == sorted(values, reverse=True)
 
 
-def test_the_best_are_kept_and_equals_by_row():
+def test_the_best_neighbours_are_kept_with_ties_by_row():
     pairs = [(user, post) for user in range(3) for post in range(5)]
     assert [post for post, _ in found(pairs, config=CONFIG.model_copy(update={"n_neighbours": 2}))[3]] == [0, 1]
 
 
-def test_blocks_of_posts_change_nothing(monkeypatch):
+def test_the_block_size_does_not_change_the_result(monkeypatch):
     rng = np.random.default_rng(0)
     pairs = list(zip(rng.integers(0, 20, 200).tolist(), rng.integers(0, 30, 200).tolist(), strict=True))
     whole = found(pairs, 30)
@@ -78,14 +78,14 @@ def test_blocks_of_posts_change_nothing(monkeypatch):
     assert found(pairs, 30) == whole
 
 
-def test_without_clicks_nobody_has_neighbours():
+def test_without_clicks_no_post_has_neighbours():
     assert found([], 3) == {0: [], 1: [], 2: []}
 
 
-def test_the_matrix_says_the_same():
+def test_the_matrix_holds_the_same_similarities():
     pairs = [(0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (2, 3)]
     user, post = (rows(column) for column in zip(*pairs, strict=True))
-    some = neighbours(user, post, 3, 6, CONFIG)
-    matrix = some.matrix().toarray()
+    result = neighbours(user, post, 3, 6, CONFIG)
+    matrix = result.matrix().toarray()
     for one, similar in found(pairs).items():
         assert {other: pytest.approx(matrix[one, other]) for other in np.flatnonzero(matrix[one])} == dict(similar)

@@ -41,7 +41,7 @@ def sources(request, cat, towers):
     index = PostIndex.exact(vectors) if request.param == "exact" else PostIndex.build(vectors, vectors, lists)
     learned = learned_sources(cat, clicks_of(cat))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
+        patch.setattr(inverted_file, "FEW", 1)  # otherwise so few posts are scored without lists
         yield (
             TwoTower(index),
             Followed(cat),
@@ -56,9 +56,7 @@ posts = st.lists(st.integers(-1, 399), max_size=60)
 
 
 @given(moments, posts, posts, st.lists(st.integers(0, 7), max_size=4), st.integers(1, 450))
-def test_no_source_brings_a_post_twice_or_one_that_may_not_be_seen(
-    sources, cat, towers, now, exclude, trending, follows, k
-):
+def test_sources_return_only_allowed_posts_without_repeats(sources, cat, towers, now, exclude, trending, follows, k):
     asked = request(now, history=[0, 2, 4], follows=follows, trending=trending)
     allowed = Allowed(cat)(now, rows(exclude))
     for source in sources:
@@ -74,13 +72,13 @@ def test_no_source_brings_a_post_twice_or_one_that_may_not_be_seen(
 
 
 @given(moments, posts, st.integers(1, 450))
-def test_the_two_towers_bring_as_many_as_there_are(sources, cat, towers, now, exclude, k):
+def test_the_two_towers_return_k_posts_or_all_allowed(sources, cat, towers, now, exclude, k):
     eligible = set(np.flatnonzero(cat.visible & (cat.created_at <= now)).tolist()) - set(exclude)
     query = Query(request(now), Allowed(cat)(now, rows(exclude)), partial(towers.user_vectors, cat))
     assert len(sources[0](query, k)) == min(k, len(eligible))
 
 
-def test_the_two_towers_bring_the_best_scores_first(cat, towers):
+def test_the_two_towers_return_posts_of_the_users_taste(cat, towers):
     index = PostIndex.exact(towers.post_vectors(cat))
     asked = request(history=[300, 302], language=0)
     query = Query(asked, Allowed(cat)(asked.now, rows([])), partial(towers.user_vectors, cat))
@@ -96,28 +94,30 @@ def allowed(exclude=(), cat=FOLLOWED, now=NOW):
 
 
 def found_by(source, asked, k, bitmap):
-    """What a source that reads no user vector finds."""
-    return source(Query(asked, bitmap, lambda users: pytest.fail("it needs no vector")), k).tolist()
+    """Call a source that must not use the user vector."""
+    return source(
+        Query(asked, bitmap, lambda users: pytest.fail("this source must not use the user vector")), k
+    ).tolist()
 
 
 def followed(*authors, k=9, exclude=()):
     return found_by(Followed(FOLLOWED), replace(context(), follows=rows(authors)), k, allowed(exclude))
 
 
-def test_followed_authors_bring_their_newest_posts_and_ties_go_to_the_lowest_row():
+def test_followed_returns_the_newest_posts_with_ties_by_row():
     assert followed(0, 1) == [2, 4, 1, 0]
 
 
-def test_followed_authors_bring_no_more_than_asked():
+def test_followed_returns_at_most_k_posts():
     assert followed(0, 1, k=2) == [2, 4]
     assert followed(0, 1, k=2, exclude=[2]) == [4, 1]
 
 
-def test_an_author_followed_twice_or_not_known_changes_nothing():
+def test_duplicate_and_unknown_followed_authors_are_ignored():
     assert followed(0, -1, 0) == [2, 4, 0]
 
 
-def test_who_follows_nobody_gets_nothing_from_followed_authors():
+def test_a_user_who_follows_nobody_gets_no_followed_posts():
     assert followed() == []
 
 
@@ -127,7 +127,7 @@ def test_trending_keeps_its_order_and_drops_repeats():
     assert found_by(Trending(FOLLOWED), asked, 1, allowed([3])) == [1]
 
 
-def test_every_other_trending_post_is_of_the_topics_the_user_clicks_on():
+def test_every_other_trending_post_is_from_the_topics_of_the_users_clicks():
     cat = replace(catalogue([0] * 8), topic=rows([0, 0, 0, 0, 1, 1, 2, 1]), topics=("a", "b", "c"))
     asked = replace(context(), trending=rows([0, 1, 2, 3, 6, 4, 5]), history=rows([7]))
     assert found_by(Trending(cat), asked, 9, allowed(cat=cat)) == [0, 4, 1, 5, 2, 3, 6]
@@ -159,8 +159,8 @@ def test_fresh_posts_are_in_the_users_language_where_it_is_known():
     assert fresh(language=1) == [3]
 
 
-def test_where_very_many_are_written_the_draw_is_still_of_all_of_the_last_hours(monkeypatch):
-    monkeypatch.setattr(fresh_source, "_MOST", 2)
+def test_with_very_many_posts_the_draw_still_covers_the_whole_window(monkeypatch):
+    monkeypatch.setattr(fresh_source, "_MAX_POSTS", 2)
     assert fresh(k=1) == [0]
     second = {fresh(request_id, k=2)[1] for request_id in range(400)}
     assert second == {1, 2, 3, 4}
@@ -168,12 +168,12 @@ def test_where_very_many_are_written_the_draw_is_still_of_all_of_the_last_hours(
     assert fresh(language=5) == []
 
 
-def test_every_fresh_post_gets_its_chance_over_requests():
+def test_over_many_requests_every_fresh_post_is_drawn():
     second = [fresh(request_id, k=2)[1] for request_id in range(400)]
     assert min(np.bincount(second, minlength=5)[1:5]) > 50
 
 
-def test_posts_of_authors_whom_many_have_seen_get_a_smaller_chance():
+def test_posts_of_authors_with_many_impressions_are_drawn_less_often():
     # After the newest, post 0, comes the draw: posts 2 (author 2), 1 and 4 (author 1) and 3 (author 0).
     asked = [fresh(request_id, k=2, shown=(0, 10_000, 0))[1] for request_id in range(400)]
     second = np.bincount(asked, minlength=5)
@@ -181,7 +181,7 @@ def test_posts_of_authors_whom_many_have_seen_get_a_smaller_chance():
     assert second[3] > 100
 
 
-def test_a_post_of_nobody_known_may_be_fresh():
+def test_posts_of_unknown_authors_can_be_fresh():
     cat = catalogue([-1, -1], created_at=[NOW - HOUR, NOW - 2 * HOUR])
     assert found_by(Fresh(cat, np.zeros(0, np.int64), SETTINGS), context(), 5, allowed(cat=cat)) == [0, 1]
 
@@ -198,13 +198,13 @@ def covisited(history, fading=1.0, k=9, exclude=()):
     return found_by(source, replace(context(), history=rows(history)), k, everything)
 
 
-def test_last_clicks_vote_for_the_posts_clicked_with_them():
+def test_the_last_clicks_vote_for_their_neighbours():
     assert covisited([0]) == [1, 2]
     assert covisited([0, 3]) == [2, 1]
     assert covisited([0, 3], k=1) == [2]
 
 
-def test_what_was_clicked_is_not_brought_again():
+def test_clicked_posts_are_not_returned_again():
     assert covisited([3]) == [0, 2]
     assert 0 not in covisited([3, 0])
 
@@ -214,17 +214,17 @@ def test_later_clicks_count_more():
     assert covisited([3, 0], fading=0.1) == [2, 1]
 
 
-def test_who_clicked_nothing_or_nothing_known_gets_nothing_from_others_clicks():
+def test_a_user_without_known_clicks_gets_no_covisited_posts():
     assert covisited([]) == covisited([4]) == covisited([-1]) == []
 
 
-def test_posts_left_out_get_no_place_from_others_clicks():
+def test_excluded_posts_are_not_covisited_candidates():
     assert covisited([0], exclude=[1]) == [2]
 
 
-def test_both_ways_through_lists_are_compiled_before_the_first_request(cat, towers, monkeypatch):
+def test_both_compiled_searches_run_before_the_first_request(cat, towers, monkeypatch):
     ran = []
-    monkeypatch.setattr(inverted_file, "FEW", 16_000)  # the sources above set it back only after the last test
+    monkeypatch.setattr(inverted_file, "FEW", 16_000)  # the fixture above restores it only after the last test
     for name in ("best_of_lists", "best_of_allowed"):
         monkeypatch.setattr(
             inverted_file.search_kernel,
