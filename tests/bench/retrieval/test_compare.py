@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from recsys.bench.retrieval import compare
 from recsys.bench.retrieval import vectors as sources
 from recsys.bench.retrieval.compare import at_recall, bench_retrieval
 from recsys.bench.retrieval.live import bench_live
@@ -109,6 +110,8 @@ def small(config):
 
 def test_a_whole_run_of_outside_vectors_has_every_figure(tiny_world, tmp_path, monkeypatch):
     monkeypatch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
+    monkeypatch.setattr(sources, "N_QUERIES", 400)
+    monkeypatch.setattr(compare, "_PLOT_QUERIES", 40)
     rng = np.random.default_rng(3)
     np.save(tmp_path / "posts.npy", rng.normal(size=(4000, 16)).astype(np.float64))
     np.save(tmp_path / "users.npy", rng.normal(size=(400, 16)).astype(np.float32))
