@@ -135,6 +135,7 @@ def _run(bench: _Bench, n_swaps: int, progress: Progress) -> _Seen:
     language = np.zeros(n_posts, np.int32)
     first = Segment.build(ids, vectors.posts[:n_posts], language, users, k, settings, release="bench")
     live = LiveIndex(Segment.load(first.publish(segments)))
+    live.search(queries[:1], k)  # compiles the kernels of a search, which takes longer than a post may
     seen, stop = _Seen(first.index.name), threading.Event()
     there = _There(ids)
     works: list[Callable[[], None]] = [
