@@ -114,7 +114,7 @@ def test_several_seeds_make_no_sense_beside_brought_logs(brought):
 @pytest.mark.parametrize("over", [lambda config: simulate_step(config, Progress()), clear_data])
 def test_no_world_is_written_over_brought_logs(brought, over):
     _, config = brought
-    with pytest.raises(DataError, match="holds tables that no simulation wrote; choose an empty folder with --set data_dir=FOLDER"):
+    with pytest.raises(DataError, match="no simulation wrote; choose an empty folder with --set data_dir=FOLDER"):
         over(config)
     assert len(Lake(config.lake_url).read("actions")) > 0
 
