@@ -49,7 +49,7 @@ REFINES = (1.5, 2.0, 3.0, 5.0)
 _TRAINING_ROWS_PER_LIST = 96
 _LEAST_TRAINING_ROWS = 1024
 _ROUNDS = 10
-FEW = 16_000
+SCORE_ALL_BELOW = 16_000
 """Where fewer posts may appear, all of them are scored."""
 _ADDED_AT_ONCE = 100_000
 
@@ -177,7 +177,7 @@ class FaissIndex:
         return self._scores_allowed(allowed) or effort.lists_with(share) >= self.n_lists
 
     def _scores_allowed(self, allowed: Bitmap | None) -> bool:
-        return self._is_refined and allowed is not None and allowed.share * self.n_posts < FEW
+        return self._is_refined and allowed is not None and allowed.share * self.n_posts < SCORE_ALL_BELOW
 
     def _asked(self, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Any, Any]:
         """The FAISS index to ask, and its search parameters."""

@@ -109,7 +109,7 @@ def small(config):
 
 
 def test_a_whole_run_of_outside_vectors_has_every_figure(tiny_world, tmp_path, monkeypatch):
-    monkeypatch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
+    monkeypatch.setattr(inverted_file, "SCORE_ALL_BELOW", 1)  # or so few posts would all be scored, not found in lists
     monkeypatch.setattr(sources, "N_QUERIES", 400)
     monkeypatch.setattr(compare, "_PLOT_QUERIES", 40)
     rng = np.random.default_rng(3)
@@ -212,8 +212,8 @@ def with_kind(config, kind):
 
 @pytest.mark.parametrize("kind", ["faiss", "fast_lists"])
 def test_posts_come_and_go_while_segments_are_swapped(tiny_world, kind, monkeypatch):
-    monkeypatch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored, not found in lists
-    monkeypatch.setattr(faiss_index, "FEW", 1)
+    monkeypatch.setattr(inverted_file, "SCORE_ALL_BELOW", 1)  # or so few posts would all be scored, not found in lists
+    monkeypatch.setattr(faiss_index, "SCORE_ALL_BELOW", 1)
     figures = bench_live(with_kind(tiny_world, kind), 3000, 3, 50, Progress())
     assert figures["index"].startswith("IVF") == (kind == "faiss")
     assert figures["failures"] == []

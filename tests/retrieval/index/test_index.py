@@ -47,11 +47,11 @@ def index(request):
     return request.param()
 
 
-@pytest.fixture(params=[1, inverted_file.FEW], ids=["lists are searched", "all allowed are scored"])
+@pytest.fixture(params=[1, inverted_file.SCORE_ALL_BELOW], ids=["lists are searched", "all allowed are scored"])
 def few(request, monkeypatch):
     """Posts below which lists score all that may appear."""
-    monkeypatch.setattr(inverted_file, "FEW", request.param)
-    monkeypatch.setattr(faiss_index, "FEW", request.param)
+    monkeypatch.setattr(inverted_file, "SCORE_ALL_BELOW", request.param)
+    monkeypatch.setattr(faiss_index, "SCORE_ALL_BELOW", request.param)
 
 
 def brute_force(k, allowed=None):
@@ -444,7 +444,7 @@ def test_a_factory_string_that_cannot_be_built_is_refused(factory, rule):
 
 def test_faiss_looks_deeper_where_a_requests_best_posts_are_left_out(monkeypatch):
     """As many are left out as are asked for: the next best lie in lists that a plain search would not visit."""
-    monkeypatch.setattr(faiss_index, "FEW", 1)
+    monkeypatch.setattr(faiss_index, "SCORE_ALL_BELOW", 1)
     index = by_faiss(nlist_factor=2.0)
     effort, best = Effort(8, 2.0), brute_force(100)
     everything = Bitmap.of(np.ones(len(POSTS), bool))

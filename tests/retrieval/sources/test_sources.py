@@ -41,7 +41,7 @@ def sources(request, cat, towers):
     index = PostIndex.exact(vectors) if request.param == "exact" else PostIndex.build(vectors, vectors, lists)
     learned = learned_sources(cat, clicks_of(cat))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inverted_file, "FEW", 1)  # otherwise so few posts are scored without lists
+        patch.setattr(inverted_file, "SCORE_ALL_BELOW", 1)  # otherwise so few posts are scored without lists
         yield (
             TwoTower(index),
             Followed(cat),
@@ -224,7 +224,9 @@ def test_excluded_posts_are_not_covisited_candidates():
 
 def test_both_compiled_searches_run_before_the_first_request(cat, towers, monkeypatch):
     ran = []
-    monkeypatch.setattr(inverted_file, "FEW", 16_000)  # the fixture above restores it only after the last test
+    monkeypatch.setattr(
+        inverted_file, "SCORE_ALL_BELOW", 16_000
+    )  # the fixture above restores it only after the last test
     for name in ("best_of_lists", "best_of_allowed"):
         monkeypatch.setattr(
             inverted_file.search_kernel,

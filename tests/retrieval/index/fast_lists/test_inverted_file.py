@@ -92,7 +92,7 @@ def test_visited_counts_the_lanes_of_the_lists(lists):
 @pytest.mark.parametrize("n_allowed", [0, 1, 60])
 def test_the_search_ends_even_if_the_allowed_share_is_wrong(lists, k, effort, share, n_allowed, monkeypatch):
     """An endless search could not be interrupted: it is compiled code."""
-    monkeypatch.setattr(inverted_file, "FEW", 0)
+    monkeypatch.setattr(inverted_file, "SCORE_ALL_BELOW", 0)
     worst = np.argsort(QUERIES[0] @ POSTS.T)[:n_allowed]
     mask = np.isin(np.arange(len(POSTS)), worst)
     bitmap = Bitmap(np.packbits(mask, bitorder="little"), len(POSTS), share)
@@ -103,7 +103,7 @@ def test_the_search_ends_even_if_the_allowed_share_is_wrong(lists, k, effort, sh
 
 
 def test_a_strict_filter_makes_the_search_visit_more_lists(lists, monkeypatch):
-    monkeypatch.setattr(inverted_file, "FEW", 0)
+    monkeypatch.setattr(inverted_file, "SCORE_ALL_BELOW", 0)
     allowed = Bitmap.of(RNG.random(len(POSTS)) < 0.1)
     posts = np.flatnonzero(allowed.has(np.arange(len(POSTS), dtype=np.int32)))
     best = posts[np.argsort(-(QUERIES[:50] @ POSTS[posts].T), axis=1)[:, :20]]
@@ -129,7 +129,7 @@ def test_a_strict_filter_makes_the_search_visit_more_lists(lists, monkeypatch):
 @pytest.mark.parametrize(("n_best", "k"), [(20, 5), (50, 5), (20, 20), (200, 20), (1000, 20), (2900, 20)])
 def test_when_the_best_posts_are_excluded_the_next_best_are_found(lists, n_best, k, monkeypatch):
     """The user was shown the best posts before."""
-    monkeypatch.setattr(inverted_file, "FEW", 0)
+    monkeypatch.setattr(inverted_file, "SCORE_ALL_BELOW", 0)
     everything = Bitmap.of(np.ones(len(POSTS), bool))
     order = np.argsort(-(QUERIES[:100] @ POSTS.T), axis=1)
 

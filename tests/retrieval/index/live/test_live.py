@@ -233,9 +233,11 @@ def test_an_id_that_repeats_is_refused():
         segment(np.array([7, 3, 7], np.int64))
 
 
-@pytest.mark.parametrize("few", [1, inverted_file.FEW], ids=["lists are searched", "all allowed are scored"])
+@pytest.mark.parametrize(
+    "few", [1, inverted_file.SCORE_ALL_BELOW], ids=["lists are searched", "all allowed are scored"]
+)
 def test_searches_during_changes_and_swaps_see_each_post_once_and_none_that_was_gone_before(few, monkeypatch):
-    monkeypatch.setattr(inverted_file, "FEW", few)
+    monkeypatch.setattr(inverted_file, "SCORE_ALL_BELOW", few)
     many = np.arange(3000, dtype=np.int64)
     config = IndexConfig(kind="fast_lists", tuned=False, code_bytes=8, nprobe_share=1)
     index = LiveIndex(segment(many, config=config))
@@ -416,7 +418,7 @@ def test_a_change_for_which_there_is_no_room_leaves_all_as_it_was(monkeypatch):
 
 
 def test_where_most_of_a_segment_is_gone_more_lists_are_visited(monkeypatch):
-    monkeypatch.setattr(inverted_file, "FEW", 1)  # or so few posts would all be scored
+    monkeypatch.setattr(inverted_file, "SCORE_ALL_BELOW", 1)  # or so few posts would all be scored
     many = np.arange(20_000, dtype=np.int64)
     settings = IndexConfig(kind="fast_lists", tuned=False, code_bytes=8, nprobe_share=0.05)
     index = LiveIndex(segment(many, config=settings))
