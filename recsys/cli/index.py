@@ -16,7 +16,9 @@ _TABLE_ROWS = 12
 def index_tune(config: ConfigOption = DEFAULT_PATH, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Measure index configurations on the current release's vectors, and recommend one with the reason.
 
-    `recsys train` uses the same rule, but with a cost model instead of measured times.
+    Recall is the share of the exact best posts that a configuration finds, at the age of the index at which it finds
+    least; the lower bound is two standard errors below and must reach `retrieval.index.target_recall`. `recsys train`
+    uses the same rule, but with a cost model instead of measured times.
     """
     settings = load(config, overrides or ())
     from recsys.bench.retrieval.index_tuning import tune_release

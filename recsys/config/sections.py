@@ -172,7 +172,7 @@ class IndexConfig(Section):
     exact_below: int = Field(200_000, ge=0)
     """Posts below which `auto` scans all: two milliseconds, and nothing is lost."""
     target_recall: float = Field(0.95, gt=0, lt=1)
-    """Share of the exact best that a tuned index must find, at every moment up to a week after it is built."""
+    """Share of the exact best that a tuned index must find at four ages: new, one day, five days, and very old."""
     tuned: bool = True
     """Whether the tuner finds the number of lists, how many are visited and how many posts are rescored. Off: the
     numbers below are taken as they are."""

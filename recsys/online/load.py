@@ -56,7 +56,7 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 'switched'
 """
 """KEYS: the pointer, the tombstones' version, our applied position, the stream. ARGV: our number, the version of the
-tombstones that our rows respect, and what stands before and behind the number of a generation in its applied key.
+tombstones that our rows respect, and the prefix and suffix around the generation's number in its applied key.
 
 A client that lost the answer sends this again, and learns that it has switched. A pointer that is not a number is
 overwritten; a position in the current generation that is not a stream id is ignored."""

@@ -5,9 +5,9 @@ one round trip for the user and one for the candidates; `SnapshotStore` gives th
 knows features: `features.assemble` makes columns of the counters.
 
 Every read fetches the pointer to the current generation in the same atomic command as the rows. So the next read
-notices a batch load, and no read mixes two generations. Damage never reads as a small number: rows are validated before
-use, and a key without an answer counts as absent only when Redis confirms that it does not exist, because MGET gives
-the same answer for a key of another type.
+notices a batch load, and no read mixes two generations. A damaged row is an error, never a wrong count: rows are
+validated before use, and a key without an answer counts as absent only when Redis confirms that it does not exist,
+because MGET gives the same answer for a key of another type.
 """
 
 from __future__ import annotations

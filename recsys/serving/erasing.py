@@ -5,6 +5,7 @@ Takes a user id as clients write it and returns a receipt: what was removed wher
 1. Set the tombstone. From then on the user's earlier events are ignored, so removed data cannot come back.
 2. Remove the user from Redis.
 3. Remove the user from the lake, while holding the lake's lock so that no consumer writes to it.
+4. Remove again what feeds in flight wrote to Redis during the steps before.
 
 If it fails at any step, call it again to complete the erasure. It knows neither HTTP nor the command line.
 """

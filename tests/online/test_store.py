@@ -116,7 +116,7 @@ def test_a_user_comes_with_the_position_their_history_reflects_and_the_moment_of
     assert (in_memory.watermark, in_memory.erased_at) == ("", None)
 
 
-def test_no_candidates_are_no_counts(
+def test_without_candidates_read_counts_gives_empty_arrays(
     client: redis.Redis, catalogue: Catalogue, config: OnlineConfig, random_log: RandomLog, snapshot_of: SnapshotOf
 ) -> None:
     load_snapshot(client, catalogue, snapshot_of(random_log(0, 300)), config, SnapshotReach("", NOW))

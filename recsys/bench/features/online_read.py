@@ -2,7 +2,7 @@
 
 Takes a loaded store and the peers, gives milliseconds. The read is `RedisStore.read_counts`, decoding and decaying
 included; the floor is one command on the same client that fetches the same keys and throws the answer away. Feast gets
-the same Redis and the same counts, as features of users and posts, and is asked as its users ask it.
+the same Redis and the same counts, as features of users and posts, and is called through its public API.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Counts as of 5 million queries from 20 million events, beside DuckDB and Polars on the same tables.
 
-Takes a scale and the peers, gives rows a second. Everybody gets the same Arrow files, unsorted, and two threads, and
+Takes a scale and the peers, gives rows a second. All programs read the same Arrow files, unsorted, and two threads, and
 gives the same (Q, 3) array in the order of the queries; reading the files is not timed, sorting is. What the peers
 made is held against ours before any time is told.
 """

@@ -5,7 +5,7 @@ data, no sampled negatives, without what the user had in training or validation.
 can therefore not be found; it still counts as relevant, as in the code of LightGCN. Every user with a test item counts
 the same, also one without training.
 
-Models are `public_models`'. They know nothing of the test; `evaluate` knows nothing of models.
+Models are in `models`. They know nothing of the test; `evaluate` knows nothing of models.
 """
 
 from __future__ import annotations

@@ -39,17 +39,17 @@ from recsys.types import Floats, Ids
 
 _COME_EVERY_S, _GONE_EVERY_S = 0.02, 0.05
 _CHECK_EVERY = 11
-"""Searches per one that is held against an exact search; queries come round, and each must have its turn."""
+"""Every so many searches one is compared with an exact search. Prime, so that all queries get their turn."""
 _SPARE = 40_000
-"""Posts that are not there at first and come during the run, over and over."""
+"""Posts that are added during the run."""
 _POLL_S = 0.05
-"""Seconds between two looks whether there is a new segment."""
+"""Seconds between checks for a new segment."""
 _GIVE_UP_S = 10.0
 
 
 @dataclass
 class _Seen:
-    """What the threads of the run noted."""
+    """Measurements of the threads of a run."""
 
     index: str
     """Of the first segment."""
@@ -137,12 +137,12 @@ def _run(bench: _Bench, n_swaps: int, progress: Progress) -> _Seen:
     live = LiveIndex(Segment.load(first.publish(segments)))
     live.search(queries[:1], k)  # compiles the kernels of a search, which takes longer than a post may
     seen, stop = _Seen(first.index.name), threading.Event()
-    there = _There(ids)
+    existing = _ExistingPosts(ids)
     works: list[Callable[[], None]] = [
         lambda: _follow(live, changes, stop),
         lambda: _swap(live, segments, seen, stop),
-        lambda: _come_and_go(live, changes, vectors.posts, n_posts, there, k, seen, stop),
-        lambda: _search(live, queries, k, there, seen, stop),
+        lambda: _add_and_delete(live, changes, vectors.posts, n_posts, existing, k, seen, stop),
+        lambda: _search(live, queries, k, existing, seen, stop),
     ]
     threads = [threading.Thread(target=_guarded(work, seen, stop)) for work in works]
     context = multiprocessing.get_context("spawn")
@@ -169,8 +169,8 @@ def _run(bench: _Bench, n_swaps: int, progress: Progress) -> _Seen:
 
 
 @dataclass
-class _There:
-    """The posts that exist, as their sender knows."""
+class _ExistingPosts:
+    """The posts that the traffic thread has added and not deleted."""
 
     ids: Ids
     gone: set[int] = field(default_factory=set)
@@ -206,8 +206,8 @@ def _swap(live: LiveIndex, segments: Path, seen: _Seen, stop: threading.Event) -
             seen.swaps += 1
 
 
-def _come_and_go(
-    live: LiveIndex, changes: PostChanges, posts: Floats, n_posts: int, there: _There, k: int, seen: _Seen,
+def _add_and_delete(
+    live: LiveIndex, changes: PostChanges, posts: Floats, n_posts: int, existing: _ExistingPosts, k: int, seen: _Seen,
     stop: threading.Event,
 ) -> None:  # fmt: skip
     """Add one post after another and delete one now and then; wait for each."""
@@ -216,7 +216,7 @@ def _come_and_go(
     while not stop.is_set():
         post = n_posts + number % _SPARE
         number += 1
-        there.gone.discard(post)
+        existing.gone.discard(post)
         start = time.perf_counter()
         changes.append(post, posts[post])
         if not _until(live, post, posts[post], k, True, stop):
@@ -227,14 +227,14 @@ def _come_and_go(
             next_gone += _GONE_EVERY_S
             leaves = int(rng.choice(n_posts)) if number % 2 else post
             if not _is_found(live, leaves, posts[leaves], k):
-                continue  # gone already, or never among the best for its own vector: its going could not be seen
+                continue  # a search for its own vector does not return it, so its deletion could not be observed
             start = time.perf_counter()
             changes.append(leaves, None)
             if not _until(live, leaves, posts[leaves], k, False, stop):
                 seen.failures.append(f"post {leaves} did not go")
             elif not stop.is_set():
                 seen.gone_ms.append((time.perf_counter() - start) * 1e3)
-                there.gone.add(leaves)
+                existing.gone.add(leaves)
         stop.wait(_COME_EVERY_S)
 
 
@@ -248,16 +248,18 @@ def _until(live: LiveIndex, post: int, vector: Floats, k: int, found: bool, stop
 
 
 def _is_found(live: LiveIndex, post: int, vector: Floats, k: int) -> bool:
-    """Whether a search by a user of exactly this taste, to whom freshness is nothing, brings the post."""
+    """Whether a search with the post's own vector, without freshness, returns it."""
     taste = np.append(vector[:-N_PACES], np.zeros(N_PACES, np.float32))[None, :]
     return bool(post in live.search(taste, k)[1][0])
 
 
-def _search(live: LiveIndex, queries: Floats, k: int, there: _There, seen: _Seen, stop: threading.Event) -> None:
-    """Searches with short pauses, in which others get their turn; some are held against everything that is there."""
+def _search(
+    live: LiveIndex, queries: Floats, k: int, existing: _ExistingPosts, seen: _Seen, stop: threading.Event
+) -> None:
+    """Search in a loop with short pauses; compare every `_CHECK_EVERY`-th search with an exact one."""
     while not stop.is_set():
         query = queries[seen.searches % len(queries)][None, :]
-        gone = set(there.gone)
+        gone = set(existing.gone)
         stretch = seen.swaps
         start = time.perf_counter()
         ids = live.search(query, k)[1][0]
@@ -265,7 +267,7 @@ def _search(live: LiveIndex, queries: Floats, k: int, there: _There, seen: _Seen
         seen.searches += 1
         if (ids < 0).any() or len(np.unique(ids)) < k:
             seen.failures.append(f"search {seen.searches} gave {len(np.unique(ids[ids >= 0]))} posts")
-        elif gone.intersection(ids.tolist()) & there.gone:
+        elif gone.intersection(ids.tolist()) & existing.gone:
             seen.failures.append(f"search {seen.searches} gave a post that was gone")
         if seen.searches % _CHECK_EVERY == 0:
             seen.recall.append((stretch, _recall(live, query, ids, k)))
@@ -273,7 +275,7 @@ def _search(live: LiveIndex, queries: Floats, k: int, there: _There, seen: _Seen
 
 
 def _recall(live: LiveIndex, query: Floats, found: Ids, k: int) -> float:
-    """Share of the k found that score at least the k-th score of an exact search over what is there."""
+    """Share of the k found that score at least the k-th score of an exact search over the existing posts."""
     ids, vectors = live.existing_posts()
     scores = vectors @ query[0]
     kth = np.partition(scores, -k)[-k]
@@ -281,7 +283,7 @@ def _recall(live: LiveIndex, query: Floats, found: Ids, k: int) -> float:
 
 
 def _build(url: str, segments: Path, users: Floats, k: int, settings: IndexConfig, n_swaps: int) -> None:
-    """Segment after segment, each of the one before and what the stream says since. Runs in a process of its own."""
+    """Build segments in a loop, each from the one before and the stream's changes since. Runs in its own process."""
     follow_parent()
     from recsys.config import OnlineConfig
 

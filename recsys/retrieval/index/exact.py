@@ -70,7 +70,7 @@ class Exact:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Memory-mapped, read-only.
+        """Open a saved scan, memory-mapped and read-only.
 
         Raises: RuntimeError when FAISS cannot read it, ReleaseError when it is of another metric.
         """

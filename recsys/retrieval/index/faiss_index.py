@@ -1,12 +1,12 @@
 """FAISS's inverted lists: the index of large catalogues.
 
-Takes vectors and a sample of the queries to come, gives a segment of the index. Three things differ from a plain
+Takes vectors and a sample of queries, gives a segment of the index. Three things differ from a plain
 `index_factory(...).train(...).add(...)`. Together they find .95 of the best 500 of a million at the worst moment with
 ten of a thousand lists visited; a plain index finds .61 with as many.
 
     1. Posts and queries are moved into a space in which queries point in all directions equally (`space`); inner
        products stay what they are, and distance between posts becomes the difference of their scores.
-    2. Lists are made by distance in that space (k-means, L2), since posts that score alike belong together.
+    2. Lists are made by distance in that space (k-means, L2), so that posts with similar scores share a list.
     3. A search then visits the lists whose centres have the largest inner product with the query.
 
 Filters work inside the search (`IDSelectorBitmap`); search parameters travel with the call, the index never changes.
@@ -41,16 +41,16 @@ from recsys.types import Floats, Rows
 faiss: Any = _typed_faiss
 
 CODES = "PQ{size}x4fsr,Refine(SQfp16)"
-"""Behind the lists: a number of four bits for each dimension of what a post adds to its centre, scored by vector
-instructions; then the best rescored by half-precision floats. Whole floats (`RFlat`) find the same and take 128 bytes
-more a post, bytes (`Refine(SQ8)`) 64 less and find up to .01 less."""
+"""Codes of the posts: 4-bit product quantisation of the difference from the centre, scored by vector instructions; the
+best are rescored with half-precision floats. `RFlat` (float32) has the same recall for 128 bytes more a post,
+`Refine(SQ8)` up to .01 less recall for 64 bytes less."""
 REFINES = (1.5, 2.0, 3.0, 5.0)
 """Posts rescored per result that the tuner tries."""
 _TRAINING_ROWS_PER_LIST = 96
 _LEAST_TRAINING_ROWS = 1024
 _ROUNDS = 10
 SCORE_ALL_BELOW = 16_000
-"""Where fewer posts may appear, all of them are scored."""
+"""With fewer allowed posts a search scores all of them."""
 _ADDED_AT_ONCE = 100_000
 
 # Nanoseconds of a search on one core with 512-bit vectors, fitted to searches of a million posts; they only rank
@@ -180,12 +180,12 @@ class FaissIndex:
         return self._is_refined and allowed is not None and allowed.share * self.n_posts < SCORE_ALL_BELOW
 
     def _asked(self, k: int, allowed: Bitmap | None, effort: Effort) -> tuple[Any, Any]:
-        """The FAISS index to ask, and its search parameters."""
+        """The FAISS index to search, and its search parameters."""
         share, selector = (1.0, None) if allowed is None else (allowed.share, faiss.IDSelectorBitmap(allowed.bits))
         if self._scores_allowed(allowed):
             return self._refined, faiss.SearchParameters(sel=selector)
-        # What is left out for one request (what its user was shown before) is mostly what would score best, so a search
-        # looks as deep as if it were asked for those posts too.
+        # The posts left out were returned to this user before and are mostly the best matches: search as deep as for
+        # k and these together.
         deeper = 1.0 + (0 if allowed is None else allowed.n_left_out) / k
         n_lists = min(round(effort.lists_with(share) * deeper), self.n_lists)
         of_lists = faiss.SearchParametersIVF(nprobe=n_lists, sel=selector)
@@ -231,31 +231,31 @@ def _set_quantizer(ivf: Any, quantizer: Any, centres: Floats) -> None:
 
 
 def prepare(vectors: Floats, queries: Floats) -> Moved:
-    """What all indexes of these vectors share.
+    """Fit the space and move the posts into it.
 
     Args:
         vectors: (N, D), finite, N > 0.
-        queries: a sample of those to come, (M, D), finite, M > 0.
+        queries: a sample of queries, (M, D), finite, M > 0.
     Raises: DataError when most places are too large for float32 distances.
     """
     return Moved(vectors, Space.fit(vectors, queries).within_one(vectors))
 
 
 def variants(posts: Moved, n_lists: int, config: IndexConfig, report: Report) -> Iterator[tuple[FaissIndex, float]]:
-    """Indexes with so many lists, and the seconds each took to build."""
+    """Build an index with `n_lists` lists; gives it and the seconds it took."""
     start = time.perf_counter()
     index = as_set(posts, n_lists, config, report)
     yield index, time.perf_counter() - start
 
 
 def as_set(posts: Moved, n_lists: int, config: IndexConfig, report: Report = lambda done, total: None) -> FaissIndex:
-    """The index that the settings describe, without tuning."""
+    """Build the index that the settings describe, without tuning."""
     size = posts.vectors.shape[1]
     return FaissIndex.build(posts, config.factory or f"IVF{n_lists}," + CODES.format(size=size), report)
 
 
 def lists_of(factory: str) -> int:
-    """How many lists a factory string has: 2000 for `IVF2000,PQ64x4fsr,RFlat`."""
+    """Number of lists in a factory string: 2000 for `IVF2000,PQ64x4fsr,RFlat`."""
     found = re.match(r"IVF(\d+),", factory)
     if found is None:
         raise ValueError(f"a factory string must begin with IVF and a number, got {factory!r}")
@@ -263,7 +263,7 @@ def lists_of(factory: str) -> int:
 
 
 def cost_ns(index: FaissIndex, queries: Floats, effort: Effort, k: int) -> float:
-    """Of one search with this effort, by the model; `queries` are not needed, since lists are about as long."""
+    """Modelled cost of one search with this effort. `queries` are not used: lists are of similar length."""
     visited = min(effort.lists, index.n_lists) * index.n_posts / index.n_lists
     code_bytes = int(index._ivf.code_size)
     return least_cost_ns(index.n_lists, index.embedding_size, index.n_posts, effort.refine * k) + (
@@ -272,10 +272,10 @@ def cost_ns(index: FaissIndex, queries: Floats, effort: Effort, k: int) -> float
 
 
 def least_cost_ns(n_lists: int, size: int, n_posts: int, rescored: float) -> float:
-    """Of a search before it visits any list."""
+    """Lower bound of the modelled cost: a search that visits no list."""
     return _PER_SEARCH + _PER_CENTRE_BYTE * 4 * n_lists * size + _PER_RESCORED * rescored
 
 
 def _short(error: Exception) -> str:
-    """FAISS's message without the C++ place it came from."""
+    """FAISS's error text without its C++ location."""
     return str(error).split(": ", 1)[-1].splitlines()[0][:120]

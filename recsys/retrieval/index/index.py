@@ -1,8 +1,7 @@
 """The nearest-neighbour index over post vectors: an exact scan, FAISS's lists or fast lists behind one interface.
 
 Takes vectors in order of catalogue row, gives the best rows for a query by `metric.METRIC`. An index never changes
-after it is built: posts that must not appear are left out by a bitmap that travels with each search, and so does how
-thorough the search is. Which kind suits a catalogue is the tuner's question (`tuner`).
+after it is built: a bitmap of allowed posts and the effort are passed with each search. `tuner` chooses the kind.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _SEGMENTS: dict[str, type[Exact] | type[FaissIndex] | type[InvertedFile]] = {
 }
 _BUILDERS = {"faiss": faiss_index, "fast_lists": fast_lists}
 _LAYOUT = 3
-"""Of the files; raised when they change their meaning."""
+"""Version of the file layout."""
 _AGAIN = "run `recsys train` again"
 
 

@@ -1,8 +1,8 @@
-"""The space in which posts are put into lists: distance there is how much scores differ, averaged over the queries.
+"""The clustering space: a linear map under which distance between posts is the mean difference of their scores.
 
-Queries of a recommender do not point in all directions equally. Where few of them point, posts may lie far apart and
-still score alike. Scaling each principal direction of the queries by how much they use it makes plain distance the
-right measure for k-means and for codes, whatever kind of index is built there.
+A recommender's queries do not point in all directions equally. In directions that few queries use, posts may lie far
+apart and still have similar scores. Scaling each principal direction of the queries by how much they use it makes
+plain distance the right measure for k-means and for codes, whatever kind of index is built there.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from recsys.errors import DataError
 from recsys.types import Doubles, Floats
 
 SAMPLE = 100_000
-"""Posts that tell how far vectors, and what codes stand for, reach."""
+"""Posts sampled to find the range of vectors and of what codes encode."""
 _OUTLIERS = 0.0002
-"""Share of the posts at each end of a dimension that count as far outside."""
+"""Share of the posts at each end of a dimension that count as outliers."""
 _LARGEST = 1e15
-"""Its square still is a float32."""
+"""Float32 still holds its square."""
 _LEAST_WEIGHT = 1e-3
-"""Least weight of a direction in which hardly any query points, relative to the mean."""
+"""Lower limit of the weight of a direction, relative to the mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A linear map of posts and one of queries that together leave every inner product as it is."""
+    """Two linear maps, of posts and of queries, that together preserve every inner product."""
 
     low: Floats
-    """Numbers below this count as this, and above `high` as that, (D,): a single post far outside of all others, say
-    from long after the build, would cost all others their precision."""
+    """Values are clipped to [low, high] by dimension, (D,): one outlier, say a post from long after the build, would
+    otherwise cost all others their precision."""
     high: Floats
     to_place: Floats
-    """A post's place is its vector times this, (D, D)."""
+    """Moves posts: place = vector @ to_place, (D, D)."""
     to_seen: Floats
-    """A query there is the query times this, (D, D); their second moment is the identity."""
+    """Moves queries: query @ to_seen, (D, D); their second moment becomes the identity."""
 
     @classmethod
     def fit(cls, vectors: Floats, queries: Floats) -> Self:
-        """From the posts, (N, D), and a sample of the queries to come, (M, D), all finite, N > 0 and M > 0.
+        """Fit the space to posts (N, D) and a sample of queries (M, D), all finite, N > 0 and M > 0.
 
         Raises: DataError when most places are too large for float32 distances.
         """

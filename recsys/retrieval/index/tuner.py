@@ -1,7 +1,7 @@
-"""Which index: the cheapest that finds enough of the exact best.
+"""Choose an index: the cheapest configuration that reaches the target recall.
 
-Takes vectors and a sample of the queries to come, gives an index with every configuration that was tried, what each
-found and cost, and why one was chosen. Costs come from a model, so that the same vectors always give the same index;
+Takes vectors and a sample of queries, gives the chosen index, the reason, and every configuration that was tried with
+its recall and cost. Costs come from a model, so that the same vectors always give the same index;
 `measure` adds times of this machine. It does not know posts or users.
 """
 
@@ -26,24 +26,24 @@ from recsys.retrieval.index.index import PostIndex, checked, checked_queries, nu
 from recsys.types import Doubles, Floats
 
 LIST_FACTORS = (1.0, 2.0, 4.0)
-"""Lists per square root of the number of posts. Where few lists are visited, scoring the centres of many costs more
-than the codes of longer lists."""
+"""Numbers of lists to try, per square root of the number of posts. With very many lists, scoring their centres costs
+more than the shorter lists save."""
 SHARES = tuple(float(f"{0.0005 * 1.06**i:.3g}") for i in range(124))
-"""Shares of the lists that may be visited, each a sixteenth more than the one before."""
+"""Shares of the lists to visit that are tried, each 6% more than the one before."""
 
 STANDARD_ERRORS = 2.0
-"""By how many of them the recall of the tuning queries must exceed the target, so that other queries reach it too."""
+"""Safety margin: standard errors by which recall on the tuning queries must exceed the target."""
 
 _EXACT_COST_NS = (8_000.0, 0.032)
-"""Of an exact search, by the model: per search and per byte of the vectors."""
+"""Modelled cost of an exact scan: nanoseconds per search and per byte of the vectors."""
 _HOPELESS = 1.5
-"""Configurations that cost so many times the cheapest before they visit any list are not tried."""
+"""Skip configurations whose fixed cost alone is this many times the cost of the cheapest."""
 _TIED = 1e-6
-"""Relative difference of scores below which two posts are equally good."""
+"""Relative difference of scores below which two posts count as tied."""
 
 
 class TunedKind(Protocol):
-    """What the tuner asks of a kind of index; modules that have these names."""
+    """Interface of a kind of index that can be tuned: a module with these functions."""
 
     REFINES: tuple[float, ...]
 
@@ -61,12 +61,12 @@ class TunedKind(Protocol):
 
 
 KINDS: dict[str, Any] = {"faiss": faiss_index, "fast_lists": fast_lists}
-"""By name, each a `TunedKind`."""
+"""Tunable kinds of index by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExactAnswers:
-    """What an exact search gives: the k-th score of each query, (M,)."""
+    """Answers of an exact search: the k-th best score of each query, (M,)."""
 
     queries: Floats
     """(M, D)."""
@@ -93,20 +93,20 @@ class ExactAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One configuration: what it found and cost."""
+    """One configuration with its recall and cost."""
 
     index: PostIndex
     recall: float
-    """At the worst moment."""
+    """Recall at the worst moment."""
     recall_lower_bound: float
-    """Recall less `STANDARD_ERRORS`, at the moment at which that is lowest."""
+    """The lowest of all moments of the mean recall minus `STANDARD_ERRORS`; it must reach the target."""
     cost_ms: float
-    """By the model, on average over all moments."""
+    """Modelled cost, mean over all moments."""
     bytes_per_vector: float
     build_s: float = 0.0
-    """Seconds that building took here; it plays no part in the choice."""
+    """Seconds of the build on this machine; not used in the choice."""
     p50_ms: float | None = None
-    """Of single queries on one thread of this machine, where it was measured."""
+    """Measured time of single queries on one thread of this machine; None if not measured."""
     p99_ms: float | None = None
     queries_per_s: float | None = None
 
@@ -127,7 +127,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Everything tried, what was chosen of it, and why."""
+    """Result of tuning: all trials, the chosen one and the reason."""
 
     trials: list[Trial]
     chosen: Trial
@@ -196,7 +196,7 @@ def tune(
                 enough = [t.cost_ms for t in found if t.recall_lower_bound >= config.target_recall]
                 lowest_cost = min([lowest_cost, *enough])
         if not thorough and lowest_cost == before < math.inf:
-            break  # more lists cost more: still more would too
+            break  # cost has begun to rise with the number of lists
     report(len(numbers) * n, len(numbers) * n)
     return choose(trials, n, k, config)
 
@@ -204,9 +204,8 @@ def tune(
 def for_rebuilding(vectors: Floats, queries: Floats, k: int, config: IndexConfig, report: Report) -> IndexConfig:
     """Tune once; return settings that build the same index over and over while posts come and go.
 
-    What holds for the tuned posts holds less for those of a hundred builds later, so half of the recall that may be
-    missed is kept in reserve. Arguments as of `tune`. Lists are built also where the catalogue is small or the
-    settings ask for a scan, since a live index grows.
+    Recall drifts down over many rebuilds, so the target is stricter: half of the allowed loss is kept in reserve.
+    Arguments as in `tune`. Lists are built even for a small catalogue or `kind: exact`, since a live index grows.
     """
     kind = config.kind if config.kind in KINDS else "faiss"
     reserve = {"kind": kind, "tuned": True, "target_recall": (1 + config.target_recall) / 2}
@@ -253,7 +252,7 @@ def choose(trials: list[Trial], n_posts: int, k: int, config: IndexConfig) -> Tu
         )
         return Tuning(trials, chosen, f"exact: {why}")
     good = [trial for trial in trials if trial.recall_lower_bound >= config.target_recall]
-    # A kind that was asked for is taken wherever it reaches the target; the scan competes only with `auto`.
+    # A configured kind wins if it reaches the target; the scan competes only under `auto`.
     of_kind = [trial for trial in good if not trial.index.is_exact]
     chosen = min((config.kind != "auto" and of_kind) or good, key=cost)
     return Tuning(
@@ -270,14 +269,14 @@ def _is_small(n_posts: int, k: int, config: IndexConfig) -> bool:
 
 
 def _numbers_of_lists(n_posts: int, kind: str, config: IndexConfig) -> list[int]:
-    """Ascending; a factory string says its own."""
+    """Numbers of lists to try, ascending; a factory string fixes one."""
     if kind == "faiss" and config.factory:
         return [faiss_index.lists_of(config.factory)]
     return sorted({number_of_lists(n_posts, factor) for factor in LIST_FACTORS})
 
 
 def measure(trial: Trial, queries: Floats, k: int, allowed: Bitmap | None) -> Trial:
-    """The same trial with times of single queries through the index."""
+    """Measure the times of single queries; gives the trial with them."""
     trial.index.search(queries[:3], k, allowed)
     times = []
     for i in range(len(queries)):
@@ -294,13 +293,13 @@ def _part_of(report: Report, nth: int, parts: int) -> Report:
 
 
 class _Moments(NamedTuple):
-    """Queries of several moments, as many of each, one moment after the other."""
+    """Queries of several moments, the same number of each, grouped by moment."""
 
     truth: ExactAnswers
     n: int
 
     def worst(self, recall: Doubles) -> tuple[float, float]:
-        """From the recall of each query, (M,): the lowest mean of a moment, and the lowest mean less its errors."""
+        """From the recall of each query, (M,): the lowest mean of a moment, and the lowest mean minus its margin."""
         of_moment = recall.reshape(self.n, -1)
         mean = of_moment.mean(axis=1)
         error = of_moment.std(axis=1, ddof=1) / math.sqrt(of_moment.shape[1])
@@ -308,7 +307,7 @@ class _Moments(NamedTuple):
 
 
 def _cheapest(kind: TunedKind, vectors: Floats, index: PostIndex, moments: _Moments, target: float) -> list[Trial]:
-    """Trials on the way to the fewest lists that reach the target; recall grows with their number."""
+    """Find the fewest lists that reach the target by bisection, since recall grows with them; gives all trials."""
     n_lists = index.segment.n_lists
     numbers = sorted({max(1, round(share * n_lists)) for share in SHARES})
     trials = []
@@ -322,9 +321,9 @@ def _cheapest(kind: TunedKind, vectors: Floats, index: PostIndex, moments: _Mome
 
 
 def _tried(kind: TunedKind, vectors: Floats, index: PostIndex, moments: _Moments) -> Trial:
-    """What this index finds with its effort."""
+    """Measure recall and modelled cost of an index with its effort."""
     segment, effort, truth = index.segment, index.effort, moments.truth
     cost_ns = kind.cost_ns(segment, truth.queries, effort, truth.k)
-    # By the segment itself: the index would visit more lists where these hold too few posts, at an uncounted cost.
+    # Ask the segment: the index may visit more lists than the effort, which the cost model does not count.
     recall = truth.recall(vectors, segment.search(truth.queries, truth.k, None, effort)[1])
     return Trial(index, *moments.worst(recall), cost_ns / 1e6, segment.n_bytes / segment.n_posts)

@@ -1,7 +1,7 @@
 """Candidates by covisitation: posts clicked by users who clicked the same posts as this user.
 
 Each of the user's last clicks votes for its neighbours, weighted by similarity; later clicks count more. Neighbours are
-as of the release, so clicks on newer posts have no votes.
+computed in training, so clicks on newer posts have no votes.
 
 Source: Linden, Smith, York, "Amazon.com Recommendations: Item-to-Item Collaborative Filtering", IEEE Internet Computing
 2003.

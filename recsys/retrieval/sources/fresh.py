@@ -1,7 +1,7 @@
 """Fresh candidates: the newest posts, alternating with random ones that prefer authors with few impressions.
 
 Takes posts of the last hours in the user's language. The draw is seeded by the request id, so a request always gives
-the same posts. An author's impressions are as of the release. Impressions of a post are not used: in its first hours
+the same posts. An author's impressions are counted in training. Impressions of a post are not used: in its first hours
 no post has many.
 
 Source of the weighted draw without replacement: Efraimidis and Spirakis, "Weighted random sampling with a reservoir",

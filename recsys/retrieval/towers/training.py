@@ -270,7 +270,7 @@ def _usable(catalogue: Catalogue, clicks: Clicks) -> Clicks:
         raise DataError("clicks for the two towers must be in order of time; sort them by their arrival time")
     known = (clicks.user_row >= 0) & (clicks.post_row >= 0)
     known &= clicks.time > clicks.time.max(initial=0) - MAX_SPAN
-    # A click before its post was written comes from a not_negative clock.
+    # A click before its post was written comes from a wrong clock.
     known[known] = catalogue.created_at[clicks.post_row[known]] <= clicks.time[known]
     if known.sum() < 2:
         raise DataError(

@@ -93,7 +93,7 @@ def test_the_best_unseen_are_those_of_a_plain_loop():
         assert items == expected + [-1] * (4 - len(expected))
 
 
-def test_what_is_kept_to_stop_by_is_no_longer_learned_from_and_nobody_loses_everything():
+def test_held_out_clicks_leave_training_and_every_user_keeps_some():
     rng = np.random.default_rng(0)
     lists = [rng.permutation(50)[: rng.integers(1, 9)].tolist() for _ in range(3000)]
     train, held = _held_out(interactions(lists), 0)

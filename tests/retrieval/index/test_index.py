@@ -208,7 +208,7 @@ def test_a_search_for_nothing_is_refused(index, k):
         index.search(QUERIES, k)
 
 
-def test_an_effort_that_is_none_is_refused():
+def test_an_invalid_effort_is_refused():
     for lists_visited, refine in ((-1, 2), (3, 0.5), (3, np.nan), (3, np.inf)):
         with pytest.raises(ValueError, match="lists >= 0 and refine >= 1"):
             Effort(lists_visited, refine)

@@ -99,7 +99,7 @@ def test_lists_are_shaped_by_users_of_every_moment(kind, tuned, monkeypatch):
     np.testing.assert_array_equal(shaping[0], moments[:, 0::2].reshape(-1, 16))
 
 
-def test_what_counts_is_the_moment_at_which_least_is_found():
+def test_recall_is_that_of_the_worst_moment():
     recall = np.array([1.0, 0.9, 0.8, 1.0, 0.97, 0.97, 0.97, 0.97])
     mean, lower_bound = tuner._Moments(None, 2).worst(recall)
     assert mean == pytest.approx(0.925)
@@ -154,7 +154,7 @@ def test_the_tuner_goes_on_to_more_lists_until_they_cost_more(per_centre_byte, t
     assert sorted(numbers) == [round(factor * math.sqrt(len(POSTS))) for factor in LIST_FACTORS][:tried]
 
 
-def test_what_costs_too_much_before_it_visits_any_list_is_not_tried(monkeypatch):
+def test_configurations_with_too_high_fixed_cost_are_skipped(monkeypatch):
     monkeypatch.setattr(fast_lists, "_LEAST_PER_RESCORED", 1e6)
     trials = tune(POSTS, USERS, 50, TINY, quiet).trials
     refines = {trial.index.effort.refine for trial in trials if not trial.index.is_exact}
@@ -196,7 +196,7 @@ def test_progress_only_grows_and_ends_when_all_is_done(thorough):
     assert len(told) > 1
 
 
-def test_seconds_of_a_build_are_of_these_codes_and_no_others(monkeypatch):
+def test_build_time_is_reported_per_code_length(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(tuner.time, "perf_counter", lambda: next(clock))
     trials = tune(POSTS, USERS, 50, TINY, quiet).trials

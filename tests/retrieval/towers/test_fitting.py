@@ -102,7 +102,7 @@ def test_a_checkpoint_that_is_not_whole_is_as_none(tmp_path, n_bytes, caplog):
     assert "starts from the beginning" in caplog.text
 
 
-def test_it_stops_when_nothing_gets_better_and_ends_as_the_best_was():
+def test_early_stopping_restores_the_best_weights():
     model, kept, judged = Lines(), [], iter([0.1, 0.5, 0.4, 0.3, 0.9])
 
     def judge():

@@ -54,7 +54,7 @@ def test_of_a_set_an_example_sees_everything_but_itself():
     assert histories(model, range(6)) == [[2, 3], [1, 3], [1, 2], [], [6], [5]]
 
 
-def test_of_a_sequence_an_example_sees_what_came_before_and_the_newest_of_that():
+def test_in_ordered_logs_the_history_is_the_newest_earlier_clicks():
     model = IdTowers(log_of([[1, 2, 3, 4, 5, 6], [7, 8]], ordered=True), N_POSTS, SMALL)
     assert histories(model, [0, 1, 3, 5, 6, 7]) == [[], [1], [1, 2, 3], [2, 3, 4, 5], [], [7]]
     found = model._before(np.array([3]), torch.Generator().manual_seed(0))

@@ -235,7 +235,7 @@ def test_attention_that_asks_for_nothing_weighs_by_recency_alone(cat, towers):
     np.testing.assert_allclose(clicked(plain, cat, [8, 3, 40]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_attention_to_what_one_post_says_leaves_that_post_alone(cat, towers):
+def test_attention_to_one_posts_content_gives_it_all_the_weight(cat, towers):
     content = towers.content(cat, rows([8, 3, 40]))
     # A direction in which the middle one stands out from both others, far.
     direction = np.linalg.solve(content @ content.T, np.array([-25, 25, -25])) @ content

@@ -16,7 +16,7 @@ def test_negatives_count_by_how_often_they_are_drawn_and_positives_as_they_are()
     assert loss == pytest.approx(-(np.log(first) + np.log(second)) / 2)
 
 
-def test_what_is_no_negative_does_not_count_and_the_positive_always_does():
+def test_masked_candidates_are_ignored_but_the_positive_never_is():
     logit, often = torch.tensor([[1.0, 2.0, 3.0]]), torch.zeros(3)
     wrong = torch.tensor([[True, True, False]])
     assert sampled_softmax(logit, often, wrong).item() == pytest.approx(-np.log(np.exp(1) / (np.exp(1) + np.exp(3))))

@@ -121,7 +121,7 @@ class Segment:
         for name in ("vectors", "post_id", "language"):
             np.save(staging / f"{name}.npy", getattr(self, name))
         (staging / "segment.json").write_text(json.dumps({"release": self.release, "position": self.position}))
-        # Never in place of another one, which may be harmed, built otherwise, or searched.
+        # Never overwrite a segment: it may be damaged, built with other settings, or in use.
         names = (f"s-{self.release}-{self.position}{f'.{nth}' if nth else ''}" for nth in itertools.count())
         target = next(folder / name for name in names if not (folder / name).exists())
         os.rename(staging, target)
