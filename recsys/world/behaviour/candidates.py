@@ -1,6 +1,6 @@
 """Draw the candidates of a request: fresh posts, posts by followed authors, popular posts, any post.
 
-Takes the posts that exist at a moment and who asks, gives distinct posts that may be shown. It does not know how they
+Takes the existing posts and the viewer, gives distinct posts that may be shown. It does not know how they
 are ordered.
 """
 
@@ -56,7 +56,7 @@ class RecentClicks(NamedTuple):
 
 
 class Viewer(NamedTuple):
-    """Who asks for posts, and when."""
+    """The requesting user, the time, and what the session has shown."""
 
     user: int
     now: int

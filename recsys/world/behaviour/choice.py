@@ -2,8 +2,8 @@
 
 P(click at position k) = examination(k) x relevance. Relevance is the logistic of a sum over taste, style, quality,
 language, follow relation, medium, age, hour and session fatigue. Likes, shares, hides and dwell have formulas of their
-own. Takes a `Population` and settings, gives probabilities. Outside the world only evaluation, benchmarks and the
-command line may call it, to compare estimates with the truth.
+own. Takes a `Population` and settings, gives probabilities. Outside the world only evaluation, the steps, the
+demo, benchmarks and the command line may call it, to compare estimates with the truth.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recsys.world.population.texts import FINE
 from recsys.world.population.vocabulary import LANGUAGES, TOPICS
 
 MEDIA_PEAK = (7.0, 14.0, 21.0, 9.0)
-"""Hour of the day (UTC) at which text, image, video, link relevance_logit most."""
+"""Hour of the day (UTC) at which text, image, video and link appeal most."""
 MEDIA_DWELL = (0.0, -0.6, 0.5, -0.2)
 """Log of the dwell on text, image, video, link, relative to the average."""
 BOT_CLICKS = 0.3
