@@ -10,6 +10,9 @@ WIDENING = 0.6
 Recall of trained vectors with 1% of a million posts allowed: 0.912 with 0.5, 0.983 with 0.6, and 0.996 with 0.7 in a
 sixth more time."""
 
+SCORE_ALL_BELOW = 16_000
+"""Score every allowed post when there are fewer than this: a search through lists is no faster then."""
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:

@@ -32,7 +32,8 @@ from recsys.config import IndexConfig
 from recsys.errors import DataError, ReleaseError
 from recsys.progress import Report
 from recsys.retrieval.index.bitmap import Bitmap
-from recsys.retrieval.index.effort import Effort
+from recsys.retrieval.index.clustering import cluster
+from recsys.retrieval.index.effort import SCORE_ALL_BELOW, Effort
 from recsys.retrieval.index.exact import FAISS_METRIC, FILE, padded
 from recsys.retrieval.index.space import SAMPLE, Space, some_of
 from recsys.retrieval.towers.metric import METRIC
@@ -46,11 +47,7 @@ best are rescored with half-precision floats. `RFlat` (float32) has the same rec
 `Refine(SQ8)` up to .01 less recall for 64 bytes less."""
 REFINES = (1.5, 2.0, 3.0, 5.0)
 """Posts rescored per result that the tuner tries."""
-_TRAINING_ROWS_PER_LIST = 96
 _LEAST_TRAINING_ROWS = 1024
-_ROUNDS = 10
-SCORE_ALL_BELOW = 16_000
-"""With fewer allowed posts a search scores all of them."""
 _ADDED_AT_ONCE = 100_000
 
 # Nanoseconds of a search on one core with 512-bit vectors, fitted to searches of a million posts; they only rank
@@ -126,7 +123,7 @@ class FaissIndex:
         n, size = vectors.shape
         try:
             index = faiss.index_factory(size, factory, FAISS_METRIC)
-            ivf = faiss.extract_index_ivf(index)
+            ivf = faiss.downcast_index(faiss.extract_index_ivf(index))
         except RuntimeError as error:
             raise DataError(
                 f"retrieval.index.factory must be a string that FAISS knows for {size} dimensions, got {factory!r} "
@@ -136,12 +133,10 @@ class FaissIndex:
             raise DataError(
                 f"retrieval.index.factory must not have more lists than posts, got {factory!r} for {n}; lower it"
             )
-        training = space.place(some_of(vectors, _TRAINING_ROWS_PER_LIST * ivf.nlist))
-        kmeans = faiss.Kmeans(
-            size, ivf.nlist, niter=_ROUNDS, seed=1, min_points_per_centroid=1,
-            max_points_per_centroid=_TRAINING_ROWS_PER_LIST,
-        )  # fmt: skip
-        kmeans.train(training)
+        if hasattr(ivf, "do_polysemous_training"):
+            # FAISS would order 8-bit codes for polysemous search, seconds per byte of a code; nothing here uses it.
+            ivf.do_polysemous_training = False
+        kmeans = cluster(space, vectors, ivf.nlist)
         # Posts go to the list with the nearest centre ...
         _set_quantizer(ivf, faiss.IndexFlatL2(size), kmeans.centroids)
         sample = some_of(vectors, SAMPLE)

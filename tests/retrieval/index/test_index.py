@@ -421,7 +421,7 @@ def test_faiss_lists_that_are_not_what_they_should_be_are_refused(tmp_path, harm
     assert rule in refusal_of(by_faiss(), tmp_path, harm)
 
 
-@pytest.mark.parametrize("factory", ["IVF20,Flat", "IVF20,SQ8", "IVF20,PQ16x4fsr,RFlat", "IVF20,PQ8x5,Refine(SQ8)"])
+@pytest.mark.parametrize("factory", ["IVF20,Flat", "IVF20,SQ8", "IVF20,PQ16x4fsr,RFlat", "IVF20,PQ8,Refine(SQ8)"])
 def test_any_factory_string_of_inverted_lists_can_be_built_searched_and_saved(factory, tmp_path):
     index = by_faiss(factory=factory)
     assert index.name.startswith(factory)

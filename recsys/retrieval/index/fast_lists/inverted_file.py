@@ -17,28 +17,19 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-import faiss as _typed_faiss
 import numpy as np
 
 from recsys.errors import ReleaseError
 from recsys.progress import Report
 from recsys.retrieval.index.bitmap import Bitmap
-from recsys.retrieval.index.effort import Effort
+from recsys.retrieval.index.clustering import cluster
+from recsys.retrieval.index.effort import SCORE_ALL_BELOW, Effort
 from recsys.retrieval.index.fast_lists import search_kernel
 from recsys.retrieval.index.fast_lists.quantizer import Bytes, Prepared, allocate_nibbles, chunks, encode
 from recsys.retrieval.index.fast_lists.simd import BYTES_PER_CALL, LANES
 from recsys.retrieval.index.fast_lists.top_k_kernel import unpack_sort_keys
-from recsys.retrieval.index.space import SAMPLE, some_of
+from recsys.retrieval.index.space import SAMPLE
 from recsys.types import Floats, Ids, Rows
-
-faiss: Any = _typed_faiss
-"""Untyped: FAISS's type hints omit the methods that its Python layer adds to the C++ classes."""
-
-_TRAINING_ROWS_PER_LIST = 96
-"""Training posts per centre. With 64 a search reads 3% more codes for the same recall; with 160 hardly fewer."""
-_KMEANS_ITERATIONS = 10
-SCORE_ALL_BELOW = 16_000
-"""Score every allowed post when there are fewer than this: a search through lists is no faster then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +92,9 @@ class InvertedFile:
 
         The same vectors and queries give the same lists on the same machine.
         """
-        n, size = posts.vectors.shape
+        n = len(posts.vectors)
         # 1. k-means on a sample, in the space of the lists: centres, (L, D).
-        places = posts.space.place(some_of(posts.vectors, _TRAINING_ROWS_PER_LIST * n_lists))
-        kmeans = faiss.Kmeans(
-            size, n_lists, niter=_KMEANS_ITERATIONS, seed=1, min_points_per_centroid=1,
-            max_points_per_centroid=_TRAINING_ROWS_PER_LIST,
-        )  # fmt: skip
-        kmeans.train(places)
+        kmeans = cluster(posts.space, posts.vectors, n_lists)
         # 2. Nearest centre of every post, (N,).
         list_of = np.empty(n, np.int32)
         for chunk in chunks(n):
